@@ -1,0 +1,317 @@
+"""`HookedCodi`: a CODI model to generate with, to look into and to intervene on."""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from transformer_lens import ActivationCache, HookedTransformer
+from transformers import AutoTokenizer, LlamaConfig, PreTrainedTokenizerBase
+
+from codi_lens.answers import Answer
+from codi_lens.checkpoint import load_checkpoint
+from codi_lens.claims import LoadReport
+from codi_lens.config import CONFIG_NAME, CodiConfig
+from codi_lens.errors import UserError
+from codi_lens.hooked import to_hooked
+from codi_lens.hooks import AddressedHook, HookPlan, Step
+from codi_lens.hub import locate
+from codi_lens.loop import LatentLoop, LoopState
+from codi_lens.tensor_files import TensorFile
+from codi_lens.tokens import CodiTokens, right_pad
+
+
+@dataclass(frozen=True)
+class CodiRun:
+    """One run of the loop over a batch, the answer given (teacher-forced)."""
+
+    logits: Float[Tensor, "batch answer_pos d_vocab"]
+    """At eot and at each answer token: `logits[:, j]` predicts answer token j (stem included); what
+    follows a row's own answer in a batch of unequal ones is padding."""
+    final_states: Float[Tensor, "batch latent+1 d_model"]
+    """After the final norm, at bot and at each latent step: what the projection reads."""
+    thoughts: Float[Tensor, "batch latent+1 d_model"]
+    """The projected `final_states`: z_0 … z_N. z_N is never fed. What a hook on `hook_embed` puts in a
+    thought's place at a latent step is not shown here."""
+    answer_tokens: tuple[tuple[int, ...], ...]
+
+
+class CodiCache(ActivationCache):
+    """TransformerLens' cache over question + bot + thoughts + eot + answer, in one sequence.
+
+    `positions[step]` is the slice of the position axis that belongs to a step: "prompt" (left padding
+    included), "bot", each latent 0 .. N-1, "eot", "answer".
+    """
+
+    def __init__(
+        self,
+        activations: dict[str, Tensor],
+        model: HookedTransformer,
+        positions: dict[Step, slice],
+        mask: Int[Tensor, "batch pos"],
+    ) -> None:
+        super().__init__(activations, model)
+        self.positions = positions
+        self.mask = mask
+
+
+class HookedCodi:
+    """A CODI LLaMA as a `HookedTransformer`, with its projection, tokenizer and latent loop.
+
+    Attributes:
+        model: the hooked LLaMA; every hook point of TransformerLens is there.
+        projection: final state -> thought, or None where the final state itself is fed.
+        tokens: text to and from token sequences; its `tokenizer` is the base model's.
+        ids: pad, bot, eot, eos.
+        config: alpha, number of latents, layout, answer stem.
+        loop: the latent-thought loop, for work below the level of this class.
+        load_report: what the checkpoint held and what became of it.
+    """
+
+    def __init__(
+        self,
+        model: HookedTransformer,
+        projection: nn.Module | None,
+        tokenizer: PreTrainedTokenizerBase,
+        config: CodiConfig,
+        load_report: LoadReport | None = None,
+        digest: str = "",
+        name: str = "",
+    ) -> None:
+        self.model = model
+        self.projection = projection
+        self.config = config
+        self.tokens = CodiTokens(tokenizer, config, model.cfg.d_vocab, model.cfg.n_ctx)
+        self.ids = self.tokens.ids
+        self.loop = LatentLoop(model, projection)
+        self.load_report = load_report
+        self.digest = digest
+        self.name = name
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        name_or_folder: str | Path,
+        *,
+        device: str | torch.device = "cpu",
+        dtype: torch.dtype = torch.float32,
+        alpha: float | None = None,
+        num_latents: int | None = None,
+        remove_eos: bool | None = None,
+        answer_stem: str | None = None,
+    ) -> Self:
+        """Loads a model.
+
+        Args:
+            name_or_folder: "toy" (the embedded model), a folder in the official layout, or a hub id.
+            device: "auto", or a torch device.
+            dtype: of the merged weights.
+            alpha, num_latents, remove_eos, answer_stem: what the tensors cannot say, where no
+                `codi_config.json` says it, or to override it.
+
+        Raises:
+            UserError: nothing there, or something that the tensors cannot tell is not given.
+            CheckpointError: the checkpoint is not exactly the model it claims to be.
+        """
+        location = locate(name_or_folder)
+        given = {
+            "lora_alpha": alpha,
+            "num_latents": num_latents,
+            "remove_eos": remove_eos,
+            "answer_stem": answer_stem,
+        }
+        config = _read_config(location.weights, given)
+        file = TensorFile.open(location.weights)
+        merged = load_checkpoint(
+            file,
+            LlamaConfig.from_pretrained(location.base),
+            config,
+            dtype=dtype,
+            device=pick_device(device),
+        )
+        return cls(
+            to_hooked(merged.llama),
+            merged.projection,
+            AutoTokenizer.from_pretrained(location.base),
+            config,
+            merged.report,
+            file.digest(),
+            str(name_or_folder),
+        )
+
+    # -- runs ------------------------------------------------------------------------------------
+
+    def read(self, questions: Sequence[str], plan: HookPlan | None = None) -> LoopState:
+        """Runs the prompts, left-padded, up to bot; returns the state before the thoughts."""
+        tokens, mask = self.tokens.prompts(questions)
+        self.tokens.check_length(tokens.shape[1])
+        return self.loop.read(tokens, mask, plan)
+
+    def generate(
+        self,
+        questions: str | Sequence[str],
+        *,
+        num_latents: int | None = None,
+        max_new_tokens: int = 32,
+        fwd_hooks: Iterable[AddressedHook] = (),
+    ) -> Any:
+        """Greedy answers, as text up to eos: a string for one question, a list for several.
+
+        `fwd_hooks` are addressed as in `run_with_hooks`.
+        """
+        count = self._latents(num_latents)
+        plan = HookPlan(self.model, fwd_hooks, count)
+        state = self.loop.think(self.read(_batch(questions), plan), count, plan)
+        answers = self.decode(state, max_new_tokens, plan)
+        plan.check_fired()
+        return answers[0] if isinstance(questions, str) else answers
+
+    def decode(
+        self, state: LoopState, max_new_tokens: int = 32, plan: HookPlan | None = None
+    ) -> list[str]:
+        """Greedy answer texts from a state whose thoughts are done."""
+        end = self.tokens.end()
+        self.tokens.check_length(state.mask.shape[1] + len(end) + max_new_tokens)
+        ids = self.loop.decode(
+            state,
+            torch.tensor(end),
+            stop=self.ids.eos,
+            forbidden=self.ids.eot,
+            max_new_tokens=max_new_tokens,
+            plan=plan,
+        )
+        return [self.tokens.text(row) for row in ids]
+
+    def run_with_hooks(
+        self,
+        questions: str | Sequence[str],
+        answer: Answer | Sequence[Answer],
+        *,
+        fwd_hooks: Iterable[AddressedHook] = (),
+        num_latents: int | None = None,
+    ) -> CodiRun:
+        """Runs the loop with hook functions, the answer teacher-forced.
+
+        Args:
+            questions: one, or a batch.
+            answer: the answer to force, one per question.
+            fwd_hooks: `(address, hook_fn)`, with an ordinary TransformerLens hook function
+                `hook_fn(activation, hook)` and an address `Site(name, step)`, `(name, step)`, or a bare
+                name for every step. A step is "prompt", "bot", a latent 0 .. N-1, "eot" or "answer"; the
+                function sees the positions of that step alone ([batch, 1, …] at a latent).
+            num_latents: number of thoughts; the model's own if None.
+
+        Raises:
+            UserError: an unknown hook point or step, or a hook that returned another shape or dtype.
+            HookNeverFired: a hook that no step reached. No hook is left behind in any case.
+        """
+        questions, count = _batch(questions), self._latents(num_latents)
+        plan = HookPlan(self.model, fwd_hooks, count)
+        forced = self._forced(questions, answer)
+        tokens, mask = right_pad(forced, self.ids.pad)
+        state = self.loop.think(self.read(questions, plan), count, plan)
+        end = torch.tensor(self.tokens.end()).expand(len(forced), -1)
+        self.tokens.check_length(state.mask.shape[1] + end.shape[1] + tokens.shape[1])
+        logits = [
+            self.loop.speak(state, end, plan.at("eot"))[:, -1:],
+            self.loop.speak(state, tokens, plan.at("answer"), mask),
+        ]
+        plan.check_fired()
+        return CodiRun(
+            torch.cat(logits, dim=1),
+            torch.stack(state.final_states, dim=1),
+            torch.stack(state.thoughts, dim=1),
+            tuple(map(tuple, forced)),
+        )
+
+    def run_with_cache(
+        self,
+        questions: str | Sequence[str],
+        answer: Answer | Sequence[Answer] | None = None,
+        *,
+        num_latents: int | None = None,
+        names_filter: str | Sequence[str] | Callable[[str], bool] | None = None,
+    ) -> tuple[Float[Tensor, "batch pos d_vocab"], CodiCache]:
+        """Logits and TransformerLens' `ActivationCache` over the whole sequence.
+
+        The thoughts come from the loop; then one pass over question, bot, thoughts, eot and answer fills
+        the cache, so that attention patterns are [batch, head, pos, pos] and every method of the class
+        works. `cache.positions` tells which positions belong to which step.
+
+        Args:
+            answer: the answer to append; None: the model's own greedy answer.
+            names_filter: as in `HookedTransformer.run_with_cache`.
+        """
+        questions, count = _batch(questions), self._latents(num_latents)
+        state = self.loop.think(self.read(questions), count)
+        if answer is None:
+            forced = [self.tokens.encode(text) for text in self.decode(state.fork())]
+        else:
+            forced = self._forced(questions, answer)
+        prompt, prompt_mask = self.tokens.prompts(questions)
+        end = torch.tensor(self.tokens.end()).expand(len(forced), -1)
+        tokens, answer_mask = right_pad(forced, self.ids.pad)
+        thoughts = torch.stack(state.thoughts, dim=1)[:, :count]
+        parts = [self.loop.embed(prompt), thoughts, self.loop.embed(end), self.loop.embed(tokens)]
+        between = torch.ones((len(forced), count + end.shape[1]), dtype=torch.long)
+        mask = torch.cat([prompt_mask, between, answer_mask], dim=1).to(self.loop.device)
+        self.tokens.check_length(mask.shape[1])
+        activations, hooks, _ = self.model.get_caching_hooks(names_filter)  # type: ignore[arg-type]
+        final = self.loop.advance(self.loop.start(len(forced)), torch.cat(parts, 1), hooks, mask)
+        logits = self.loop.unembed(final, hooks)
+        positions = _positions(*(part.shape[1] for part in parts))
+        return logits, CodiCache(activations, self.model, positions, mask)
+
+    def _latents(self, num_latents: int | None) -> int:
+        count = self.config.num_latents if num_latents is None else num_latents
+        if count < 0:
+            raise UserError(f"num_latents is {count}; it must be 0 or more")
+        return count
+
+    def _forced(
+        self, questions: Sequence[str], answer: Answer | Sequence[Answer]
+    ) -> list[list[int]]:
+        answers = [answer] if isinstance(answer, str | int | float) else list(answer)
+        if len(answers) != len(questions):
+            raise UserError(
+                f"{len(questions)} questions and {len(answers)} answers; give one answer each"
+            )
+        return [self.tokens.answer(a) for a in answers]
+
+
+def _batch(questions: str | Sequence[str]) -> Sequence[str]:
+    return [questions] if isinstance(questions, str) else list(questions)
+
+
+def pick_device(device: str | torch.device) -> torch.device:
+    """ "auto" is CUDA, else MPS, else the CPU."""
+    if str(device) != "auto":
+        return torch.device(device)
+    if torch.cuda.is_available():
+        return torch.device("cuda")
+    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+
+
+def _read_config(folder: Path, given: dict[str, Any]) -> CodiConfig:
+    path = folder / CONFIG_NAME
+    values: dict[str, Any] = {}
+    if path.is_file():
+        values = CodiConfig.read_values(path)
+    values |= {k: v for k, v in given.items() if v is not None}
+    return CodiConfig.from_mapping(values, str(path if path.is_file() else folder))
+
+
+def _positions(prompt: int, latents: int, end: int, answer: int) -> dict[Step, slice]:
+    """Slices of the position axis, from the lengths of the parts; bot is the prompt's last."""
+    positions: dict[Step, slice] = {
+        "prompt": slice(0, prompt - 1),
+        "bot": slice(prompt - 1, prompt),
+    }
+    positions |= {k: slice(prompt + k, prompt + k + 1) for k in range(latents)}
+    start = prompt + latents
+    positions["eot"] = slice(start, start + end)
+    positions["answer"] = slice(start + end, start + end + answer)
+    return positions

@@ -1,0 +1,112 @@
+"""LLaMA -> TransformerLens: any `LlamaForCausalLM` as a `HookedTransformer` that shares its weights.
+
+TransformerLens' own loader knows models by name, fixes LLaMA-3's vocabulary and may process weights.
+Here the config is derived from the model's own `LlamaConfig`, the tensors are converted by
+TransformerLens' LLaMA converter (views, no copies) and nothing is folded or centred: the projection of a
+CODI model reads the state *after* the final norm's gain, which folding would move elsewhere.
+"""
+
+import warnings
+from typing import Any
+
+import torch
+from transformer_lens import HookedTransformer, HookedTransformerConfig
+from transformer_lens.pretrained.weight_conversions.llama import convert_llama_weights
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from codi_lens.errors import UserError
+
+
+def to_hooked(llama: LlamaForCausalLM) -> HookedTransformer:
+    """Wraps `llama` as a `HookedTransformer`; both use the same storage afterwards.
+
+    Hook points are TransformerLens' own, at `blocks.{layer}.…` with shapes [batch, pos, d_model] and so
+    on. Weights stay in their dtype, on their device, and do not require gradients.
+
+    Raises:
+        UserError: for a config that TransformerLens' LLaMA does not compute exactly.
+    """
+    cfg = _hooked_config(llama.config, llama.dtype, llama.device)
+    with warnings.catch_warnings():
+        # TransformerLens announces the end of HookedTransformer in its version 4; this package pins <4.
+        warnings.filterwarnings("ignore", "HookedTransformer is deprecated", DeprecationWarning)
+        # On the CPU untouched allocations cost no memory; assign=True below then replaces them all.
+        model = HookedTransformer(cfg, move_to_device=False)
+    state = convert_llama_weights(llama, cfg) | _attention_biases(llama, cfg)
+    buffers = {name: tensor for name, tensor in model.state_dict().items() if name not in state}
+    model.load_state_dict(state | buffers, strict=True, assign=True)
+    model.cfg.device = str(llama.device)
+    model.to(llama.device, print_details=False)
+    model.eval().requires_grad_(False)
+    return model
+
+
+def _hooked_config(
+    config: LlamaConfig, dtype: torch.dtype, device: torch.device
+) -> HookedTransformerConfig:
+    if config.mlp_bias:
+        raise UserError("LlamaConfig.mlp_bias is true; TransformerLens' gated MLP has no such bias")
+    if config.hidden_act != "silu":
+        raise UserError(f"LlamaConfig.hidden_act is {config.hidden_act!r}; LLaMA models use 'silu'")
+    heads, kv_heads = config.num_attention_heads, config.num_key_value_heads
+    return HookedTransformerConfig(
+        d_model=config.hidden_size,
+        d_head=config.head_dim,
+        n_heads=heads,
+        n_key_value_heads=None if kv_heads == heads else kv_heads,
+        d_mlp=config.intermediate_size,
+        n_layers=config.num_hidden_layers,
+        n_ctx=config.max_position_embeddings,
+        d_vocab=config.vocab_size,
+        eps=config.rms_norm_eps,
+        act_fn=config.hidden_act,
+        normalization_type="RMS",
+        final_rms=True,
+        gated_mlp=True,
+        positional_embedding_type="rotary",
+        rotary_adjacent_pairs=False,
+        rotary_dim=config.head_dim,
+        original_architecture="LlamaForCausalLM",
+        tie_word_embeddings=config.tie_word_embeddings,
+        init_weights=False,
+        dtype=dtype,
+        device="cpu",
+        **_rotary_settings(config),
+    )
+
+
+def _rotary_settings(config: LlamaConfig) -> dict[str, Any]:
+    """TransformerLens' names for the rotary embedding of `config`: plain, linear or llama3 scaling."""
+    rope: dict[str, Any] = dict(config.rope_parameters or {})
+    kind = rope.get("rope_type", "default")
+    settings: dict[str, Any] = {"rotary_base": rope["rope_theta"]}
+    if kind == "linear":
+        settings["rotary_scaling_factor"] = rope["factor"]
+    elif kind == "llama3":
+        settings |= {
+            "use_NTK_by_parts_rope": True,
+            "NTK_by_parts_factor": rope["factor"],
+            "NTK_by_parts_low_freq_factor": rope["low_freq_factor"],
+            "NTK_by_parts_high_freq_factor": rope["high_freq_factor"],
+            "NTK_original_ctx_len": rope["original_max_position_embeddings"],
+        }
+    elif kind != "default":
+        raise UserError(f"rope_type is {kind!r}; supported are 'default', 'linear' and 'llama3'")
+    return settings
+
+
+def _attention_biases(
+    llama: LlamaForCausalLM, cfg: HookedTransformerConfig
+) -> dict[str, torch.Tensor]:
+    """The biases of q, k, v, o where the config has them; the converter writes zeros in their place."""
+    biases: dict[str, torch.Tensor] = {}
+    if not llama.config.attention_bias:
+        return biases
+    mark = "" if cfg.n_key_value_heads is None else "_"
+    for layer, block in enumerate(llama.model.layers):
+        attention, stem = block.self_attn, f"blocks.{layer}.attn."
+        biases[f"{stem}b_Q"] = attention.q_proj.bias.view(-1, cfg.d_head)
+        biases[f"{stem}{mark}b_K"] = attention.k_proj.bias.view(-1, cfg.d_head)
+        biases[f"{stem}{mark}b_V"] = attention.v_proj.bias.view(-1, cfg.d_head)
+        biases[f"{stem}b_O"] = attention.o_proj.bias
+    return biases

@@ -1,0 +1,192 @@
+"""The latent-thought loop of CODI (Shen et al., arXiv 2502.21074): the only one in this project.
+
+    prompt → bot → z_0 = prj(h) → feed z_0 → z_1 = prj(h) → … → feed z_{N-1} → eot → answer
+
+h is the final state at the last position, after the final norm with its gain. Every step is one forward
+pass on the key/value cache, so a hook at a step sees exactly that step's positions: the prompt's
+[batch, pos, …], one position for bot and for each latent, the end tokens, the answer's. At every step the
+pass begins with `hook_embed`, which at a latent step holds the thought that is fed.
+
+Batches are left-padded. The attention mask is passed whole at every step, padding included: positions
+follow it, and no later step attends to padding, so that a padded batch equals batch 1.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Self
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from transformer_lens import HookedTransformer, TransformerLensKeyValueCache
+from transformer_lens.cache.key_value_cache_entry import TransformerLensKeyValueCacheEntry
+
+from codi_lens.hooks import HookFn, HookPlan
+
+Hooks = Sequence[tuple[str, HookFn]]
+
+
+@dataclass
+class LoopState:
+    """How far a batch of rows has come: its keys and values, mask, and the thoughts so far."""
+
+    cache: TransformerLensKeyValueCache
+    mask: Int[Tensor, "batch pos"]
+    """1 for a token that was fed, 0 for padding."""
+    final_states: list[Float[Tensor, "batch d_model"]] = field(default_factory=list)
+    """h at bot and at every latent step so far: N + 1 of them when the loop is through."""
+    thoughts: list[Float[Tensor, "batch d_model"]] = field(default_factory=list)
+    """prj(h) for each of `final_states`; the last, z_N, is never fed."""
+
+    def select(self, rows: Int[Tensor, " rows"]) -> Self:
+        """The state of the given rows, in that order; a row may occur often. The original stays."""
+        entries = [
+            TransformerLensKeyValueCacheEntry(entry.past_keys[rows], entry.past_values[rows])
+            for entry in self.cache.entries
+        ]
+        mask = self.mask[rows]
+        return replace(
+            self,
+            cache=TransformerLensKeyValueCache(entries, previous_attention_mask=mask),
+            mask=mask,
+            final_states=[h[rows] for h in self.final_states],
+            thoughts=[z[rows] for z in self.thoughts],
+        )
+
+    def fork(self) -> Self:
+        """A state that goes on by itself: passes on it leave this one as it is."""
+        entries = [replace(entry) for entry in self.cache.entries]
+        return replace(
+            self,
+            cache=replace(self.cache, entries=entries),
+            final_states=list(self.final_states),
+            thoughts=list(self.thoughts),
+        )
+
+
+class LatentLoop:
+    """Drives a hooked LLaMA and its projection through prompt, thoughts and answer."""
+
+    def __init__(self, model: HookedTransformer, projection: nn.Module | None) -> None:
+        self.model = model
+        self.projection = projection
+
+    @property
+    def device(self) -> torch.device:
+        return self.model.W_E.device
+
+    def start(self, batch: int) -> LoopState:
+        """The empty state of `batch` rows."""
+        cache = TransformerLensKeyValueCache.init_cache(self.model.cfg, self.device, batch)
+        mask = torch.zeros((batch, 0), dtype=torch.long, device=self.device)
+        return LoopState(cache, mask)
+
+    def advance(
+        self,
+        state: LoopState,
+        embeddings: Float[Tensor, "batch new d_model"],
+        hooks: Hooks = (),
+        mask: Int[Tensor, "batch new"] | None = None,
+    ) -> Float[Tensor, "batch new d_model"]:
+        """One forward pass over new positions; `state` grows by them. Returns their final states.
+
+        The unembedding is left out: a latent step needs none.
+        """
+        if mask is None:
+            mask = torch.ones(embeddings.shape[:2], dtype=torch.long, device=self.device)
+        state.mask = torch.cat([state.mask, mask], dim=1)
+        with self.model.hooks(fwd_hooks=list(hooks)):
+            residual = self.model(
+                self.model.hook_embed(embeddings),
+                start_at_layer=0,
+                stop_at_layer=self.model.cfg.n_layers,
+                past_kv_cache=state.cache,
+                attention_mask=state.mask,
+            )
+            return self.model.ln_final(residual)  # type: ignore[no-any-return]
+
+    def embed(self, tokens: Int[Tensor, "batch pos"]) -> Float[Tensor, "batch pos d_model"]:
+        """Input embeddings of tokens."""
+        return self.model.embed(tokens.to(self.device))  # type: ignore[no-any-return]
+
+    def unembed(
+        self, final: Float[Tensor, "... d_model"], hooks: Hooks = ()
+    ) -> Float[Tensor, "... d_vocab"]:
+        """Logits of final states (which carry the final norm already)."""
+        with self.model.hooks(fwd_hooks=[hook for hook in hooks if hook[0].startswith("unembed.")]):
+            return self.model.unembed(final)  # type: ignore[no-any-return]
+
+    def project(self, final: Float[Tensor, "... d_model"]) -> Float[Tensor, "... d_model"]:
+        """The next thought of a final state."""
+        return final if self.projection is None else self.projection(final)  # type: ignore[no-any-return]
+
+    def read(
+        self,
+        tokens: Int[Tensor, "batch pos"],
+        mask: Int[Tensor, "batch pos"],
+        plan: HookPlan | None = None,
+    ) -> LoopState:
+        """Steps `prompt` and `bot`: the left-padded prompt, whose last token is bot."""
+        state = self.start(len(tokens))
+        embeddings, mask = self.embed(tokens), mask.to(self.device)
+        self.advance(state, embeddings[:, :-1], _at(plan, "prompt"), mask[:, :-1])
+        final = self.advance(state, embeddings[:, -1:], _at(plan, "bot"), mask[:, -1:])
+        self._think(state, final)
+        return state
+
+    def think(self, state: LoopState, num_latents: int, plan: HookPlan | None = None) -> LoopState:
+        """The latent steps: each feeds the last thought and adds the next. Returns `state`."""
+        for step in range(num_latents):
+            thought = state.thoughts[-1][:, None]
+            self._think(state, self.advance(state, thought, _at(plan, step)))
+        return state
+
+    def _think(self, state: LoopState, final: Float[Tensor, "batch pos d_model"]) -> None:
+        state.final_states.append(final[:, -1])
+        state.thoughts.append(self.project(final[:, -1]))
+
+    def speak(
+        self,
+        state: LoopState,
+        tokens: Int[Tensor, "batch new"],
+        hooks: Hooks = (),
+        mask: Int[Tensor, "batch new"] | None = None,
+    ) -> Float[Tensor, "batch new d_vocab"]:
+        """Feeds tokens (right-padded where `mask` is 0) and returns the logits after each."""
+        mask = None if mask is None else mask.to(self.device)
+        final = self.advance(state, self.embed(tokens), hooks, mask)
+        return self.unembed(final, hooks)
+
+    def decode(
+        self,
+        state: LoopState,
+        end: Int[Tensor, " end"],
+        *,
+        stop: int,
+        forbidden: int,
+        max_new_tokens: int,
+        plan: HookPlan | None = None,
+    ) -> list[list[int]]:
+        """Steps `eot` and `answer`, greedily: feeds the `end` tokens, then what the model says.
+
+        `stop` (eos) ends a row's answer and is not part of it; the `forbidden` token (eot) is never
+        chosen, as in the official code.
+        """
+        batch = len(state.mask)
+        answers: list[list[int]] = [[] for _ in range(batch)]
+        open_rows = torch.ones(batch, dtype=torch.bool, device=self.device)
+        logits = self.speak(state, end.expand(batch, -1), _at(plan, "eot"))[:, -1].clone()
+        for _ in range(max_new_tokens):
+            logits[:, forbidden] = -torch.inf
+            chosen = logits.argmax(dim=-1)
+            open_rows &= chosen != stop
+            if not open_rows.any():
+                break
+            for row in open_rows.nonzero()[:, 0].tolist():
+                answers[row].append(int(chosen[row]))
+            logits = self.speak(state, chosen[:, None], _at(plan, "answer"))[:, -1].clone()
+        return answers
+
+
+def _at(plan: HookPlan | None, step: int | str) -> Hooks:
+    return () if plan is None else plan.at(step)  # type: ignore[arg-type]

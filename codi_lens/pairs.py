@@ -1,0 +1,307 @@
+"""Pairs of a clean and a corrupted question: records, files, checks.
+
+A file of pairs is a JSON list in one of two formats. *Prepared*, one entry a pair::
+
+    [{"pair_id": 0,                                   integer, unique
+      "clean":     {"question": "…", "answer": 24,    answer: a number with a plain spelling
+                    "operands": [3, 5, 2],            optional: the numbers in the question
+                    "intermediates": [8, 16]},        optional: the results on the way
+      "corrupted": {"question": "…", "answer": 27, …},
+      "kind": "add",                                  optional: which sort of problem
+      "operand": "x"}]                                optional: which operand was changed
+
+and *flat*, two entries a pair::
+
+    [{"pair_id": 0, "variant": "clean", "question": "…", "answer": 24},
+     {"pair_id": 0, "variant": "corrupted", "question": "…", "answer": 27}]
+
+`operands` and `intermediates` may stand in flat entries too. Other fields are left out and
+counted by name. A file with the field "variant" or "question" in an entry is flat. Question
+texts are kept to the letter, since blanks are tokens too.
+
+A pair with the same answer on both sides cannot show which answer a patch restores: it is read
+like any other and says so (`Pair.same_answer`); `codi_lens.pair_report` sets it aside.
+"""
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from codi_lens.answers import same_answer, spell
+from codi_lens.errors import UserError
+
+PAIRS_FILE = "pairs.json"
+SET_ASIDE_FILE = "set_aside.json"
+TOY_PAIRS = Path(__file__).parent / "toy" / "model" / PAIRS_FILE
+
+Number: TypeAlias = int | float
+Json: TypeAlias = Any
+Record: TypeAlias = tuple[str, dict[str, Json]]
+"""An entry of a file, and what to call it in an error."""
+
+SIDES = ("clean", "corrupted")
+VARIANT_FIELDS = {"question", "answer", "operands", "intermediates"}
+FLAT_FIELDS = {"pair_id", "variant"}
+PREPARED_FIELDS = {"pair_id", "clean", "corrupted", "kind", "operand", "reason"}
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One question with its answer and, where known, the numbers that lead to it."""
+
+    question: str
+    answer: Number
+    operands: tuple[int, ...] = ()
+    intermediates: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A clean question and a corrupted one, which differs from it in what is to be studied.
+
+    `kind` names the sort of problem and `operand` the operand that was changed, where known.
+    """
+
+    pair_id: int
+    clean: Variant
+    corrupted: Variant
+    kind: str | None = None
+    operand: str | None = None
+
+    @property
+    def same_answer(self) -> bool:
+        """Whether both questions have the same answer."""
+        return same_answer(self.clean.answer, self.corrupted.answer)
+
+
+def load_pairs(name_or_path: str | Path) -> list[Pair]:
+    """All pairs of "toy" (the embedded model's own), of a file in either format, or of a folder.
+
+    A folder holds `pairs.json` and, if pairs were set aside, `set_aside.json`: both are read, so
+    same-answer pairs are included and carry `same_answer`. Raises one UserError that lists every
+    bad entry by pair id and field.
+    """
+    return read_pairs(name_or_path)[0]
+
+
+def pair_as_json(pair: Pair) -> dict[str, Json]:
+    """A pair in the prepared format; fields that are empty are left out."""
+    entry: dict[str, Json] = {"pair_id": pair.pair_id}
+    for side, variant in zip(SIDES, (pair.clean, pair.corrupted), strict=True):
+        entry[side] = {"question": variant.question, "answer": _whole(variant.answer)}
+        if variant.operands:
+            entry[side]["operands"] = list(variant.operands)
+        if variant.intermediates:
+            entry[side]["intermediates"] = list(variant.intermediates)
+    if pair.kind is not None:
+        entry["kind"] = pair.kind
+    if pair.operand is not None:
+        entry["operand"] = pair.operand
+    return entry
+
+
+def pairs_digest(pairs: Iterable[Pair]) -> str:
+    """SHA-256 of the pairs, in their order, as canonical JSON (sorted keys, no blanks)."""
+    entries = [pair_as_json(pair) for pair in pairs]
+    canonical = json.dumps(entries, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(canonical.encode()).hexdigest()
+
+
+def write_pairs(path: Path, pairs: Sequence[Pair]) -> None:
+    """Write pairs in the prepared format; the file is there whole or not at all."""
+    write_json({path: [pair_as_json(pair) for pair in pairs]})
+
+
+def write_json(files: dict[Path, Json]) -> None:
+    """Write JSON files so that all appear or none: each beside its place first, then moved."""
+    drafts = {path: path.with_name(f".{path.name}.draft") for path in files}
+    try:
+        for path, content in files.items():
+            text = json.dumps(content, indent=2, ensure_ascii=False)
+            drafts[path].write_text(text + "\n", encoding="utf-8")
+        for path, draft in drafts.items():
+            draft.replace(path)
+    finally:
+        for draft in drafts.values():
+            draft.unlink(missing_ok=True)
+
+
+def read_pairs(name_or_path: str | Path) -> tuple[list[Pair], dict[str, int]]:
+    """The pairs as `load_pairs` gives them, and how often each field was left out."""
+    path = TOY_PAIRS if name_or_path == "toy" else Path(name_or_path)
+    files = [path]
+    if path.is_dir():
+        files = [path / PAIRS_FILE]
+        files += [path / SET_ASIDE_FILE] if (path / SET_ASIDE_FILE).exists() else []
+    entries = [entry for file in files for entry in _entries(file)]
+    if not entries:
+        raise UserError(f"{path} holds no pairs")
+    reader = _Reader()
+    pairs = reader.read(entries)
+    if reader.problems:
+        listing = "\n  ".join(reader.problems)
+        raise UserError(f"{path} has {len(reader.problems)} fault(s):\n  {listing}")
+    return pairs, dict(sorted(reader.ignored.items()))
+
+
+def _entries(file: Path) -> list[Json]:
+    try:
+        content = file.read_bytes()
+    except OSError as error:
+        raise UserError(
+            f'cannot read pairs from {file}: {error.strerror}; give "toy", a JSON file of pairs, '
+            f"or a folder that holds {PAIRS_FILE}"
+        ) from error
+    if not content.strip():
+        raise UserError(f"{file} is empty; a JSON list of pairs would do")
+    try:
+        entries = json.loads(content)
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{file} is not readable JSON: {error}") from error
+    if not isinstance(entries, list):
+        raise UserError(f"{file} holds {_shown(entries)}; a JSON list of pairs would do")
+    return entries
+
+
+class _Reader:
+    """Reads entries of either format and notes every problem instead of stopping at the first."""
+
+    def __init__(self) -> None:
+        self.problems: list[str] = []
+        self.ignored: Counter[str] = Counter()
+
+    def read(self, entries: list[Json]) -> list[Pair]:
+        """The pairs of a file; of use only if no problem was noted."""
+        records: list[Record] = []
+        for position, entry in enumerate(entries):
+            if isinstance(entry, dict):
+                records.append((f"entry {position}", entry))
+            else:
+                self._bad(f"entry {position}", "an object", entry)
+        if any("variant" in entry or "question" in entry for _, entry in records):
+            records = self._gather(records)
+        return self._pairs(records)
+
+    def _gather(self, records: list[Record]) -> list[Record]:
+        """Flat entries as prepared ones; a lone variant becomes a pair that lacks a side."""
+        gathered: dict[int, dict[str, Json]] = {}
+        for place, entry in records:
+            pair_id = self._field(place, entry, "pair_id", "an integer", _is_integer)
+            name = place if pair_id is None else f"pair {pair_id}"
+            side = self._field(name, entry, "variant", '"clean" or "corrupted"', _is_side)
+            rest = {field: value for field, value in entry.items() if field not in FLAT_FIELDS}
+            pair = gathered.setdefault(pair_id, {"pair_id": pair_id}) if pair_id is not None else {}
+            if pair_id is None or side is None or side in pair:
+                if side in pair:
+                    self.problems.append(f"{name}, {side}: variant: given twice")
+                where = f"{name}, {side}" if side else name
+                self._variant(where, rest)  # the entry's other faults belong in the list too
+            else:
+                pair[side] = rest
+        return [(f"pair {pair_id}", pair) for pair_id, pair in gathered.items()]
+
+    def _pairs(self, records: list[Record]) -> list[Pair]:
+        pairs: list[Pair] = []
+        seen: set[int] = set()
+        for place, entry in records:
+            pair_id = self._field(place, entry, "pair_id", "an integer", _is_integer)
+            name = place if pair_id is None else f"pair {pair_id}"
+            clean, corrupted = (
+                self._variant(f"{name}, {side}", found) if found is not None else Variant("", 0)
+                for side in SIDES
+                for found in [self._field(name, entry, side, "question and answer", _is_object)]
+            )
+            kind = self._field(name, entry, "kind", "text", _is_text, optional=True)
+            operand = self._field(name, entry, "operand", "text", _is_text, optional=True)
+            self.ignored.update(entry.keys() - PREPARED_FIELDS)
+            if pair_id in seen:
+                self.problems.append(f"{name}: pair_id: given twice")
+            if pair_id is not None:
+                seen.add(pair_id)
+                pairs.append(Pair(pair_id, clean, corrupted, kind, operand))
+        return pairs
+
+    def _variant(self, name: str, entry: dict[str, Json]) -> Variant:
+        question = self._field(name, entry, "question", "text that is not blank", _is_question)
+        answer = self._field(name, entry, "answer", "a number with a plain spelling", _is_answer)
+        operands, intermediates = (
+            self._field(name, entry, field, "a list of integers", _are_integers, optional=True)
+            for field in ("operands", "intermediates")
+        )
+        self.ignored.update(entry.keys() - VARIANT_FIELDS)
+        return Variant(
+            question or "", _whole(answer or 0), tuple(operands or ()), tuple(intermediates or ())
+        )
+
+    def _field(
+        self,
+        name: str,
+        entry: dict[str, Json],
+        field: str,
+        wanted: str,
+        suits: Callable[[Json], bool],
+        optional: bool = False,
+    ) -> Json:
+        """A field's value, or None with the problem noted; optional fields may lack or be null."""
+        value = entry.get(field)
+        if field in entry and suits(value):
+            return value
+        if field not in entry and not optional:
+            self.problems.append(f"{name}: {field}: missing, expected {wanted}")
+        elif value is not None or not optional:
+            self._bad(f"{name}: {field}", wanted, value)
+        return None
+
+    def _bad(self, where: str, wanted: str, value: Json) -> None:
+        self.problems.append(f"{where}: expected {wanted}, found {_shown(value)}")
+
+
+def _is_object(value: Json) -> bool:
+    return isinstance(value, dict)
+
+
+def _is_side(value: Json) -> bool:
+    return value in SIDES
+
+
+def _is_integer(value: Json) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _are_integers(value: Json) -> bool:
+    return isinstance(value, list) and all(map(_is_integer, value))
+
+
+def _is_text(value: Json) -> bool:
+    """Text that can be encoded: JSON can also spell half a surrogate pair, which is no character."""
+    return isinstance(value, str) and not any("\ud800" <= letter <= "\udfff" for letter in value)
+
+
+def _is_question(value: Json) -> bool:
+    return _is_text(value) and bool(value.strip())
+
+
+def _is_answer(value: Json) -> bool:
+    if not isinstance(value, (int, float)):
+        return False
+    try:
+        spell(value)
+    except UserError:
+        return False
+    return True
+
+
+def _whole(answer: Number) -> Number:
+    """18.0 is 18, so that equal pairs have equal digests."""
+    return int(answer) if answer == int(answer) else answer
+
+
+def _shown(value: Json) -> str:
+    if isinstance(value, (dict, list)):
+        return "an object" if isinstance(value, dict) else "a list"
+    text = json.dumps(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."

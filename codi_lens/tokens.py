@@ -1,0 +1,121 @@
+"""Text <-> the token sequences of CODI: `[BOS question][bot]`, `[eot]`, `[stem][number]`."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from codi_lens.answers import Answer, answer_tokens
+from codi_lens.config import CodiConfig
+from codi_lens.errors import UserError
+
+
+@dataclass(frozen=True)
+class SpecialIds:
+    """Ids of the tokens that frame a CODI sequence."""
+
+    pad: int
+    bot: int
+    eot: int
+    eos: int
+
+
+class CodiTokens:
+    """Builds the parts of a CODI sequence: no chat template, no wrapper words, always a BOS."""
+
+    def __init__(
+        self, tokenizer: PreTrainedTokenizerBase, config: CodiConfig, d_vocab: int, n_ctx: int
+    ) -> None:
+        self.tokenizer = tokenizer
+        self.config = config
+        self.n_ctx = n_ctx
+        self.ids = _special_ids(tokenizer, config, d_vocab)
+
+    def prompt(self, question: str) -> list[int]:
+        """`[BOS question]`, eos where the model wants it, bot.
+
+        Raises:
+            UserError: an empty question, or words that the tokenizer does not know.
+        """
+        if not question.strip():
+            raise UserError("the question is empty")
+        ids: list[int] = self.tokenizer(question)["input_ids"]
+        bos = self.tokenizer.bos_token_id
+        if bos is not None and ids[:1] != [bos]:
+            ids = [bos, *ids]
+        unknown = self.tokenizer.unk_token_id
+        if unknown is not None and unknown in ids:
+            raise UserError(f"the tokenizer does not know every word of the question {question!r}")
+        return [*ids, *([] if self.config.remove_eos else [self.ids.eos]), self.ids.bot]
+
+    def end(self) -> list[int]:
+        """What follows the thoughts: eot, and eos where the model wants it."""
+        return [self.ids.eot, *([] if self.config.remove_eos else [self.ids.eos])]
+
+    def answer(self, answer: Answer) -> list[int]:
+        """The stem's tokens and the number's."""
+        tokens = answer_tokens(self.tokenizer, self.config.answer_stem, answer)
+        return [*tokens.stem, *tokens.number]
+
+    def encode(self, text: str) -> list[int]:
+        """Tokens of a text without special tokens."""
+        return list(self.tokenizer.encode(text, add_special_tokens=False))
+
+    def text(self, ids: Sequence[int]) -> str:
+        """The text of generated tokens."""
+        return str(self.tokenizer.decode(list(ids), skip_special_tokens=True))
+
+    def prompts(
+        self, questions: Sequence[str]
+    ) -> tuple[Int[Tensor, "batch pos"], Int[Tensor, "batch pos"]]:
+        """Tokens and mask of a left-padded batch of prompts."""
+        return left_pad([self.prompt(question) for question in questions], self.ids.pad)
+
+    def check_length(self, length: int) -> None:
+        """Raises UserError for a sequence that is longer than the model's context."""
+        if length > self.n_ctx:
+            raise UserError(
+                f"the sequence has {length} positions; the model's context has {self.n_ctx}"
+            )
+
+
+def left_pad(
+    sequences: Sequence[Sequence[int]], pad: int
+) -> tuple[Int[Tensor, "batch pos"], Int[Tensor, "batch pos"]]:
+    """Tokens and mask (1: real, 0: padding) of a left-padded batch."""
+    width = max(map(len, sequences))
+    tokens = [[pad] * (width - len(s)) + list(s) for s in sequences]
+    mask = [[0] * (width - len(s)) + [1] * len(s) for s in sequences]
+    return torch.tensor(tokens, dtype=torch.long), torch.tensor(mask, dtype=torch.long)
+
+
+def right_pad(
+    sequences: Sequence[Sequence[int]], pad: int
+) -> tuple[Int[Tensor, "batch pos"], Int[Tensor, "batch pos"]]:
+    """Tokens and mask of a right-padded batch."""
+    tokens, mask = left_pad([list(reversed(s)) for s in sequences], pad)
+    return tokens.flip(1), mask.flip(1)
+
+
+def _special_ids(
+    tokenizer: PreTrainedTokenizerBase, config: CodiConfig, d_vocab: int
+) -> SpecialIds:
+    """By arithmetic, the last three of the vocabulary, or the tokenizer's own where they are named."""
+    eos = tokenizer.eos_token_id
+    if eos is None:
+        raise UserError("the tokenizer has no eos token; answers could not end")
+    if config.bot_token is None or config.eot_token is None:
+        return SpecialIds(d_vocab - 3, d_vocab - 2, d_vocab - 1, eos)
+    ids = []
+    for token in (config.bot_token, config.eot_token):
+        index = tokenizer.get_vocab().get(token)
+        if index is None or index >= d_vocab:
+            raise UserError(
+                f"the tokenizer has no token {token!r} within the model's {d_vocab} rows"
+            )
+        ids.append(index)
+    pad = tokenizer.pad_token_id
+    return SpecialIds(eos if pad is None else pad, ids[0], ids[1], eos)
