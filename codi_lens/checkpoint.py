@@ -11,27 +11,33 @@ weights with float32 adapters), so that a whole second copy of the model never e
 """
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Literal
 
 import torch
 from accelerate import init_empty_weights
 from jaxtyping import Float
 from peft import LoraConfig, inject_adapter_in_model
-from safetensors.torch import save_file
 from torch import Tensor, nn
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerBase
+from transformers import LlamaConfig, LlamaForCausalLM
 
-from codi_lens.claims import LLAMA_PREFIX, PROJECTION_PREFIX, Claims, LoadReport
+from codi_lens.checkpoint_writer import write_checkpoint
+from codi_lens.claims import Claims, most_common
 from codi_lens.config import CodiConfig
-from codi_lens.tensor_files import PICKLED, SAFETENSORS, CheckpointError, TensorFile
+from codi_lens.layout import EMBEDDING, EXTRA_TOKENS, HEAD, LLAMA_PREFIX
+from codi_lens.load_report import LoadReport
+from codi_lens.projection import load_projection, make_projection
+from codi_lens.tensor_files import CheckpointError, TensorFile
 
-EMBEDDING = "model.embed_tokens.weight"
-HEAD = "lm_head.weight"
-EXTRA_TOKENS = 3
-"""pad, bot and eot, added behind the base vocabulary where the tokenizer has no tokens of its own."""
+__all__ = [
+    "EXTRA_TOKENS",
+    "MergedCheckpoint",
+    "embedding_rows",
+    "load_checkpoint",
+    "make_projection",
+    "merge_adapter",
+    "write_checkpoint",
+]
 
 
 @dataclass
@@ -41,22 +47,6 @@ class MergedCheckpoint:
     llama: LlamaForCausalLM
     projection: nn.Sequential | None
     report: LoadReport
-
-
-def make_projection(d_model: int, projection_dim: int, layer_norm: bool = True) -> nn.Sequential:
-    """CODI's map from a final state to the next thought: Dropout, Linear, GELU, Linear, LayerNorm.
-
-    Shapes: [..., d_model] -> [..., d_model]. The names (`1`, `3`, `ln`) are those of official files.
-    """
-    projection = nn.Sequential(
-        nn.Dropout(0.0),
-        nn.Linear(d_model, projection_dim),
-        nn.GELU(),
-        nn.Linear(projection_dim, d_model),
-    )
-    if layer_norm:
-        projection.add_module("ln", nn.LayerNorm(d_model))
-    return projection
 
 
 def load_checkpoint(
@@ -84,25 +74,46 @@ def load_checkpoint(
     for prefix in config.drop_prefixes:
         claims.drop(prefix)
     llama = _empty_llama(claims, llama_config, config)
+    claims.report.lora_alpha = config.lora_alpha
+    claims.report.lora_rank = config.lora_rank or _found_rank(claims)
     weights = dict(_llama_weights(claims, llama, config))
-    projection = _load_projection(claims, llama.config.hidden_size, config)
+    projection = load_projection(claims, llama.config.hidden_size, config)
     claims.finish()
 
     llama.load_state_dict(weights, strict=True, assign=True)
     llama.tie_weights()
     llama.eval().requires_grad_(False)
     modules: list[nn.Module] = [llama] if projection is None else [llama, projection]
-    claims.report.parameters = sum(p.numel() for m in modules for p in m.parameters())
+    parameters = [p for module in modules for p in module.parameters()]
+    claims.report.parameters = sum(p.numel() for p in parameters)
+    claims.report.weight_bytes = sum(p.nbytes for p in parameters)
+    claims.report.vocabulary = llama.config.vocab_size
+    claims.report.dtype = str(dtype).removeprefix("torch.")
+    claims.report.device = str(llama.device)
     return MergedCheckpoint(llama, projection, claims.report)
+
+
+def embedding_rows(file: TensorFile) -> int | None:
+    """Rows of the token embedding, or of the head where only that is stored; None without either."""
+    for key in (LLAMA_PREFIX + EMBEDDING, LLAMA_PREFIX + HEAD):
+        if key in file.keys() and file.shape(key):  # noqa: SIM118 - the file is no mapping
+            return file.shape(key)[0]
+    return None
+
+
+def _found_rank(claims: Claims) -> int:
+    adapters = (key for key in claims.unclaimed if key.endswith(".lora_A.default.weight"))
+    return most_common(claims.size(key, 0) for key in adapters) or 0
 
 
 def _empty_llama(claims: Claims, base: LlamaConfig, config: CodiConfig) -> LlamaForCausalLM:
     """The architecture without memory for its weights, with the vocabulary that the file has."""
-    rows = base.vocab_size
-    for key in (LLAMA_PREFIX + EMBEDDING, LLAMA_PREFIX + HEAD):
-        if claims.has(key):
-            rows = claims.file.shape(key)[0]
-            break
+    rows = embedding_rows(claims.file)
+    if rows is None:
+        raise CheckpointError(
+            f"{claims.file.path}: key {LLAMA_PREFIX + EMBEDDING!r} is missing; expected the tensors "
+            f"of a CODI LLaMA, whose keys begin with {LLAMA_PREFIX}"
+        )
     if config.bot_token is None and rows != base.vocab_size + EXTRA_TOKENS:
         raise CheckpointError(
             f"{claims.file.path}: the embedding has {rows} rows; expected {base.vocab_size} of the "
@@ -122,18 +133,18 @@ def _llama_weights(
     for name, parameter in llama.state_dict().items():
         shape = tuple(parameter.shape)
         module, _, leaf = name.rpartition(".")
-        base_key = f"{LLAMA_PREFIX}{module}.base_layer.{leaf}"
+        key, base_key = LLAMA_PREFIX + name, f"{LLAMA_PREFIX}{module}.base_layer.{leaf}"
         if tied and name in (EMBEDDING, HEAD):
             continue
-        if leaf == "weight" and claims.has(base_key):
+        if leaf == "weight" and (claims.has(base_key) or _has_adapter(claims, module)):
             adapted.add(module)
-            yield name, claims.place(_merge(claims, module, shape, config))
-        elif leaf == "bias" and claims.has(base_key):
-            yield name, claims.place(claims.take(base_key, shape))
+            tensor = _merge(claims, module, shape, config)
         else:
-            yield name, claims.place(claims.take(LLAMA_PREFIX + name, shape))
+            tensor = claims.take(base_key if claims.has(base_key) else key, shape)
+        yield name, claims.place(tensor, key)
     if tied:
-        shared = claims.place(_tied_embedding(claims, tuple(llama.lm_head.weight.shape)))
+        tensor = _tied_embedding(claims, tuple(llama.lm_head.weight.shape))
+        shared = claims.place(tensor, LLAMA_PREFIX + EMBEDDING)
         yield from ((EMBEDDING, shared), (HEAD, shared))
     _check_targets(claims, llama, adapted, config)
 
@@ -143,27 +154,26 @@ def _tied_embedding(claims: Claims, shape: tuple[int, ...]) -> Tensor:
     keys = [LLAMA_PREFIX + EMBEDDING, LLAMA_PREFIX + HEAD]
     present = [key for key in keys if claims.has(key)] or keys[:1]
     tensors = [claims.take(key, shape) for key in present]
-    if len(tensors) == 2 and not any(t.is_meta for t in tensors) and not torch.equal(*tensors):
-        claims.problems.append(
-            f"keys {keys[0]!r} and {keys[1]!r} differ; the config ties them "
-            "(tie_word_embeddings), so they must be equal"
-        )
+    if len(tensors) == 2 and not any(t.is_meta for t in tensors):
+        one, other = tensors
+        if one.dtype != other.dtype or not torch.equal(one, other):
+            claims.problems.append(
+                f"keys {keys[0]!r} and {keys[1]!r} differ; the config ties them "
+                "(tie_word_embeddings), so they must be equal"
+            )
     return tensors[0]
+
+
+def _has_adapter(claims: Claims, module: str) -> bool:
+    return any(claims.has(f"{LLAMA_PREFIX}{module}.lora_{x}.default.weight") for x in "AB")
 
 
 def _merge(claims: Claims, module: str, shape: tuple[int, ...], config: CodiConfig) -> Tensor:
     """W + (alpha / r) · B · A for one linear [out, in], by peft, in float32 or better."""
-    stem = LLAMA_PREFIX + module
-    key_a, key_b = f"{stem}.lora_A.default.weight", f"{stem}.lora_B.default.weight"
-    rank = claims.file.shape(key_a)[0] if claims.has(key_a) else claims.report.lora_rank
-    if claims.report.lora_rank not in (0, rank):
-        claims.problems.append(
-            f"key {key_a!r} has rank {rank}; expected {claims.report.lora_rank}, as the other adapters"
-        )
-    claims.report.lora_rank = claims.report.lora_rank or rank
+    stem, rank = LLAMA_PREFIX + module, claims.report.lora_rank
     weight = claims.take(f"{stem}.base_layer.weight", shape)
-    a = claims.take(key_a, (rank, shape[1]))
-    b = claims.take(key_b, (shape[0], rank))
+    a = claims.take(f"{stem}.lora_A.default.weight", (rank, shape[1]))
+    b = claims.take(f"{stem}.lora_B.default.weight", (shape[0], rank))
     if any(t.is_meta for t in (weight, a, b)):
         return torch.empty(shape, device="meta")
     target = module.rpartition(".")[2]
@@ -198,8 +208,6 @@ def _check_targets(
     claims: Claims, llama: LlamaForCausalLM, adapted: set[str], config: CodiConfig
 ) -> None:
     """Every layer must have the same adapters, and those that `config` expects."""
-    report = claims.report
-    report.lora_alpha = config.lora_alpha
     counts = Counter(module.rpartition(".")[2] for module in adapted)
     layers = llama.config.num_hidden_layers
     if not counts:
@@ -216,86 +224,3 @@ def _check_targets(
         claims.problems.append(
             f"adapters found for {sorted(counts)}; expected {sorted(config.lora_targets)}"
         )
-    if config.lora_rank is not None and config.lora_rank != report.lora_rank:
-        claims.problems.append(f"LoRA rank is {report.lora_rank}; expected {config.lora_rank}")
-
-
-def _load_projection(claims: Claims, d_model: int, config: CodiConfig) -> nn.Sequential | None:
-    """The projection, its width and layer norm read from the keys; None if there is to be none."""
-    present = any(key.startswith(PROJECTION_PREFIX) for key in claims.unclaimed)
-    if not config.has_projection and not present:
-        return None
-    if not config.has_projection:
-        claims.problems.append("prj.* keys found; expected none (has_projection is false)")
-        return None
-    key = PROJECTION_PREFIX + "1.weight"
-    width = claims.file.shape(key)[0] if claims.has(key) else config.projection_dim or d_model
-    layer_norm = any(claims.has(f"{PROJECTION_PREFIX}ln.{leaf}") for leaf in ("weight", "bias"))
-    expected = {"projection_dim": width, "projection_layer_norm": layer_norm}
-    for name, found in expected.items():
-        asked = getattr(config, name)
-        if asked is not None and asked != found:
-            claims.problems.append(f"the prj.* keys give {name} {found}; expected {asked}")
-        setattr(claims.report, name, found)
-    with torch.device("meta"):
-        projection = make_projection(d_model, width, layer_norm)
-    weights = {
-        name: claims.place(claims.take(PROJECTION_PREFIX + name, tuple(parameter.shape)))
-        for name, parameter in projection.state_dict().items()
-    }
-    projection.load_state_dict(weights, strict=True, assign=True)
-    projection.eval().requires_grad_(False)
-    return projection
-
-
-def write_checkpoint(
-    folder: Path,
-    *,
-    base: LlamaForCausalLM,
-    adapters: Mapping[str, tuple[Tensor, Tensor]],
-    projection: nn.Module | None,
-    config: CodiConfig,
-    tokenizer: PreTrainedTokenizerBase | None = None,
-    extra: Mapping[str, Tensor] | None = None,
-    file_format: Literal["safetensors", "bin"] = "safetensors",
-) -> None:
-    """Writes a CODI model in the layout of the official checkpoints.
-
-    Args:
-        folder: made if need be; receives weights, `config.json` (the base's), `codi_config.json` and
-            the tokenizer's files.
-        base: the model before adapters, its vocabulary already grown by pad, bot and eot.
-        adapters: module name ("model.layers.0.self_attn.q_proj") -> (A [rank, in], B [out, rank]).
-        projection: as `make_projection` builds it, or None.
-        config: written as `codi_config.json`.
-        tokenizer: saved beside the weights when given.
-        extra: further tensors, by whole key (such as an auxiliary decoder's).
-        file_format: a tied head is written once in safetensors and twice in bin, as the hub has it.
-    """
-    tensors: dict[str, Tensor] = {}
-    tied = base.config.tie_word_embeddings
-    for name, tensor in base.state_dict().items():
-        module, _, leaf = name.rpartition(".")
-        if name == HEAD and tied and file_format == "safetensors":
-            continue
-        key = f"{module}.base_layer.{leaf}" if module in adapters else name
-        tensors[LLAMA_PREFIX + key] = tensor
-    for module, (a, b) in adapters.items():
-        tensors[f"{LLAMA_PREFIX}{module}.lora_A.default.weight"] = a
-        tensors[f"{LLAMA_PREFIX}{module}.lora_B.default.weight"] = b
-    if projection is not None:
-        tensors |= {PROJECTION_PREFIX + k: v for k, v in projection.state_dict().items()}
-    tensors |= extra or {}
-    tensors = {key: tensor.detach().cpu().contiguous() for key, tensor in tensors.items()}
-
-    folder.mkdir(parents=True, exist_ok=True)
-    if file_format == "safetensors":
-        save_file(tensors, folder / SAFETENSORS, metadata={"format": "pt"})
-    else:
-        torch.save(tensors, folder / PICKLED)
-    extra_tokens = 0 if config.bot_token else EXTRA_TOKENS
-    base_config = base.config.to_dict() | {"vocab_size": base.config.vocab_size - extra_tokens}
-    LlamaConfig.from_dict(base_config).save_pretrained(folder)
-    config.write(folder)
-    if tokenizer is not None:
-        tokenizer.save_pretrained(folder)

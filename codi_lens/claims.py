@@ -1,33 +1,17 @@
 """The accounts of loading: every tensor of a file is claimed once, and everything wrong is collected."""
 
-from dataclasses import dataclass, field
+from collections import Counter
+from collections.abc import Iterable
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from codi_lens.layout import LLAMA_PREFIX, PROJECTION_PREFIX
+from codi_lens.load_report import LoadReport
 from codi_lens.tensor_files import CheckpointError, TensorFile
 
-LLAMA_PREFIX = "codi.base_model.model."
-PROJECTION_PREFIX = "prj."
-
-
-@dataclass
-class LoadReport:
-    """What was found in a checkpoint and what became of it."""
-
-    source: str = ""
-    claimed: int = 0
-    dropped: dict[str, int] = field(default_factory=dict)
-    """Prefix -> number of keys left out under it."""
-    merged: dict[str, int] = field(default_factory=dict)
-    """Target module -> number of adapters merged into it."""
-    lora_rank: int = 0
-    lora_alpha: float = 0.0
-    projection_dim: int | None = None
-    projection_layer_norm: bool | None = None
-    parameters: int = 0
-    """Parameters of the merged model and the projection; a tied pair counts once."""
+FLOATING = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 
 
 class Claims:
@@ -36,13 +20,18 @@ class Claims:
     def __init__(self, file: TensorFile, dtype: torch.dtype, device: torch.device | str) -> None:
         self.file = file
         self.dtype = dtype
-        self.device = device
+        self.device = torch.device(device)
         self.unclaimed = set(file.keys())
         self.problems: list[str] = []
         self.report = LoadReport(source=str(file.path))
 
     def has(self, key: str) -> bool:
         return key in self.unclaimed
+
+    def size(self, key: str, axis: int) -> int | None:
+        """Length of one axis of a tensor still unclaimed; None if there is no such tensor or axis."""
+        shape = self.file.shape(key) if self.has(key) else ()
+        return shape[axis] if axis < len(shape) else None
 
     def drop(self, prefix: str) -> None:
         keys = {key for key in self.unclaimed if key.startswith(prefix)}
@@ -59,9 +48,10 @@ class Claims:
         if tuple(tensor.shape) != tuple(shape):
             found = tuple(tensor.shape)
             self.problems.append(f"key {key!r} has shape {found}; expected {tuple(shape)}")
-        elif not tensor.is_floating_point():
-            self.problems.append(f"key {key!r} has dtype {tensor.dtype}; expected floating point")
-        elif not bool(torch.isfinite(tensor).all()):
+        elif tensor.dtype not in FLOATING:
+            wanted = ", ".join(str(dtype).removeprefix("torch.") for dtype in FLOATING)
+            self.problems.append(f"key {key!r} has dtype {tensor.dtype}; expected one of {wanted}")
+        elif not _all_finite(tensor):
             bad = int((~torch.isfinite(tensor)).sum())
             self.problems.append(f"key {key!r} holds {bad} NaN or infinite values; expected none")
         else:
@@ -69,8 +59,20 @@ class Claims:
             return tensor
         return torch.empty(shape, device="meta")
 
-    def place(self, tensor: Tensor) -> Tensor:
-        return tensor if tensor.is_meta else tensor.to(device=self.device, dtype=self.dtype)
+    def place(self, tensor: Tensor, name: str) -> Tensor:
+        """`tensor` in the chosen dtype on the chosen device, and never a view of the mapped file.
+
+        A view would save memory, but the model would change, or crash, with the file.
+        """
+        if tensor.is_meta:
+            return tensor
+        placed = tensor.to(device=self.device, dtype=self.dtype, copy=True)
+        if self.dtype == torch.float16 and not _all_finite(placed):
+            self.problems.append(
+                f"{name!r} reaches {float(tensor.abs().max()):.3g}; expected at most 65504, the "
+                "largest float16: load it in another dtype"
+            )
+        return placed
 
     def finish(self) -> None:
         """Raises if any claim failed or any key is left over."""
@@ -83,3 +85,14 @@ class Claims:
             shown = "; ".join(self.problems[:5])
             more = f"; and {len(self.problems) - 5} more" if len(self.problems) > 5 else ""
             raise CheckpointError(f"{self.file.path}: {shown}{more}")
+
+
+def most_common(sizes: Iterable[int | None]) -> int | None:
+    """The size that most agree on, so that an error blames the tensor that is out of line."""
+    counts = Counter(size for size in sizes if size is not None)
+    return counts.most_common(1)[0][0] if counts else None
+
+
+def _all_finite(tensor: Tensor) -> bool:
+    # The extremes carry any NaN along, and unlike torch.isfinite they need no memory.
+    return bool(torch.isfinite(torch.stack(torch.aminmax(tensor))).all())

@@ -9,18 +9,16 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 from transformer_lens import ActivationCache, HookedTransformer
-from transformers import AutoTokenizer, LlamaConfig, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
 from codi_lens.answers import Answer
-from codi_lens.checkpoint import load_checkpoint
-from codi_lens.claims import LoadReport
-from codi_lens.config import CONFIG_NAME, CodiConfig
+from codi_lens.config import CodiConfig
 from codi_lens.errors import UserError
 from codi_lens.hooked import to_hooked
 from codi_lens.hooks import AddressedHook, HookPlan, Step
-from codi_lens.hub import locate
+from codi_lens.load_report import LoadReport
 from codi_lens.loop import LatentLoop, LoopState
-from codi_lens.tensor_files import TensorFile
+from codi_lens.pretrained import Pretrained, load_pretrained
 from codi_lens.tokens import CodiTokens, right_pad
 
 
@@ -96,6 +94,8 @@ class HookedCodi:
         cls,
         name_or_folder: str | Path,
         *,
+        base: str | Path | None = None,
+        revision: str | None = None,
         device: str | torch.device = "cpu",
         dtype: torch.dtype = torch.float32,
         alpha: float | None = None,
@@ -107,48 +107,59 @@ class HookedCodi:
 
         Args:
             name_or_folder: "toy" (the embedded model), a folder in the official layout, or a hub id.
+            base: folder or hub id of the base model, for its config, and for its tokenizer where
+                none is beside the weights; None: beside the weights, else as the checkpoint's
+                settings say.
+            revision: branch, tag or commit of the checkpoint on the hub.
             device: "auto", or a torch device.
             dtype: of the merged weights.
-            alpha, num_latents, remove_eos, answer_stem: what the tensors cannot say, where no
-                `codi_config.json` says it, or to override it.
+            alpha, num_latents, remove_eos, answer_stem: what the tensors cannot say, where neither
+                `codi_config.json` nor the table of known checkpoints says it, or to override them.
 
         Raises:
             UserError: nothing there, or something that the tensors cannot tell is not given.
             CheckpointError: the checkpoint is not exactly the model it claims to be.
         """
-        location = locate(name_or_folder)
-        given = {
-            "lora_alpha": alpha,
-            "num_latents": num_latents,
-            "remove_eos": remove_eos,
-            "answer_stem": answer_stem,
-        }
-        config = _read_config(location.weights, given)
-        file = TensorFile.open(location.weights)
-        merged = load_checkpoint(
-            file,
-            LlamaConfig.from_pretrained(location.base),
-            config,
+        parts = load_pretrained(
+            name_or_folder,
+            base=base,
+            revision=revision,
+            device=device,
             dtype=dtype,
-            device=pick_device(device),
+            lora_alpha=alpha,
+            num_latents=num_latents,
+            remove_eos=remove_eos,
+            answer_stem=answer_stem,
         )
+        return cls.from_parts(parts, str(name_or_folder))
+
+    @classmethod
+    def from_parts(cls, parts: Pretrained, name: str = "") -> Self:
+        """Wraps a loaded model; `parts.llama` shares its weights with the result."""
         return cls(
-            to_hooked(merged.llama),
-            merged.projection,
-            AutoTokenizer.from_pretrained(location.base),
-            config,
-            merged.report,
-            file.digest(),
-            str(name_or_folder),
+            to_hooked(parts.llama),
+            parts.projection,
+            parts.tokenizer,
+            parts.config,
+            parts.report,
+            parts.report.digest,
+            name,
         )
 
     # -- runs ------------------------------------------------------------------------------------
 
     def read(self, questions: Sequence[str], plan: HookPlan | None = None) -> LoopState:
-        """Runs the prompts, left-padded, up to bot; returns the state before the thoughts."""
+        """Runs the prompts, left-padded; returns the state before bot."""
         tokens, mask = self.tokens.prompts(questions)
         self.tokens.check_length(tokens.shape[1])
-        return self.loop.read(tokens, mask, plan)
+        return self.loop.read(tokens[:, :-1], mask[:, :-1], plan)
+
+    def think(
+        self, questions: Sequence[str], num_latents: int, plan: HookPlan | None = None
+    ) -> LoopState:
+        """Runs the prompts, bot and the thoughts; returns the state before eot."""
+        state = self.loop.begin(self.read(questions, plan), self.ids.bot, plan)
+        return self.loop.think(state, num_latents, plan)
 
     def generate(
         self,
@@ -162,20 +173,20 @@ class HookedCodi:
 
         `fwd_hooks` are addressed as in `run_with_hooks`.
         """
-        count = self._latents(num_latents)
+        count = self.num_latents(num_latents)
         plan = HookPlan(self.model, fwd_hooks, count)
-        state = self.loop.think(self.read(_batch(questions), plan), count, plan)
-        answers = self.decode(state, max_new_tokens, plan)
+        state = self.think(_batch(questions), count, plan)
+        answers = [self.tokens.text(ids) for ids in self.decode(state, max_new_tokens, plan)]
         plan.check_fired()
         return answers[0] if isinstance(questions, str) else answers
 
     def decode(
         self, state: LoopState, max_new_tokens: int = 32, plan: HookPlan | None = None
-    ) -> list[str]:
-        """Greedy answer texts from a state whose thoughts are done."""
+    ) -> list[list[int]]:
+        """Tokens of the greedy answers, without eos, from a state whose thoughts are done."""
         end = self.tokens.end()
         self.tokens.check_length(state.mask.shape[1] + len(end) + max_new_tokens)
-        ids = self.loop.decode(
+        return self.loop.decode(
             state,
             torch.tensor(end),
             stop=self.ids.eos,
@@ -183,7 +194,6 @@ class HookedCodi:
             max_new_tokens=max_new_tokens,
             plan=plan,
         )
-        return [self.tokens.text(row) for row in ids]
 
     def run_with_hooks(
         self,
@@ -208,11 +218,11 @@ class HookedCodi:
             UserError: an unknown hook point or step, or a hook that returned another shape or dtype.
             HookNeverFired: a hook that no step reached. No hook is left behind in any case.
         """
-        questions, count = _batch(questions), self._latents(num_latents)
+        questions, count = _batch(questions), self.num_latents(num_latents)
         plan = HookPlan(self.model, fwd_hooks, count)
         forced = self._forced(questions, answer)
         tokens, mask = right_pad(forced, self.ids.pad)
-        state = self.loop.think(self.read(questions, plan), count, plan)
+        state = self.think(questions, count, plan)
         end = torch.tensor(self.tokens.end()).expand(len(forced), -1)
         self.tokens.check_length(state.mask.shape[1] + end.shape[1] + tokens.shape[1])
         logits = [
@@ -245,10 +255,10 @@ class HookedCodi:
             answer: the answer to append; None: the model's own greedy answer.
             names_filter: as in `HookedTransformer.run_with_cache`.
         """
-        questions, count = _batch(questions), self._latents(num_latents)
-        state = self.loop.think(self.read(questions), count)
+        questions, count = _batch(questions), self.num_latents(num_latents)
+        state = self.think(questions, count)
         if answer is None:
-            forced = [self.tokens.encode(text) for text in self.decode(state.fork())]
+            forced = self.decode(state.fork())
         else:
             forced = self._forced(questions, answer)
         prompt, prompt_mask = self.tokens.prompts(questions)
@@ -265,7 +275,8 @@ class HookedCodi:
         positions = _positions(*(part.shape[1] for part in parts))
         return logits, CodiCache(activations, self.model, positions, mask)
 
-    def _latents(self, num_latents: int | None) -> int:
+    def num_latents(self, num_latents: int | None = None) -> int:
+        """The number of thoughts asked for; the model's own if None."""
         count = self.config.num_latents if num_latents is None else num_latents
         if count < 0:
             raise UserError(f"num_latents is {count}; it must be 0 or more")
@@ -284,24 +295,6 @@ class HookedCodi:
 
 def _batch(questions: str | Sequence[str]) -> Sequence[str]:
     return [questions] if isinstance(questions, str) else list(questions)
-
-
-def pick_device(device: str | torch.device) -> torch.device:
-    """ "auto" is CUDA, else MPS, else the CPU."""
-    if str(device) != "auto":
-        return torch.device(device)
-    if torch.cuda.is_available():
-        return torch.device("cuda")
-    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
-
-
-def _read_config(folder: Path, given: dict[str, Any]) -> CodiConfig:
-    path = folder / CONFIG_NAME
-    values: dict[str, Any] = {}
-    if path.is_file():
-        values = CodiConfig.read_values(path)
-    values |= {k: v for k, v in given.items() if v is not None}
-    return CodiConfig.from_mapping(values, str(path if path.is_file() else folder))
 
 
 def _positions(prompt: int, latents: int, end: int, answer: int) -> dict[Step, slice]:

@@ -7,11 +7,12 @@ nothing in it that matters has a default.
 """
 
 import json
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Self
 
 from codi_lens.errors import UserError
+from codi_lens.layout import OWN_PREFIXES
 
 CONFIG_NAME = "codi_config.json"
 
@@ -47,10 +48,18 @@ class CodiConfig:
     projection_layer_norm: bool | None = None
 
     def __post_init__(self) -> None:
+        if not 0 < self.lora_alpha < float("inf"):
+            raise UserError(f"lora_alpha is {self.lora_alpha}; it must be positive and finite")
         if self.num_latents < 0:
             raise UserError(f"num_latents is {self.num_latents}; it must be 0 or more")
         if (self.bot_token is None) != (self.eot_token is None):
             raise UserError("bot_token and eot_token go together: give both or neither")
+        for prefix in self.drop_prefixes:
+            if any(own.startswith(prefix) or prefix.startswith(own) for own in OWN_PREFIXES):
+                raise UserError(
+                    f"drop_prefixes holds {prefix!r}, which is part of the model itself; it may "
+                    f"name anything but {' and '.join(OWN_PREFIXES)}"
+                )
 
     @staticmethod
     def read_values(path: Path) -> dict[str, Any]:
@@ -70,27 +79,26 @@ class CodiConfig:
         unknown = sorted(set(values) - set(known))
         if unknown:
             raise UserError(f"{where}: unknown field {unknown[0]!r}; known fields: {sorted(known)}")
-        values = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
-        for name, kinds in _KINDS.items():
-            value = values.get(name)
-            if value is None and name in values and name in _REQUIRED:
-                raise UserError(f"{where}: field {name!r} is null; it must be {kinds[1]}")
-            if value is not None and (
-                not isinstance(value, kinds[0])
-                or (isinstance(value, bool) and bool not in kinds[0])
-            ):
-                raise UserError(f"{where}: field {name!r} is {value!r}; it must be {kinds[1]}")
+        for name, value in values.items():
+            kinds, needed = _KINDS[name]
+            optional = name not in _REQUIRED and known[name].default is None
+            fits = isinstance(value, kinds) and (bool in kinds or not isinstance(value, bool))
+            if isinstance(value, list | tuple):
+                fits = fits and all(isinstance(item, str) for item in value)
+            if not (fits or (value is None and optional)):
+                raise UserError(f"{where}: field {name!r} is {value!r}; it must be {needed}")
         missing = [name for name in _REQUIRED if name not in values]
         if missing:
+            arguments = ", ".join(f"{name.removeprefix('lora_')}=…" for name in missing)
             raise UserError(
                 f"{where}: no value for {', '.join(missing)}, which the tensors cannot tell; write "
-                f"{CONFIG_NAME} beside the weights or pass {', '.join(f'{m}=…' for m in missing)}"
+                f"{CONFIG_NAME} beside the weights or pass {arguments}"
             )
-        return cls(**values)
-
-    def updated(self, **overrides: Any) -> Self:
-        """A copy in which every override that is not None replaces the field of that name."""
-        return replace(self, **{k: v for k, v in overrides.items() if v is not None})
+        values = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+        try:
+            return cls(**values)
+        except UserError as error:
+            raise UserError(f"{where}: {error}") from error
 
     def write(self, folder: Path) -> None:
         """Writes `codi_config.json` into `folder`, leaving out what is None."""
@@ -107,10 +115,10 @@ _KINDS: dict[str, tuple[tuple[type, ...], str]] = {
     "bot_token": ((str,), "a text"),
     "eot_token": ((str,), "a text"),
     "base_model": ((str,), "a text"),
-    "drop_prefixes": ((tuple,), "a list of texts"),
+    "drop_prefixes": ((list, tuple), "a list of texts"),
     "has_projection": ((bool,), "true or false"),
     "lora_rank": ((int,), "a whole number"),
-    "lora_targets": ((tuple,), "a list of module names"),
+    "lora_targets": ((list, tuple), "a list of module names"),
     "projection_dim": ((int,), "a whole number"),
     "projection_layer_norm": ((bool,), "true or false"),
 }

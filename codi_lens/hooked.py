@@ -49,9 +49,10 @@ def _hooked_config(
     if config.hidden_act != "silu":
         raise UserError(f"LlamaConfig.hidden_act is {config.hidden_act!r}; LLaMA models use 'silu'")
     heads, kv_heads = config.num_attention_heads, config.num_key_value_heads
+    d_head = config.head_dim or config.hidden_size // heads
     return HookedTransformerConfig(
         d_model=config.hidden_size,
-        d_head=config.head_dim,
+        d_head=d_head,
         n_heads=heads,
         n_key_value_heads=None if kv_heads == heads else kv_heads,
         d_mlp=config.intermediate_size,
@@ -65,7 +66,7 @@ def _hooked_config(
         gated_mlp=True,
         positional_embedding_type="rotary",
         rotary_adjacent_pairs=False,
-        rotary_dim=config.head_dim,
+        rotary_dim=d_head,
         original_architecture="LlamaForCausalLM",
         tie_word_embeddings=config.tie_word_embeddings,
         init_weights=False,
@@ -79,6 +80,10 @@ def _rotary_settings(config: LlamaConfig) -> dict[str, Any]:
     """TransformerLens' names for the rotary embedding of `config`: plain, linear or llama3 scaling."""
     rope: dict[str, Any] = dict(config.rope_parameters or {})
     kind = rope.get("rope_type", "default")
+    if rope.get("partial_rotary_factor", 1.0) != 1.0:
+        raise UserError(
+            f"partial_rotary_factor is {rope['partial_rotary_factor']}; LLaMA rotates all of a head"
+        )
     settings: dict[str, Any] = {"rotary_base": rope["rope_theta"]}
     if kind == "linear":
         settings["rotary_scaling_factor"] = rope["factor"]

@@ -1,27 +1,146 @@
-"""Where a model's files are: the embedded one, a local folder, or the hub (through its client only)."""
+"""The files of a model: in a local folder, or on the hub and in its cache (through its client only).
 
+Files are asked for one by one, by name: weights, JSON and tokenizer, and never code. From the hub all
+come from one commit. `HF_HUB_OFFLINE=1` is the client's business: it then answers from its cache.
+"""
+
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
+import huggingface_hub
+from huggingface_hub.errors import (
+    EntryNotFoundError,
+    GatedRepoError,
+    HfHubHTTPError,
+    HFValidationError,
+    LocalEntryNotFoundError,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
+
 from codi_lens.errors import UserError
+from codi_lens.known import mirror_of
+from codi_lens.tensor_files import PICKLED, SAFETENSORS, SHARD_INDEX, shard_names
 from codi_lens.toy import TOY_FOLDER
 
+TOKENIZER = "tokenizer.json"
+TOKENIZER_FILES = (
+    TOKENIZER,
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+)
 
-@dataclass(frozen=True)
-class Location:
-    """A folder with weights, and one with the base model's `config.json` and tokenizer."""
 
-    weights: Path
-    base: Path
+@dataclass
+class ModelFiles:
+    """Access by file name to one model's files."""
+
+    name: str
+    folder: Path | None = None
+    """Where the files are; None on the hub until the first of them came."""
+    on_hub: bool = False
+    revision: str | None = None
+    unreachable: bool = False
+    """Whether the hub left a request unanswered, so that a file may be missing for that reason."""
+
+    def get(self, filename: str) -> Path | None:
+        """The path of a file, downloaded if need be; None if the model has no such file.
+
+        Raises:
+            UserError: the hub refuses, and what to do about it.
+        """
+        if not self.on_hub:
+            path = self.folder / filename if self.folder else None
+            return path if path and path.is_file() else None
+        try:
+            path = Path(
+                huggingface_hub.hf_hub_download(self.name, filename, revision=self.revision)
+            )
+        except EntryNotFoundError as error:
+            self.unreachable |= isinstance(error, LocalEntryNotFoundError)
+            return None
+        except (HfHubHTTPError, HFValidationError, OSError) as error:
+            raise UserError(_advice(self, error)) from error
+        if self.folder is None:
+            # snapshots/<commit>/<file>: the rest comes from the same commit.
+            self.folder, self.revision = path.parent, path.parent.name
+        return path
+
+    def require(self, filename: str) -> Path:
+        """As `get`, for a file that must be there."""
+        path = self.get(filename)
+        if path is None:
+            raise self.lacks(filename)
+        return path
+
+    def lacks(self, what: str) -> UserError:
+        """The error for something that is not there."""
+        if not self.on_hub:
+            return UserError(f"{self.folder}: no {what} in this folder")
+        if self.unreachable:
+            return UserError(
+                f"{self.name}: no {what} in the cache, and the hub cannot be reached (offline?); run "
+                f"`hf download {self.name}` where there is a connection, or give a local folder"
+            )
+        return UserError(f"{self.name}: this repository has no {what}")
+
+    def weights(self) -> Path:
+        """The folder of the weights, safetensors rather than a pickle where both are there."""
+        for filename in (SAFETENSORS, SHARD_INDEX, PICKLED):
+            path = self.get(filename)
+            if path is None:
+                continue
+            for shard in shard_names(path) if filename == SHARD_INDEX and self.on_hub else ():
+                self.require(shard)
+            return path.parent
+        raise self.lacks(f"weights ({SAFETENSORS}, {SHARD_INDEX} or {PICKLED})")
+
+    def tokenizer(self) -> Path | None:
+        """The folder of the tokenizer; None if there is none."""
+        found = [path for filename in TOKENIZER_FILES if (path := self.get(filename))]
+        return found[0].parent if found and found[0].name == TOKENIZER else None
 
 
-def locate(name_or_folder: str | Path) -> Location:
-    """Finds a model's files.
+def model_files(name_or_folder: str | Path, revision: str | None = None) -> ModelFiles:
+    """Finds a model.
+
+    Args:
+        name_or_folder: "toy" (the embedded model), a folder, or a hub id ("owner/name").
+        revision: branch, tag or commit on the hub.
 
     Raises:
-        UserError: no such folder and no such model.
+        UserError: neither a folder nor a hub id.
     """
-    folder = TOY_FOLDER if name_or_folder == "toy" else Path(name_or_folder)
-    if not folder.is_dir():
-        raise UserError(f"no model {str(name_or_folder)!r}: give 'toy', a folder, or a hub id")
-    return Location(folder, folder)
+    name = str(name_or_folder)
+    folder = TOY_FOLDER if name == "toy" else Path(name_or_folder).expanduser()
+    if folder.is_dir():
+        if revision is not None:
+            raise UserError(
+                f"revision {revision!r} is given, but {name!r} is a folder, not a hub id"
+            )
+        return ModelFiles(name, folder)
+    if isinstance(name_or_folder, Path) or not re.fullmatch(r"[\w.-]*\w[\w.-]*/[\w.-]+", name):
+        raise UserError(f"no model {name!r}: give 'toy', a folder, or a hub id ('owner/name')")
+    return ModelFiles(name, on_hub=True, revision=revision)
+
+
+def _advice(files: ModelFiles, error: Exception) -> str:
+    name = files.name
+    if isinstance(error, GatedRepoError):
+        mirror = mirror_of(name)
+        instead = f', or use the ungated mirror with base="{mirror}"' if mirror else ""
+        return (
+            f"{name}: access is gated; accept its licence on https://huggingface.co/{name} and run "
+            f"`hf auth login`{instead}"
+        )
+    if isinstance(error, RevisionNotFoundError):
+        return f"{name}: has no revision {files.revision!r}; give a branch, a tag or a commit of it"
+    if isinstance(error, RepositoryNotFoundError):
+        return (
+            f"{name}: no such folder here and no such model on the hub, or a private one; check the "
+            "spelling, or run `hf auth login`"
+        )
+    reason = (str(error).strip().splitlines() or [""])[0][:200]
+    return f"{name}: the hub cannot be used ({type(error).__name__}: {reason})"

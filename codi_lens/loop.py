@@ -126,12 +126,15 @@ class LatentLoop:
         mask: Int[Tensor, "batch pos"],
         plan: HookPlan | None = None,
     ) -> LoopState:
-        """Steps `prompt` and `bot`: the left-padded prompt, whose last token is bot."""
+        """Step `prompt`: the left-padded prompt up to, and without, its last token (bot)."""
         state = self.start(len(tokens))
-        embeddings, mask = self.embed(tokens), mask.to(self.device)
-        self.advance(state, embeddings[:, :-1], _at(plan, "prompt"), mask[:, :-1])
-        final = self.advance(state, embeddings[:, -1:], _at(plan, "bot"), mask[:, -1:])
-        self._think(state, final)
+        self.advance(state, self.embed(tokens), _at(plan, "prompt"), mask.to(self.device))
+        return state
+
+    def begin(self, state: LoopState, bot: int, plan: HookPlan | None = None) -> LoopState:
+        """Step `bot`, which yields z_0. Returns `state`."""
+        tokens = torch.full((len(state.mask), 1), bot)
+        self._think(state, self.advance(state, self.embed(tokens), _at(plan, "bot")))
         return state
 
     def think(self, state: LoopState, num_latents: int, plan: HookPlan | None = None) -> LoopState:

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from codi_lens.errors import UserError
+from codi_lens.files import write_json
 from codi_lens.pairs import (
     PAIRS_FILE,
     SET_ASIDE_FILE,
@@ -12,7 +13,6 @@ from codi_lens.pairs import (
     pair_as_json,
     pairs_digest,
     read_pairs,
-    write_json,
 )
 
 REPORT_FILE = "report.json"

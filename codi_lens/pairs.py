@@ -33,6 +33,7 @@ from typing import Any, TypeAlias
 
 from codi_lens.answers import same_answer, spell
 from codi_lens.errors import UserError
+from codi_lens.files import write_json
 
 PAIRS_FILE = "pairs.json"
 SET_ASIDE_FILE = "set_aside.json"
@@ -114,20 +115,6 @@ def pairs_digest(pairs: Iterable[Pair]) -> str:
 def write_pairs(path: Path, pairs: Sequence[Pair]) -> None:
     """Write pairs in the prepared format; the file is there whole or not at all."""
     write_json({path: [pair_as_json(pair) for pair in pairs]})
-
-
-def write_json(files: dict[Path, Json]) -> None:
-    """Write JSON files so that all appear or none: each beside its place first, then moved."""
-    drafts = {path: path.with_name(f".{path.name}.draft") for path in files}
-    try:
-        for path, content in files.items():
-            text = json.dumps(content, indent=2, ensure_ascii=False)
-            drafts[path].write_text(text + "\n", encoding="utf-8")
-        for path, draft in drafts.items():
-            draft.replace(path)
-    finally:
-        for draft in drafts.values():
-            draft.unlink(missing_ok=True)
 
 
 def read_pairs(name_or_path: str | Path) -> tuple[list[Pair], dict[str, int]]:

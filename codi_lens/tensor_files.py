@@ -69,22 +69,19 @@ class TensorFile:
 
     @classmethod
     def _open_sharded(cls, index: Path) -> Self:
-        try:
-            weight_map = json.loads(index.read_text())["weight_map"]
-            names = sorted(set(weight_map.values()))
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise CheckpointError(
-                f"{index}: not a shard index ({error!r}); expected a JSON object with 'weight_map'"
-            ) from error
-        shards = [index.parent / name for name in names]
+        weight_map = _weight_map(index)
+        shards = [index.parent / name for name in shard_names(index)]
         for shard in shards:
-            if shard.parent != index.parent or not shard.is_file():
-                raise CheckpointError(f"{index}: shard {shard.name!r} is not beside the index")
+            if not shard.is_file():
+                raise CheckpointError(
+                    f"{index}: shard {shard.name!r} is missing; expected it beside the index"
+                )
         file = cls._open_safetensors(index, shards)
-        if set(weight_map) != set(file.keys()):
-            odd = sorted(set(weight_map) ^ set(file.keys()))[0]
-            where = "the shards" if odd in weight_map else "the index"
-            raise CheckpointError(f"{index}: key {odd!r} is missing from {where}")
+        for key in sorted(set(weight_map) ^ set(file.keys())):
+            where = "the shards" if key in weight_map else "the index"
+            raise CheckpointError(
+                f"{index}: key {key!r} is missing from {where}; expected the same keys in both"
+            )
         return file
 
     @classmethod
@@ -98,15 +95,15 @@ class TensorFile:
                 f"{path}: cannot be read as plain tensors ({type(error).__name__}: {reason}); "
                 "expected a whole file with tensors only (weights_only=True)"
             ) from error
-        odd = (
-            [k for k, v in tensors.items() if not isinstance(v, Tensor)]
-            if isinstance(tensors, dict)
-            else ["<file>"]
-        )
-        if odd:
-            raise CheckpointError(
-                f"{path}: entry {odd[0]!r} is not a tensor; expected a state dict"
-            )
+        if not isinstance(tensors, dict):
+            found = type(tensors).__name__
+            raise CheckpointError(f"{path}: holds {found}; expected a state dict")
+        for key, tensor in tensors.items():
+            if not isinstance(key, str) or not isinstance(tensor, Tensor):
+                found = type(tensor).__name__
+                raise CheckpointError(f"{path}: entry {key!r} is {found}; expected a tensor")
+            if tensor.layout != torch.strided or tensor.is_quantized:
+                raise CheckpointError(f"{path}: key {key!r} is sparse or quantized; expected plain")
         return cls(path, tensors, [path])
 
     def keys(self) -> list[str]:
@@ -129,3 +126,31 @@ class TensorFile:
             with shard.open("rb") as handle:
                 total.update(hashlib.file_digest(handle, "sha256").digest())
         return total.hexdigest()
+
+
+def shard_names(index: Path) -> list[str]:
+    """The files that a shard index names, which must be plain names: they lie beside it.
+
+    Raises:
+        CheckpointError: not an index.
+    """
+    names = sorted(set(_weight_map(index).values()))
+    for name in names:
+        if Path(name).name != name or not name.endswith(".safetensors"):
+            raise CheckpointError(
+                f"{index}: shard {name!r}; expected the plain name of a .safetensors file"
+            )
+    return names
+
+
+def _weight_map(index: Path) -> dict[str, str]:
+    try:
+        weight_map = json.loads(index.read_text())["weight_map"]
+        whole = all(isinstance(name, str) for name in weight_map.values()) and weight_map
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise CheckpointError(
+            f"{index}: not a shard index ({error!r}); expected a JSON object with 'weight_map'"
+        ) from error
+    if not whole:
+        raise CheckpointError(f"{index}: 'weight_map' is not usable; expected key -> file name")
+    return dict(weight_map)

@@ -60,10 +60,6 @@ class CodiTokens:
         tokens = answer_tokens(self.tokenizer, self.config.answer_stem, answer)
         return [*tokens.stem, *tokens.number]
 
-    def encode(self, text: str) -> list[int]:
-        """Tokens of a text without special tokens."""
-        return list(self.tokenizer.encode(text, add_special_tokens=False))
-
     def text(self, ids: Sequence[int]) -> str:
         """The text of generated tokens."""
         return str(self.tokenizer.decode(list(ids), skip_special_tokens=True))

@@ -22,7 +22,20 @@ LLAMA3_ROPE = {
     "high_freq_factor": 4.0,
     "original_max_position_embeddings": 16,
 }
-WORDS = ["The", " answer", " is", ":", " ", *map(str, range(100)), "one", "two", " one", " two", " plus", "?"]
+WORDS = [
+    "The",
+    " answer",
+    " is",
+    ":",
+    " ",
+    *map(str, range(100)),
+    "one",
+    "two",
+    " one",
+    " two",
+    " plus",
+    "?",
+]
 
 
 def tiny_tokenizer() -> PreTrainedTokenizerFast:
@@ -41,7 +54,12 @@ def tiny_tokenizer() -> PreTrainedTokenizerFast:
 
 
 def tiny_config(**overrides) -> CodiConfig:
-    values = {"lora_alpha": 12.0, "num_latents": 3, "remove_eos": True, "answer_stem": "The answer is: "}
+    values = {
+        "lora_alpha": 12.0,
+        "num_latents": 3,
+        "remove_eos": True,
+        "answer_stem": "The answer is: ",
+    }
     return CodiConfig(**(values | overrides))
 
 
@@ -60,11 +78,16 @@ def write_tiny(
     config: CodiConfig | None = None,
     base_dtype: torch.dtype = torch.float32,
     llama_options: dict | None = None,
+    spread: float = 0.3,
+    tokenizer: PreTrainedTokenizerFast | None = None,
     **write_options,
 ) -> Path:
-    """Writes a random checkpoint whose adapters, norms and projection all matter."""
+    """Writes a random checkpoint whose adapters, norms and projection all matter.
+
+    A smaller `spread` makes a network that amplifies rounding less.
+    """
     torch.manual_seed(seed)
-    tokenizer = tiny_tokenizer()
+    tokenizer = tokenizer or tiny_tokenizer()
     config = config or tiny_config()
     if config.bot_token:
         tokenizer.add_special_tokens(
@@ -86,10 +109,13 @@ def write_tiny(
         )
     )
     for name, parameter in llama.named_parameters():
-        spread = 0.3 if "norm" not in name else 0.1
-        nn.init.normal_(parameter, mean=1.0 if "norm" in name else 0.0, std=spread)
+        mean, std = (1.0, 0.1) if "norm" in name else (0.0, spread)
+        nn.init.normal_(parameter, mean=mean, std=std)
     adapters = {
-        name: (torch.randn(rank, m.in_features) * 0.2, torch.randn(m.out_features, rank) * 0.2)
+        name: (
+            torch.randn(rank, m.in_features) * spread / 1.5,
+            torch.randn(m.out_features, rank) * spread / 1.5,
+        )
         for name, m in llama.named_modules()
         if isinstance(m, nn.Linear) and name.endswith(targets)
     }
@@ -146,7 +172,10 @@ class PlainCodi:
         state = {
             k.removeprefix("codi."): v.double() for k, v in tensors.items() if k.startswith("codi.")
         }
-        head, embedding = "base_model.model.lm_head.weight", "base_model.model.model.embed_tokens.weight"
+        head, embedding = (
+            "base_model.model.lm_head.weight",
+            "base_model.model.model.embed_tokens.weight",
+        )
         if base.tie_word_embeddings:
             state.setdefault(head, state.get(embedding))
             state.setdefault(embedding, state[head])
@@ -157,44 +186,71 @@ class PlainCodi:
                 module.forward = partial(exact_rms_norm, module)
             if isinstance(module, LlamaRotaryEmbedding):
                 module.forward = partial(exact_rotary, module)
-        prj = {k.removeprefix("prj."): v.double() for k, v in tensors.items() if k.startswith("prj.")}
+        prj = {
+            k.removeprefix("prj."): v.double() for k, v in tensors.items() if k.startswith("prj.")
+        }
         self.prj = prj
 
     def project(self, h: torch.Tensor) -> torch.Tensor:
         if not self.prj:
             return h
         p = self.prj
-        z = torch.nn.functional.gelu(h @ p["1.weight"].T + p["1.bias"]) @ p["3.weight"].T + p["3.bias"]
+        z = (
+            torch.nn.functional.gelu(h @ p["1.weight"].T + p["1.bias"]) @ p["3.weight"].T
+            + p["3.bias"]
+        )
         if "ln.weight" in p:
-            z = (z - z.mean(-1, keepdim=True)) / (z.var(-1, unbiased=False, keepdim=True) + 1e-5).sqrt()
+            z = (z - z.mean(-1, keepdim=True)) / (
+                z.var(-1, unbiased=False, keepdim=True) + 1e-5
+            ).sqrt()
             z = z * p["ln.weight"] + p["ln.bias"]
         return z
 
     def ids(self) -> tuple[int, int, int]:
         if self.config.bot_token:
-            bot, eot = self.tokenizer.convert_tokens_to_ids([self.config.bot_token, self.config.eot_token])
+            bot, eot = self.tokenizer.convert_tokens_to_ids(
+                [self.config.bot_token, self.config.eot_token]
+            )
         else:
             bot, eot = len(self.tokenizer) + 1, len(self.tokenizer) + 2
         return bot, eot, self.tokenizer.eos_token_id
 
     @torch.no_grad()
-    def run(self, question: str, answer_ids: list[int], num_latents: int) -> dict[str, torch.Tensor]:
-        """Latents, every layer's hidden state at every step, and the answer's logits."""
+    def run(
+        self,
+        question: str,
+        answer_ids: list[int],
+        num_latents: int,
+        patch: tuple[int, int, torch.Tensor] | None = None,
+    ) -> dict[str, torch.Tensor]:
+        """Latents, every layer's hidden state at every step, and the answer's logits.
+
+        `patch` is (layer, latent step, value): the layer's output there is replaced, by a forward hook
+        on the transformers module, and the loop goes on from it.
+        """
         bot, eot, eos = self.ids()
         prompt = self.tokenizer(question)["input_ids"]
         prompt += [bot] if self.config.remove_eos else [eos, bot]
         hidden, thoughts, states = [], [], []
 
         def call(past, **inputs):
-            out = self.llama(**inputs, past_key_values=past, use_cache=True, output_hidden_states=True)
+            out = self.llama(
+                **inputs, past_key_values=past, use_cache=True, output_hidden_states=True
+            )
             hidden.append(torch.stack(out.hidden_states)[:, 0])
             return out
 
         out = call(None, input_ids=torch.tensor([prompt]))
         states.append(out.hidden_states[-1][:, -1])
         thoughts.append(self.project(states[-1]))
-        for _ in range(num_latents):
+        for step in range(num_latents):
+            handle = None
+            if patch is not None and patch[1] == step:
+                layer = self.llama.get_base_model().model.layers[patch[0]]
+                handle = layer.register_forward_hook(lambda *_: patch[2].view(1, 1, -1))
             out = call(out.past_key_values, inputs_embeds=thoughts[-1][:, None])
+            if handle is not None:
+                handle.remove()
             states.append(out.hidden_states[-1][:, -1])
             thoughts.append(self.project(states[-1]))
         end = [eot] if self.config.remove_eos else [eot, eos]

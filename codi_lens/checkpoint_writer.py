@@ -1,0 +1,125 @@
+"""Writes a CODI model in the layout of the official checkpoints: for tests, trainers and conversions."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Literal
+
+import torch
+from huggingface_hub import split_torch_state_dict_into_shards
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerBase
+
+from codi_lens.config import CodiConfig
+from codi_lens.errors import UserError
+from codi_lens.layout import EXTRA_TOKENS, HEAD, LLAMA_PREFIX, PROJECTION_PREFIX
+from codi_lens.tensor_files import PICKLED, SAFETENSORS, SHARD_INDEX
+
+
+def write_checkpoint(
+    folder: Path,
+    *,
+    base: LlamaForCausalLM,
+    adapters: Mapping[str, tuple[Tensor, Tensor]],
+    projection: nn.Module | None,
+    config: CodiConfig,
+    tokenizer: PreTrainedTokenizerBase | None = None,
+    extra: Mapping[str, Tensor] | None = None,
+    file_format: Literal["safetensors", "bin"] = "safetensors",
+    max_shard_size: int | str | None = None,
+) -> None:
+    """Writes a CODI model in the layout of the official checkpoints.
+
+    Args:
+        folder: made if need be; receives weights, `config.json` (the base's), `codi_config.json` and
+            the tokenizer's files.
+        base: the model before adapters, its vocabulary already grown by pad, bot and eot. Every
+            tensor is written in its own dtype.
+        adapters: module name ("model.layers.0.self_attn.q_proj") -> (A [rank, in], B [out, rank]).
+        projection: as `make_projection` builds it, or None.
+        config: written as `codi_config.json`, completed by what the tensors have (rank, targets,
+            projection), so that a file that is damaged later does not pass for another model.
+        tokenizer: saved beside the weights when given.
+        extra: further tensors, by whole key (such as an auxiliary decoder's).
+        file_format: a tied head is written once in safetensors and twice in bin, as the hub has it.
+        max_shard_size: splits safetensors into shards with an index, e.g. "2GB"; None: one file.
+
+    Raises:
+        UserError: `folder` has weights in another format, or `config` denies the projection.
+    """
+    if config.has_projection != (projection is not None):
+        raise UserError(
+            f"has_projection is {config.has_projection}; it must be {projection is not None}, as the "
+            f"projection given is {'None' if projection is None else 'a module'}"
+        )
+    name = PICKLED if file_format == "bin" else SHARD_INDEX if max_shard_size else SAFETENSORS
+    for other in {PICKLED, SHARD_INDEX, SAFETENSORS} - {name}:
+        if (folder / other).exists():
+            raise UserError(f"{folder}: holds {other} already; {name} beside it would be ambiguous")
+    tied_twice = file_format == "bin"
+    tensors = _official_keys(base, adapters, projection, tied_twice) | dict(extra or {})
+    tensors = {key: tensor.detach().cpu().contiguous() for key, tensor in tensors.items()}
+
+    folder.mkdir(parents=True, exist_ok=True)
+    if file_format == "bin":
+        torch.save(tensors, folder / PICKLED)
+    elif max_shard_size:
+        _save_shards(tensors, folder, max_shard_size)
+    else:
+        save_file(tensors, folder / SAFETENSORS, metadata={"format": "pt"})
+    extra_tokens = 0 if config.bot_token else EXTRA_TOKENS
+    base_config = base.config.to_dict() | {"vocab_size": base.config.vocab_size - extra_tokens}
+    LlamaConfig.from_dict(base_config).save_pretrained(folder)
+    _completed(config, adapters, projection).write(folder)
+    if tokenizer is not None:
+        tokenizer.save_pretrained(folder)
+
+
+def _official_keys(
+    base: LlamaForCausalLM,
+    adapters: Mapping[str, tuple[Tensor, Tensor]],
+    projection: nn.Module | None,
+    tied_twice: bool,
+) -> dict[str, Tensor]:
+    """The state dict of the whole CODI module, under the names that peft gives."""
+    tensors: dict[str, Tensor] = {}
+    for name, tensor in base.state_dict().items():
+        module, _, leaf = name.rpartition(".")
+        if name == HEAD and base.config.tie_word_embeddings and not tied_twice:
+            continue
+        key = f"{module}.base_layer.{leaf}" if module in adapters else name
+        tensors[LLAMA_PREFIX + key] = tensor
+    for module, (a, b) in adapters.items():
+        tensors[f"{LLAMA_PREFIX}{module}.lora_A.default.weight"] = a
+        tensors[f"{LLAMA_PREFIX}{module}.lora_B.default.weight"] = b
+    if projection is not None:
+        tensors |= {PROJECTION_PREFIX + k: v for k, v in projection.state_dict().items()}
+    return tensors
+
+
+def _save_shards(tensors: dict[str, Tensor], folder: Path, max_shard_size: int | str) -> None:
+    split = split_torch_state_dict_into_shards(tensors, max_shard_size=max_shard_size)
+    for name, keys in split.filename_to_tensors.items():
+        save_file({key: tensors[key] for key in keys}, folder / name, metadata={"format": "pt"})
+    weight_map = {key: name for name, keys in split.filename_to_tensors.items() for key in keys}
+    index = {"metadata": split.metadata, "weight_map": weight_map}
+    (folder / SHARD_INDEX).write_text(json.dumps(index, indent=2) + "\n")
+
+
+def _completed(
+    config: CodiConfig,
+    adapters: Mapping[str, tuple[Tensor, Tensor]],
+    projection: nn.Module | None,
+) -> CodiConfig:
+    ranks = {a.shape[0] for a, _ in adapters.values()}
+    targets = tuple(sorted({module.rpartition(".")[2] for module in adapters}))
+    shapes = {} if projection is None else {k: v.shape for k, v in projection.state_dict().items()}
+    return replace(
+        config,
+        lora_rank=ranks.pop() if len(ranks) == 1 else config.lora_rank,
+        lora_targets=targets or None,
+        projection_dim=shapes["1.weight"][0] if shapes else None,
+        projection_layer_norm="ln.weight" in shapes if shapes else None,
+    )

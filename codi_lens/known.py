@@ -1,0 +1,36 @@
+"""What is known of public checkpoints that their files do not say: `known_checkpoints.json`."""
+
+import functools
+import json
+from pathlib import Path
+from typing import Any
+
+TABLE = Path(__file__).with_name("known_checkpoints.json")
+
+
+@functools.cache
+def _table() -> dict[str, dict[str, Any]]:
+    table: dict[str, dict[str, Any]] = json.loads(TABLE.read_text())
+    return table
+
+
+def known_checkpoints() -> dict[str, dict[str, Any]]:
+    """Hub id -> {"source": where this is from, "config": fields of `CodiConfig`}."""
+    return _table()["checkpoints"]
+
+
+def known_config(name: str) -> dict[str, Any]:
+    """Fields of `CodiConfig` for a hub id; empty for one that is not known."""
+    config: dict[str, Any] = known_checkpoints().get(name, {}).get("config", {})
+    return dict(config)
+
+
+def mirror_of(name: str) -> str | None:
+    """The hub id of an ungated copy of a gated base model."""
+    entry = _table()["mirrors"].get(name)
+    return None if entry is None else str(entry["mirror"])
+
+
+def refusal(name: str) -> str | None:
+    """Why a hub id that is often taken for a CODI LLaMA is none."""
+    return _table()["refused"].get(name)

@@ -1,0 +1,108 @@
+"""What loading a checkpoint did, told in full: nothing is claimed, dropped or merged in silence."""
+
+import sys
+from dataclasses import dataclass, field
+
+import torch
+
+
+@dataclass
+class LoadReport:
+    """What was found in a checkpoint and what became of it."""
+
+    source: str = ""
+    digest: str = ""
+    """SHA-256 over the weight files."""
+    claimed: int = 0
+    """Tensors of the file that became part of the model."""
+    dropped: dict[str, int] = field(default_factory=dict)
+    """Prefix -> number of keys left out under it."""
+    merged: dict[str, int] = field(default_factory=dict)
+    """Target module -> number of adapters merged into it."""
+    lora_rank: int = 0
+    lora_alpha: float = 0.0
+    projection_dim: int | None = None
+    """Width of the projection's hidden layer; None where there is no projection."""
+    projection_layer_norm: bool | None = None
+    parameters: int = 0
+    """Parameters of the merged model and the projection; a tied pair counts once."""
+    weight_bytes: int = 0
+    """Memory of those parameters."""
+    vocabulary: int = 0
+    """Rows of the embedding, special tokens included."""
+    num_latents: int = 0
+    remove_eos: bool = True
+    answer_stem: str = ""
+    special_ids: dict[str, int] = field(default_factory=dict)
+    """Ids of pad, bot, eot and eos."""
+    dtype: str = ""
+    device: str = ""
+    peak_memory: int | None = None
+    """Most bytes resident in this process so far, mapped file pages included; None if unknown."""
+    peak_device_memory: int | None = None
+    """Most bytes of CUDA memory allocated so far; None on other devices."""
+
+    def text(self) -> str:
+        """The report, a line per fact."""
+        width = max(len(name) for name, _ in self._facts())
+        return "\n".join(f"{name:<{width}}  {value}" for name, value in self._facts())
+
+    def _facts(self) -> list[tuple[str, str]]:
+        stem = repr(self.answer_stem) if self.answer_stem else "none, the answer is bare"
+        facts = [
+            ("source", self.source),
+            ("sha256", self.digest),
+            ("keys claimed", f"{self.claimed}"),
+            ("keys dropped", _listed(self.dropped, "under {} {}") or "none"),
+            ("adapters merged", _listed(self.merged, "{} {}")),
+            ("LoRA", f"rank {self.lora_rank}, alpha {self.lora_alpha:g}, scale {self.scale:g}"),
+            ("projection", self._projection()),
+            ("thoughts", f"{self.num_latents}"),
+            ("layout", _layout(self.remove_eos)),
+            ("answer stem", stem),
+            ("embedding rows", f"{self.vocabulary:,}"),
+            ("special ids", _listed(self.special_ids, "{} {}")),
+            ("parameters", f"{self.parameters:,}"),
+            ("weights", f"{_size(self.weight_bytes)} in {self.dtype} on {self.device}"),
+            ("peak memory", f"{_size(self.peak_memory)} (process, mapped file included)"),
+        ]
+        if self.peak_device_memory is not None:
+            facts.append(("peak on device", _size(self.peak_device_memory)))
+        return facts
+
+    @property
+    def scale(self) -> float:
+        """alpha / rank, by which every adapter was scaled."""
+        return self.lora_alpha / self.lora_rank if self.lora_rank else 0.0
+
+    def _projection(self) -> str:
+        if self.projection_dim is None:
+            return "none, the final state is fed back as it is"
+        norm = "with" if self.projection_layer_norm else "without"
+        return f"hidden width {self.projection_dim}, {norm} layer norm"
+
+
+def measure_peak(report: LoadReport, device: torch.device) -> None:
+    """Writes the peak memory of this process, and of its CUDA device, into `report`."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        return
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    report.peak_memory = peak if sys.platform == "darwin" else peak * 1024
+    if device.type == "cuda":
+        report.peak_device_memory = torch.cuda.max_memory_allocated(device)
+
+
+def _listed(counts: dict[str, int], pattern: str) -> str:
+    return ", ".join(pattern.format(name, count) for name, count in counts.items())
+
+
+def _layout(remove_eos: bool) -> str:
+    if remove_eos:
+        return "[question][bot][thoughts][eot][answer]"
+    return "[question][eos][bot][thoughts][eot][eos][answer]"
+
+
+def _size(count: int | None) -> str:
+    return "unknown" if count is None else f"{count / 2**20:,.1f} MiB"

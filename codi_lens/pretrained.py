@@ -1,0 +1,182 @@
+"""From a model's name to everything that it consists of: weights, projection, tokenizer, settings.
+
+What the tensors cannot say (alpha, number of thoughts, layout, stem) comes from, in this order: the
+caller, `codi_config.json` beside the weights, the table of known checkpoints. What none of them says is
+asked for by name.
+"""
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerBase
+
+from codi_lens.checkpoint import embedding_rows, load_checkpoint
+from codi_lens.config import CONFIG_NAME, CodiConfig
+from codi_lens.errors import UserError
+from codi_lens.hub import TOKENIZER, ModelFiles, model_files
+from codi_lens.known import known_config, refusal
+from codi_lens.layout import EXTRA_TOKENS
+from codi_lens.load_report import LoadReport, measure_peak
+from codi_lens.tensor_files import CheckpointError, TensorFile
+from codi_lens.tokens import CodiTokens
+
+REQUIRED = (
+    "vocab_size",
+    "hidden_size",
+    "intermediate_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "max_position_embeddings",
+    "rms_norm_eps",
+)
+"""Fields of `config.json` without which transformers would fill in those of LLaMA-7B."""
+
+
+@dataclass
+class Pretrained:
+    """A CODI model as loaded, before hooks: plain transformers and torch."""
+
+    llama: LlamaForCausalLM
+    projection: nn.Sequential | None
+    tokenizer: PreTrainedTokenizerBase
+    config: CodiConfig
+    report: LoadReport
+
+
+def load_pretrained(
+    name_or_folder: str | Path,
+    *,
+    base: str | Path | None = None,
+    revision: str | None = None,
+    device: str | torch.device = "cpu",
+    dtype: torch.dtype = torch.float32,
+    **given: Any,
+) -> Pretrained:
+    """Loads what `HookedCodi.from_pretrained` wraps; the arguments are the same.
+
+    Args:
+        given: fields of `CodiConfig`; those that are None are left to the files.
+    """
+    if why := refusal(str(name_or_folder)):
+        raise UserError(f"{name_or_folder}: {why}")
+    files = model_files(name_or_folder, revision)
+    config = read_codi_config(files, given)
+    base_files = _base_files(files, base, config)
+    tokenizer = read_tokenizer(files.tokenizer() or base_files.tokenizer(), base_files)
+    llama_config = read_llama_config(base_files.require("config.json"))
+    file = TensorFile.open(files.weights())
+    tokens = _fit_vocabulary(file, llama_config, tokenizer, config)
+    where = pick_device(device)
+    merged = load_checkpoint(file, llama_config, config, dtype=dtype, device=where)
+    report = merged.report
+    report.digest = file.digest()
+    report.num_latents = config.num_latents
+    report.remove_eos, report.answer_stem = config.remove_eos, config.answer_stem
+    report.special_ids = asdict(tokens.ids)
+    measure_peak(report, where)
+    return Pretrained(merged.llama, merged.projection, tokenizer, config, report)
+
+
+def pick_device(device: str | torch.device) -> torch.device:
+    """ "auto" is CUDA, else MPS, else the CPU."""
+    if str(device) == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    try:
+        return torch.device(device)
+    except RuntimeError as error:
+        raise UserError(
+            f"no device {str(device)!r}; give 'auto', 'cpu', 'cuda' or 'mps'"
+        ) from error
+
+
+def read_codi_config(files: ModelFiles, given: dict[str, Any]) -> CodiConfig:
+    """Caller, then `codi_config.json`, then the table; an error names what none of them says."""
+    path = files.get(CONFIG_NAME)
+    values = known_config(files.name)
+    if path is not None:
+        values |= CodiConfig.read_values(path)
+    values |= {field: value for field, value in given.items() if value is not None}
+    return CodiConfig.from_mapping(values, files.name if path is None else str(path))
+
+
+def read_llama_config(path: Path) -> LlamaConfig:
+    """The base model's `config.json`, refused where a default would have to stand in for a field."""
+    values = CodiConfig.read_values(path)
+    kind = values.get("model_type")
+    if kind != "llama":
+        raise UserError(f"{path}: field 'model_type' is {kind!r}; it must be 'llama'")
+    for field in REQUIRED:
+        number = values.get(field)
+        if isinstance(number, bool) or not isinstance(number, int | float) or number <= 0:
+            found = repr(number) if field in values else "missing"
+            raise UserError(f"{path}: field {field!r} is {found}; it must be a positive number")
+    if not ("rope_theta" in values or "rope_theta" in (values.get("rope_parameters") or {})):
+        raise UserError(f"{path}: field 'rope_theta' is missing; it must be a number")
+    try:
+        return LlamaConfig.from_dict(values)
+    except Exception as error:
+        # transformers validates with exceptions of many kinds.
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(f"{path}: not the config of a LLaMA ({reason})") from error
+
+
+def read_tokenizer(folder: Path | None, base: ModelFiles) -> PreTrainedTokenizerBase:
+    """The tokenizer in `folder`; code that may lie there is never run."""
+    if folder is None:
+        raise base.lacks(TOKENIZER)
+    try:
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
+            folder, local_files_only=True, trust_remote_code=False
+        )
+    except Exception as error:
+        # The tokenizers library raises bare Exceptions for damaged files.
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(f"{folder / TOKENIZER}: not a readable tokenizer ({reason})") from error
+    return tokenizer
+
+
+def _base_files(files: ModelFiles, base: str | Path | None, config: CodiConfig) -> ModelFiles:
+    """Where the LLaMA's config is: `base` if given, else beside the weights, else the named base."""
+    if base is not None:
+        return model_files(base)
+    if files.get("config.json"):
+        return files
+    if config.base_model is None:
+        raise UserError(
+            f"{files.name}: no config.json beside the weights, and the base model is not known; give "
+            f"base=… (a folder or a hub id) or base_model in {CONFIG_NAME}"
+        )
+    return model_files(config.base_model)
+
+
+def _fit_vocabulary(
+    file: TensorFile,
+    llama_config: LlamaConfig,
+    tokenizer: PreTrainedTokenizerBase,
+    config: CodiConfig,
+) -> CodiTokens:
+    """Checks tokenizer, special tokens and embedding rows against each other, before loading.
+
+    A `config.json` beside the weights may count CODI's three extra rows in. Where the tokenizer's
+    length shows that it does, `llama_config.vocab_size` is set back to the base's.
+    """
+    rows, length = embedding_rows(file) or 0, len(tokenizer)
+    own_tokens = config.bot_token is not None
+    # A tokenizer saved after training may have a token for pad, the first of the three extra rows.
+    grown = rows == llama_config.vocab_size and length in (rows - 3, rows - 2)
+    if grown and not own_tokens:
+        llama_config.vocab_size -= EXTRA_TOKENS
+    room = rows if own_tokens else rows - EXTRA_TOKENS + 1
+    if rows and length > room:
+        own = f"{rows} rows" if own_tokens else f"{rows} rows, the last two for bot and eot"
+        raise CheckpointError(
+            f"{file.path}: the tokenizer has {length} tokens; expected at most {room}, as the "
+            f"embedding has {own} (is it another model's tokenizer, or does it name bot_token and "
+            "eot_token itself?)"
+        )
+    return CodiTokens(tokenizer, config, rows, llama_config.max_position_embeddings)

@@ -1,0 +1,1 @@
+"""Programs that use the library: `python -m experiments.NAME`."""
