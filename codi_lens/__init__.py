@@ -1,10 +1,32 @@
-"""Activation patching inside the latent-thought loop of CODI language models."""
+"""Activation patching inside the latent-thought loop of CODI language models.
 
-from codi_lens.codi import CodiCache, CodiRun, HookedCodi
-from codi_lens.errors import UserError
-from codi_lens.hooks import Site
-from codi_lens.pairs import Pair, Variant, load_pairs
-from codi_lens.sweeps import Sweep, patch_positions
+The names below are imported when they are first used, so that programs which only parse their arguments
+or read a file of pairs need not wait for torch.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from codi_lens import plots
+    from codi_lens.codi import CodiCache, CodiRun, HookedCodi
+    from codi_lens.errors import UserError
+    from codi_lens.hooks import Site
+    from codi_lens.pairs import Pair, Variant, load_pairs
+    from codi_lens.sweeps import Sweep, patch_positions
+
+_HOMES = {
+    "CodiCache": "codi",
+    "CodiRun": "codi",
+    "HookedCodi": "codi",
+    "UserError": "errors",
+    "Site": "hooks",
+    "Pair": "pairs",
+    "Variant": "pairs",
+    "load_pairs": "pairs",
+    "Sweep": "sweeps",
+    "patch_positions": "sweeps",
+}
 
 __all__ = [
     "CodiCache",
@@ -17,4 +39,13 @@ __all__ = [
     "Variant",
     "load_pairs",
     "patch_positions",
+    "plots",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "plots":
+        return import_module("codi_lens.plots")
+    if name not in _HOMES:
+        raise AttributeError(f"module 'codi_lens' has no attribute {name!r}")
+    return getattr(import_module(f"codi_lens.{_HOMES[name]}"), name)

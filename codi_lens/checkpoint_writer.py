@@ -87,8 +87,10 @@ def _official_keys(
     tensors: dict[str, Tensor] = {}
     for name, tensor in base.state_dict().items():
         module, _, leaf = name.rpartition(".")
-        if name == HEAD and base.config.tie_word_embeddings and not tied_twice:
-            continue
+        if name == HEAD and base.config.tie_word_embeddings:
+            if not tied_twice:
+                continue
+            tensor = tensor.clone()  # torch.save would store a shared tensor once
         key = f"{module}.base_layer.{leaf}" if module in adapters else name
         tensors[LLAMA_PREFIX + key] = tensor
     for module, (a, b) in adapters.items():

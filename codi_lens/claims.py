@@ -76,15 +76,17 @@ class Claims:
 
     def finish(self) -> None:
         """Raises if any claim failed or any key is left over."""
-        self.problems += [
+        foreign = [
             f"key {key!r} is not part of a CODI LLaMA; expected only {LLAMA_PREFIX}… and "
             f"{PROJECTION_PREFIX}… (rename it, or name its prefix in drop_prefixes)"
             for key in sorted(self.unclaimed)
         ]
-        if self.problems:
-            shown = "; ".join(self.problems[:5])
-            more = f"; and {len(self.problems) - 5} more" if len(self.problems) > 5 else ""
-            raise CheckpointError(f"{self.file.path}: {shown}{more}")
+        # Some of both: where a key was renamed, its old name is missing and its new one left over.
+        shown = [*self.problems[:3], *foreign[:3]]
+        more = len(self.problems) + len(foreign) - len(shown)
+        if shown:
+            rest = f"; and {more} more" if more else ""
+            raise CheckpointError(f"{self.file.path}: {'; '.join(shown)}{rest}")
 
 
 def most_common(sizes: Iterable[int | None]) -> int | None:

@@ -19,7 +19,7 @@ from codi_lens.hooks import AddressedHook, HookPlan, Step
 from codi_lens.load_report import LoadReport
 from codi_lens.loop import LatentLoop, LoopState
 from codi_lens.pretrained import Pretrained, load_pretrained
-from codi_lens.tokens import CodiTokens, right_pad
+from codi_lens.tokens import CodiTokens, left_pad, right_pad
 
 
 @dataclass(frozen=True)
@@ -184,11 +184,30 @@ class HookedCodi:
         self, state: LoopState, max_new_tokens: int = 32, plan: HookPlan | None = None
     ) -> list[list[int]]:
         """Tokens of the greedy answers, without eos, from a state whose thoughts are done."""
-        end = self.tokens.end()
-        self.tokens.check_length(state.mask.shape[1] + len(end) + max_new_tokens)
+        end = torch.tensor(self.tokens.end()).expand(len(state.mask), -1)
+        return self._decode(state, end, max_new_tokens, plan)
+
+    def decode_without_wrapper(
+        self, questions: Sequence[str], max_new_tokens: int = 32
+    ) -> list[list[int]]:
+        """Tokens of greedy answers to `[BOS question][stem]`: no bot, no thoughts, no eot."""
+        stem = self.tokens.stem()
+        texts = [self.tokens.question(question) + stem for question in questions]
+        tokens, mask = left_pad(texts, self.ids.pad)
+        state = self.loop.read(tokens[:, :-1], mask[:, :-1])
+        return self._decode(state, tokens[:, -1:], max_new_tokens)
+
+    def _decode(
+        self,
+        state: LoopState,
+        first: Int[Tensor, "batch first"],
+        max_new_tokens: int,
+        plan: HookPlan | None = None,
+    ) -> list[list[int]]:
+        self.tokens.check_length(state.mask.shape[1] + first.shape[1] + max_new_tokens)
         return self.loop.decode(
             state,
-            torch.tensor(end),
+            first,
             stop=self.ids.eos,
             forbidden=self.ids.eot,
             max_new_tokens=max_new_tokens,
@@ -257,10 +276,7 @@ class HookedCodi:
         """
         questions, count = _batch(questions), self.num_latents(num_latents)
         state = self.think(questions, count)
-        if answer is None:
-            forced = self.decode(state.fork())
-        else:
-            forced = self._forced(questions, answer)
+        forced = self.decode(state.fork()) if answer is None else self._forced(questions, answer)
         prompt, prompt_mask = self.tokens.prompts(questions)
         end = torch.tensor(self.tokens.end()).expand(len(forced), -1)
         tokens, answer_mask = right_pad(forced, self.ids.pad)

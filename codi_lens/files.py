@@ -3,10 +3,10 @@
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from safetensors.torch import save_file
-from torch import Tensor
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 def write_json(files: Mapping[Path, Any]) -> None:
@@ -27,11 +27,14 @@ def write_json(files: Mapping[Path, Any]) -> None:
             draft.unlink(missing_ok=True)
 
 
-def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
+def write_tensors(path: Path, tensors: "Mapping[str, Tensor]", metadata: Mapping[str, str]) -> None:
     """Writes a safetensors file, beside its place first, then moved."""
+    # Here, so that programs which write JSON alone need not load torch.
+    from safetensors.torch import save
+
     draft = _draft(path)
     try:
-        save_file({k: v.contiguous() for k, v in tensors.items()}, draft, dict(metadata))
+        draft.write_bytes(save({k: v.contiguous() for k, v in tensors.items()}, dict(metadata)))
         draft.replace(path)
     finally:
         draft.unlink(missing_ok=True)

@@ -55,14 +55,16 @@ class ModelFiles:
             path = self.folder / filename if self.folder else None
             return path if path and path.is_file() else None
         try:
-            path = Path(
-                huggingface_hub.hf_hub_download(self.name, filename, revision=self.revision)
+            # After one unanswered request the cache is asked alone: retries would take minutes a file.
+            found = huggingface_hub.hf_hub_download(
+                self.name, filename, revision=self.revision, local_files_only=self.unreachable
             )
         except EntryNotFoundError as error:
             self.unreachable |= isinstance(error, LocalEntryNotFoundError)
             return None
         except (HfHubHTTPError, HFValidationError, OSError) as error:
             raise UserError(_advice(self, error)) from error
+        path = Path(found)
         if self.folder is None:
             # snapshots/<commit>/<file>: the rest comes from the same commit.
             self.folder, self.revision = path.parent, path.parent.name

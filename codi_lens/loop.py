@@ -163,14 +163,14 @@ class LatentLoop:
     def decode(
         self,
         state: LoopState,
-        end: Int[Tensor, " end"],
+        first: Int[Tensor, "batch first"],
         *,
         stop: int,
         forbidden: int,
         max_new_tokens: int,
         plan: HookPlan | None = None,
     ) -> list[list[int]]:
-        """Steps `eot` and `answer`, greedily: feeds the `end` tokens, then what the model says.
+        """Steps `eot` and `answer`, greedily: feeds the `first` tokens, then what the model says.
 
         `stop` (eos) ends a row's answer and is not part of it; the `forbidden` token (eot) is never
         chosen, as in the official code.
@@ -178,7 +178,7 @@ class LatentLoop:
         batch = len(state.mask)
         answers: list[list[int]] = [[] for _ in range(batch)]
         open_rows = torch.ones(batch, dtype=torch.bool, device=self.device)
-        logits = self.speak(state, end.expand(batch, -1), _at(plan, "eot"))[:, -1].clone()
+        logits = self.speak(state, first, _at(plan, "eot"))[:, -1].clone()
         for _ in range(max_new_tokens):
             logits[:, forbidden] = -torch.inf
             chosen = logits.argmax(dim=-1)

@@ -34,6 +34,7 @@ from typing import Any, TypeAlias
 from codi_lens.answers import same_answer, spell
 from codi_lens.errors import UserError
 from codi_lens.files import write_json
+from codi_lens.toy.pairs import heldout_pairs
 
 PAIRS_FILE = "pairs.json"
 SET_ASIDE_FILE = "set_aside.json"
@@ -82,6 +83,9 @@ class Pair:
 def load_pairs(name_or_path: str | Path) -> list[Pair]:
     """All pairs of "toy" (the embedded model's own), of a file in either format, or of a folder.
 
+    "toy-heldout" are the embedded model's held-out problems, two by two: questions to ask, which differ
+    in more than one number and have not been chosen by how the model answers them.
+
     A folder holds `pairs.json` and, if pairs were set aside, `set_aside.json`: both are read, so
     same-answer pairs are included and carry `same_answer`. Raises one UserError that lists every
     bad entry by pair id and field.
@@ -120,11 +124,14 @@ def write_pairs(path: Path, pairs: Sequence[Pair]) -> None:
 def read_pairs(name_or_path: str | Path) -> tuple[list[Pair], dict[str, int]]:
     """The pairs as `load_pairs` gives them, and how often each field was left out."""
     path = TOY_PAIRS if name_or_path == "toy" else Path(name_or_path)
-    files = [path]
-    if path.is_dir():
-        files = [path / PAIRS_FILE]
-        files += [path / SET_ASIDE_FILE] if (path / SET_ASIDE_FILE).exists() else []
-    entries = [entry for file in files for entry in _entries(file)]
+    if name_or_path == "toy-heldout":
+        entries = heldout_pairs()
+    else:
+        files = [path]
+        if path.is_dir():
+            files = [path / PAIRS_FILE]
+            files += [path / SET_ASIDE_FILE] if (path / SET_ASIDE_FILE).exists() else []
+        entries = [entry for file in files for entry in _entries(file)]
     if not entries:
         raise UserError(f"{path} holds no pairs")
     reader = _Reader()

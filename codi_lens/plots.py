@@ -13,6 +13,7 @@ from plotly.subplots import make_subplots
 from torch import Tensor
 
 from codi_lens.aggregates import Aggregate, aggregate, by_operand, top_cells
+from codi_lens.necessity import Necessity, wilson
 from codi_lens.sweeps import Sweep
 
 DIVERGING, SEQUENTIAL = "RdBu", "Viridis"
@@ -65,6 +66,37 @@ def heatmap_by_operand(sweep: Sweep, metric: str = "recovery") -> go.Figure:
             figure.add_shape(shape, row=1, col=column)
     title = f"The same, by the operand that was changed: {LABELS[metric]}"
     return _styled(figure, sweep, metric, title, aggregate(sweep), list(groups.values()))
+
+
+def necessity_bars(necessity: Necessity) -> go.Figure:
+    """Accuracy under every condition, with Wilson's 95% intervals."""
+    conditions = list(necessity.conditions.values())
+    n = len(necessity.questions)
+    shares = [condition.accuracy for condition in conditions]
+    limits = [wilson(sum(condition.correct), n) for condition in conditions]
+    figure = go.Figure(
+        go.Bar(
+            x=[condition.name for condition in conditions],
+            y=shares,
+            marker_color="#4477aa",
+            error_y={
+                "type": "data",
+                "array": [high - share for (_, high), share in zip(limits, shares, strict=True)],
+                "arrayminus": [share - low for (low, _), share in zip(limits, shares, strict=True)],
+            },
+            hovertemplate="%{x}: %{y:.1%}<extra></extra>",
+        )
+    )
+    figure.update_layout(
+        title={
+            "text": "Are the latents needed?",
+            "subtitle": {"text": f"greedy, n = {n} questions"},
+        },
+        yaxis={"title": "right answers", "tickformat": ".0%", "range": [0, 1.05]},
+        xaxis={"title": "what is fed as thoughts"},
+        plot_bgcolor="white",
+    )
+    return figure
 
 
 def page(figures: Mapping[str, go.Figure]) -> str:

@@ -34,8 +34,8 @@ class CodiTokens:
         self.n_ctx = n_ctx
         self.ids = _special_ids(tokenizer, config, d_vocab)
 
-    def prompt(self, question: str) -> list[int]:
-        """`[BOS question]`, eos where the model wants it, bot.
+    def question(self, question: str) -> list[int]:
+        """`[BOS question]`.
 
         Raises:
             UserError: an empty question, or words that the tokenizer does not know.
@@ -49,7 +49,12 @@ class CodiTokens:
         unknown = self.tokenizer.unk_token_id
         if unknown is not None and unknown in ids:
             raise UserError(f"the tokenizer does not know every word of the question {question!r}")
-        return [*ids, *([] if self.config.remove_eos else [self.ids.eos]), self.ids.bot]
+        return ids
+
+    def prompt(self, question: str) -> list[int]:
+        """`[BOS question]`, eos where the model wants it, bot. Raises as `question` does."""
+        eos = [] if self.config.remove_eos else [self.ids.eos]
+        return [*self.question(question), *eos, self.ids.bot]
 
     def end(self) -> list[int]:
         """What follows the thoughts: eot, and eos where the model wants it."""
@@ -59,6 +64,10 @@ class CodiTokens:
         """The stem's tokens and the number's."""
         tokens = answer_tokens(self.tokenizer, self.config.answer_stem, answer)
         return [*tokens.stem, *tokens.number]
+
+    def stem(self) -> list[int]:
+        """The stem's tokens alone; a number may still join its last blank (see `answer_tokens`)."""
+        return list(self.tokenizer.encode(self.config.answer_stem, add_special_tokens=False))
 
     def text(self, ids: Sequence[int]) -> str:
         """The text of generated tokens."""

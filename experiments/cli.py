@@ -5,8 +5,12 @@ import sys
 from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from codi_lens.errors import UserError
+
+if TYPE_CHECKING:
+    from codi_lens import HookedCodi
 
 DTYPES = ("float32", "bfloat16", "float16", "float64")
 
@@ -23,8 +27,10 @@ def run(program: Callable[[], None], debug: bool = False) -> int:
     return 0
 
 
-def experiment_parser(name: str, description: str) -> argparse.ArgumentParser:
-    """A parser with the flags that every experiment takes."""
+def experiment_parser(
+    name: str, description: str, *, cells: bool = True
+) -> argparse.ArgumentParser:
+    """A parser with the flags that every experiment takes; `cells`: those that choose cells too."""
     parser = argparse.ArgumentParser(
         prog=f"python -m experiments.{name}",
         description=description,
@@ -33,8 +39,9 @@ def experiment_parser(name: str, description: str) -> argparse.ArgumentParser:
     parser.add_argument("--model", default="toy", help="'toy', a folder, or a hub id")
     parser.add_argument("--pairs", default="toy", help="'toy', or a file or folder of pairs")
     parser.add_argument("--limit", type=int, help="only the first LIMIT pairs (default: all)")
-    parser.add_argument("--layers", type=numbers, help="such as 0-3,7 (default: all)")
-    parser.add_argument("--positions", type=numbers, help="latent positions (default: all)")
+    if cells:
+        parser.add_argument("--layers", type=numbers, help="such as 0-3,7 (default: all)")
+        parser.add_argument("--positions", type=numbers, help="latent positions (default: all)")
     parser.add_argument("--num-latents", type=int, help="thoughts (default: as trained)")
     parser.add_argument("--out", type=Path, help="folder (default: a fresh one under results/)")
     parser.add_argument("--device", default="cpu", help="'auto', 'cpu', 'cuda', …")
@@ -82,3 +89,19 @@ def positive_limit(limit: int | None) -> int | None:
     if limit is not None and limit < 1:
         raise UserError(f"--limit is {limit}; it must be 1 or more")
     return limit
+
+
+def load_model(arguments: argparse.Namespace) -> "HookedCodi":
+    """The model that --model, --device and --dtype ask for."""
+    import torch
+
+    from codi_lens import HookedCodi
+
+    dtype = getattr(torch, arguments.dtype)
+    return HookedCodi.from_pretrained(arguments.model, device=arguments.device, dtype=dtype)
+
+
+def as_json(arguments: argparse.Namespace) -> dict[str, Any]:
+    """What the user asked for, as a record keeps it."""
+    plain = (str, int, float, bool, type(None))
+    return {k: v if isinstance(v, plain) else str(v) for k, v in vars(arguments).items()}

@@ -122,10 +122,7 @@ def compare(codi: "HookedCodi", parts: "Pretrained", question: str) -> Compariso
     import torch
 
     state = codi.think([question], codi.num_latents())
-    end = torch.tensor(codi.tokens.end())
-    (answer,) = codi.loop.decode(
-        state.fork(), end, stop=codi.ids.eos, forbidden=codi.ids.eot, max_new_tokens=16
-    )
+    (answer,) = codi.decode(state.fork(), max_new_tokens=16)
     spoken = torch.tensor([codi.tokens.end() + answer])
     logits = codi.loop.speak(state, spoken)[0]
     thoughts = torch.cat(state.thoughts)

@@ -26,20 +26,16 @@ def main(argv: list[str] | None = None) -> int:
 def patch(arguments: argparse.Namespace) -> None:
     """Runs the sweep that the arguments ask for, writes its record and prints where it is."""
     # Heavy imports wait until the arguments are known to be right.
-    import torch
     from tqdm import tqdm
 
-    from codi_lens import HookedCodi, Sweep, load_pairs
+    from codi_lens import Sweep, load_pairs
     from codi_lens.results import write_record
     from codi_lens.sweeps import sweep_pairs, sweep_settings
 
     started = time.perf_counter()
     limit = cli.positive_limit(arguments.limit)
     pairs = [pair for pair in load_pairs(arguments.pairs) if not pair.same_answer][:limit]
-    torch.manual_seed(arguments.seed)
-    codi = HookedCodi.from_pretrained(
-        arguments.model, device=arguments.device, dtype=getattr(torch, arguments.dtype)
-    )
+    codi = cli.load_model(arguments)
     settings = sweep_settings(
         codi,
         layers=arguments.layers,
@@ -50,9 +46,8 @@ def patch(arguments: argparse.Namespace) -> None:
     folder = cli.fresh_folder(arguments.out, "position_patching")
     swept = tqdm(sweep_pairs(codi, pairs, settings), total=len(pairs), unit="pair", desc="patching")
     sweep = Sweep(settings, tuple(swept), codi.model.cfg.n_layers)
-    config = {k: v if v is None else _plain(v) for k, v in vars(arguments).items()}
-    config["seconds"] = round(time.perf_counter() - started, 2)
-    paths = write_record(folder, sweep, codi, config)
+    seconds = round(time.perf_counter() - started, 2)
+    paths = write_record(folder, sweep, codi, cli.as_json(arguments) | {"seconds": seconds})
     paths["heatmap"] = write_heatmap(folder, sweep)
     print(table(sweep))
     print("\nwritten:", *(f"  {path}" for path in paths.values()), sep="\n")
@@ -89,10 +84,6 @@ def table(sweep: Any) -> str:
             f"{cell['recovery']:>8.3f}  {cell['kl_divergence']:>6.3f}  {cell['flipped']:>7.0%}"
         )
     return "\n".join(lines)
-
-
-def _plain(value: Any) -> Any:
-    return value if isinstance(value, str | int | float | bool) else str(value)
 
 
 if __name__ == "__main__":

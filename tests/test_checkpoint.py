@@ -107,15 +107,16 @@ def test_untied_keys_may_differ_and_are_both_used(tmp_path):
     assert not torch.equal(codi.model.W_E, codi.model.W_U.T)
 
 
-class TestDroppedKeys:
-    EXTRA = {
-        "decoder.model.embed_tokens.weight": torch.full((4, 4), float("nan")),
-        "decoder.lm_head.weight": torch.zeros(4, dtype=torch.long),
-    }
+DECODER = {
+    "decoder.model.embed_tokens.weight": torch.full((4, 4), float("nan")),
+    "decoder.lm_head.weight": torch.zeros(4, dtype=torch.long),
+}
 
+
+class TestDroppedKeys:
     def test_are_dropped_by_name_and_counted(self, tmp_path):
         config = tiny_config(drop_prefixes=("decoder.",))
-        write_tiny(tmp_path / "with", config=config, extra=self.EXTRA, spread=0.15)
+        write_tiny(tmp_path / "with", config=config, extra=DECODER, spread=0.15)
         write_tiny(tmp_path / "without", spread=0.15)
         tensors = read_tensors(tmp_path / "without")
         assert max(agreement(tmp_path / "with", torch.float32, tensors)) < 1e-5
@@ -124,11 +125,13 @@ class TestDroppedKeys:
         assert report.claimed == len(tensors)
 
     def test_are_an_error_where_no_rule_names_them(self, tmp_path):
-        write_tiny(tmp_path, extra=self.EXTRA)
+        write_tiny(tmp_path, extra=DECODER)
         with pytest.raises(CheckpointError, match=r"'decoder\.lm_head\.weight' is not part of"):
             HookedCodi.from_pretrained(tmp_path)
 
-    @pytest.mark.parametrize("prefix", ["prj.ln", "codi.", "", "c", "codi.base_model.model.lm_head"])
+    @pytest.mark.parametrize(
+        "prefix", ["prj.ln", "codi.", "", "c", "codi.base_model.model.lm_head"]
+    )
     def test_no_rule_can_drop_a_part_of_the_model(self, tmp_path, prefix):
         write_tiny(tmp_path)
         values = json.loads((tmp_path / CONFIG_NAME).read_text()) | {"drop_prefixes": [prefix]}

@@ -43,8 +43,8 @@ def renamed(tensors, key):
 
 
 def transposed(tensors, key):
-    found = tensors[key].shape
-    if found == found[::-1]:
+    shape = tensors[key].shape
+    if shape == shape[::-1]:
         # A vector, or a square matrix, has the same shape either way.
         tensors[key] = tensors[key][None]
     else:
@@ -282,13 +282,9 @@ class TestFiles:
 
 
 class TestShards:
-    @pytest.fixture(scope="class")
-    def sharded(self, tmp_path_factory):
-        return write_tiny(tmp_path_factory.mktemp("sharded"), layers=2, max_shard_size="40KB")
-
     @pytest.fixture
-    def folder(self, sharded, tmp_path):
-        return shutil.copytree(sharded, tmp_path / "damaged")
+    def folder(self, tmp_path):
+        return write_tiny(tmp_path, layers=2, max_shard_size="40KB")
 
     @pytest.fixture
     def index(self, folder):
@@ -329,7 +325,9 @@ class TestShards:
         self.edit(index, lambda weight_map: weight_map.update({"prj.1.bias": name}))
         refused(folder, index, f"shard {name!r}", "expected the plain name")
 
-    @pytest.mark.parametrize("content", ["", "{}", "[]", '{"weight_map": {}}', '{"weight_map": {"a": 1}}'])
+    @pytest.mark.parametrize(
+        "content", ["", "{}", "[]", '{"weight_map": {}}', '{"weight_map": {"a": 1}}']
+    )
     def test_an_index_that_is_none(self, folder, index, content):
         index.write_text(content)
         refused(folder, index, "expected")
@@ -398,12 +396,7 @@ class TestConfigs:
         code = {"tokenizer_class": "Mine", "auto_map": {"AutoTokenizer": [None, "mine.Mine"]}}
         path.write_text(json.dumps(values | code))
         (folder / "mine.py").write_text("raise SystemExit('this code ran')\n")
-        try:
-            codi = HookedCodi.from_pretrained(folder)
-        except UserError as error:
-            assert "not a readable tokenizer" in str(error)
-        else:
-            assert type(codi.tokens.tokenizer).__module__.startswith("transformers")
+        refused(folder, "tokenizer.json: not a readable tokenizer", error=UserError)
 
 
 class TestFloat16:
@@ -413,7 +406,9 @@ class TestFloat16:
         tensors[key] = tensors[key] * 1e6
         path = save(folder, tensors)
         HookedCodi.from_pretrained(folder, dtype=torch.float32)
-        with pytest.raises(CheckpointError, match=r"norm.weight' reaches .*expected at most 65504") as e:
+        with pytest.raises(
+            CheckpointError, match=r"norm.weight' reaches .*expected at most 65504"
+        ) as e:
             HookedCodi.from_pretrained(folder, dtype=torch.float16)
         assert str(path) in str(e.value)
 

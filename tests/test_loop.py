@@ -36,7 +36,9 @@ def test_the_loop_is_that_of_plain_transformers(both):
     expected = plain.run(QUESTION, codi.tokens.answer(45), 3)
     run = codi.run_with_hooks(QUESTION, 45)
     torch.testing.assert_close(run.thoughts[0], expected["thoughts"], atol=tolerance, rtol=0)
-    torch.testing.assert_close(run.final_states[0], expected["final_states"], atol=tolerance, rtol=0)
+    torch.testing.assert_close(
+        run.final_states[0], expected["final_states"], atol=tolerance, rtol=0
+    )
     torch.testing.assert_close(run.logits[0], expected["logits"], atol=tolerance, rtol=0)
 
 
@@ -142,7 +144,9 @@ def test_a_hook_sees_the_positions_of_its_step(tiny):
             lambda activation, hook: seen.__setitem__(step, tuple(activation.shape)),
         )
 
-    tiny.run_with_hooks(QUESTION, 45, fwd_hooks=[look(s) for s in ("prompt", "bot", 1, "eot", "answer")])
+    tiny.run_with_hooks(
+        QUESTION, 45, fwd_hooks=[look(s) for s in ("prompt", "bot", 1, "eot", "answer")]
+    )
     prompt = len(tiny.tokens.prompt(QUESTION))
     answer = len(tiny.tokens.answer(45))
     shapes = {"prompt": prompt - 1, "bot": 1, 1: 1, "eot": 1, "answer": answer}
@@ -220,7 +224,9 @@ def test_no_hook_is_left_behind_even_after_an_exception(tiny):
     plain = tiny.run_with_hooks(QUESTION, 45)
     for step in ("prompt", "bot", 1, "eot", "answer"):
         with pytest.raises(RuntimeError, match="on purpose"):
-            tiny.run_with_hooks(QUESTION, 45, fwd_hooks=[(Site("blocks.1.hook_resid_post", step), broken)])
+            tiny.run_with_hooks(
+                QUESTION, 45, fwd_hooks=[(Site("blocks.1.hook_resid_post", step), broken)]
+            )
         assert hooks_left(tiny) == 0
     assert torch.equal(tiny.run_with_hooks(QUESTION, 45).logits, plain.logits)
 

@@ -1,0 +1,223 @@
+"""Memory and seconds that loading takes, on a fabricated checkpoint of LLaMA-3.2-1B's shape.
+
+    python -m experiments.load_benchmark --dtype bfloat16
+
+writes random weights in the official layout (2.9 GB; a .bin 3.4 GB), loads them in a fresh process, and reports the
+peak of the memory that is the process's own beside that of the mapped file's pages, which the system
+takes back when it needs them. The checkpoint is removed afterwards unless --out says where to keep it.
+Linux only: the figures come from /proc.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from codi_lens.errors import UserError
+from experiments import cli
+
+SHAPES = {
+    "1b": {
+        "vocab_size": 128256,
+        "hidden_size": 2048,
+        "intermediate_size": 8192,
+        "num_hidden_layers": 16,
+        "num_attention_heads": 32,
+        "num_key_value_heads": 8,
+        "max_position_embeddings": 131072,
+        "rank": 128,
+        "projection_dim": 2048,
+    },
+    "small": {
+        "vocab_size": 2000,
+        "hidden_size": 64,
+        "intermediate_size": 128,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "max_position_embeddings": 131072,
+        "rank": 8,
+        "projection_dim": 64,
+    },
+}
+TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+FORMATS = ("safetensors", "sharded", "bin")
+MIB = 2**20
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Runs the program; exit code 0, or 2 for input that cannot be used."""
+    parser = argparse.ArgumentParser(
+        prog="python -m experiments.load_benchmark",
+        description=__doc__.splitlines()[0],
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    parser.add_argument("--shape", default="1b", choices=sorted(SHAPES))
+    parser.add_argument("--format", default="safetensors", choices=FORMATS)
+    parser.add_argument("--device", default="cpu", help="'auto', 'cpu', 'cuda', …")
+    parser.add_argument("--dtype", default="bfloat16", choices=cli.DTYPES)
+    parser.add_argument("--out", type=Path, help="fresh folder to keep the checkpoint in")
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    parser.add_argument("--measure", type=Path, help="load this checkpoint here, print JSON, stop")
+    arguments = parser.parse_args(argv)
+    return cli.run(lambda: benchmark(arguments), arguments.debug)
+
+
+def benchmark(arguments: argparse.Namespace) -> None:
+    """Fabricates and loads in processes of their own, so that neither counts the other's memory."""
+    if not Path("/proc/self/status").exists():
+        raise UserError("this program reads /proc, which only Linux has")
+    if arguments.measure:
+        print(json.dumps(measure(arguments.measure, arguments.device, arguments.dtype)))
+        return
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch) / "checkpoint"
+        if arguments.out:
+            folder = cli.fresh_folder(arguments.out, "checkpoint")
+        fabricate(folder, SHAPES[arguments.shape], arguments.format)
+        command = [sys.executable, "-m", "experiments.load_benchmark", "--measure", str(folder)]
+        command += ["--device", arguments.device, "--dtype", arguments.dtype]
+        # A second process starts from a clean slate; it shares nothing but the file on disk.
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise UserError(f"loading failed: {done.stderr.strip()}")
+    print(table(json.loads(done.stdout)))
+
+
+def fabricate(folder: Path, shape: dict[str, int], file_format: str) -> None:
+    """Writes a random checkpoint: base in bfloat16, adapters and projection in float32."""
+    import torch
+    from accelerate import init_empty_weights
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    from codi_lens.checkpoint import EXTRA_TOKENS, make_projection, write_checkpoint
+    from codi_lens.config import CodiConfig
+    from codi_lens.toy.tokenizer import ANSWER_STEM, build_tokenizer
+
+    torch.manual_seed(0)
+    shape = dict(shape)
+    rank, projection_dim = shape.pop("rank"), shape.pop("projection_dim")
+    shape["vocab_size"] += EXTRA_TOKENS
+    rope = {
+        "rope_type": "llama3", "rope_theta": 500000.0, "factor": 32.0, "low_freq_factor": 1.0,
+        "high_freq_factor": 4.0, "original_max_position_embeddings": 8192,
+    }  # fmt: skip
+    options = {"rope_parameters": rope, "tie_word_embeddings": True, "rms_norm_eps": 1e-5}
+    with init_empty_weights():
+        base = LlamaForCausalLM(LlamaConfig.from_dict(shape | options)).bfloat16()
+    base.to_empty(device="cpu").tie_weights()
+    for name, parameter in base.named_parameters():
+        parameter.data.fill_(1.0) if "norm" in name else parameter.data.normal_(std=0.02)
+    adapters = {
+        name: (
+            torch.randn(rank, linear.in_features) * 0.02,
+            torch.randn(linear.out_features, rank) * 0.02,
+        )
+        for name, linear in base.named_modules()
+        if isinstance(linear, torch.nn.Linear) and name.endswith(TARGETS)
+    }
+    write_checkpoint(
+        folder,
+        base=base,
+        adapters=adapters,
+        projection=make_projection(base.config.hidden_size, projection_dim),
+        config=CodiConfig(lora_alpha=32, num_latents=6, remove_eos=True, answer_stem=ANSWER_STEM),
+        tokenizer=build_tokenizer(),
+        file_format="bin" if file_format == "bin" else "safetensors",
+        max_shard_size="1GB" if file_format == "sharded" else None,
+    )
+
+
+def measure(folder: Path, device: str, dtype: str) -> dict[str, Any]:
+    """Loads the checkpoint in `folder` in this process; figures in bytes and seconds."""
+    import torch
+
+    from codi_lens import HookedCodi
+
+    before = status()
+    started = time.perf_counter()
+    with sampled() as samples:
+        codi = HookedCodi.from_pretrained(folder, device=device, dtype=getattr(torch, dtype))
+    seconds = time.perf_counter() - started
+    assert codi.load_report is not None
+    return {
+        "seconds": seconds,
+        "weights": codi.load_report.weight_bytes,
+        "dtype": dtype,
+        "device": codi.load_report.device,
+        "file": sum(
+            p.stat().st_size for p in folder.iterdir() if p.suffix in (".safetensors", ".bin")
+        ),
+        "own_before": before["RssAnon"],
+        "own_peak": max(sample["RssAnon"] for sample in samples),
+        "own_after": status()["RssAnon"],
+        "mapped_peak": max(sample["RssFile"] for sample in samples),
+        "resident_peak": status()["VmHWM"],
+        "device_peak": codi.load_report.peak_device_memory,
+    }
+
+
+def table(figures: dict[str, Any]) -> str:
+    """The figures in words."""
+    own = figures["own_peak"] - figures["own_before"]
+    kept = figures["own_after"] - figures["own_before"]
+    weights = figures["weights"]
+    rows = [
+        ("seconds", f"{figures['seconds']:.1f}"),
+        (
+            "merged weights",
+            f"{weights / MIB:,.0f} MiB in {figures['dtype']} on {figures['device']}",
+        ),
+        ("weight files", f"{figures['file'] / MIB:,.0f} MiB"),
+        (
+            "own memory, peak",
+            f"{own / MIB:,.0f} MiB over the libraries', {own / weights:.2f} × weights",
+        ),
+        ("own memory, kept", f"{kept / MIB:,.0f} MiB, {kept / weights:.2f} × weights"),
+        ("mapped file, peak", f"{figures['mapped_peak'] / MIB:,.0f} MiB, libraries included"),
+        ("resident, peak", f"{figures['resident_peak'] / MIB:,.0f} MiB in all"),
+    ]
+    if figures["device_peak"] is not None:
+        rows.append(("on the device, peak", f"{figures['device_peak'] / MIB:,.0f} MiB"))
+    return "\n".join(f"{name:<20} {value}" for name, value in rows)
+
+
+def status() -> dict[str, int]:
+    """This process's memory in bytes: RssAnon (its own), RssFile (mapped), VmHWM (peak of both)."""
+    values = {}
+    for line in Path("/proc/self/status").read_text().splitlines():
+        name, _, value = line.partition(":")
+        if name in ("RssAnon", "RssFile", "VmHWM"):
+            values[name] = int(value.split()[0]) * 1024
+    return values
+
+
+@contextmanager
+def sampled(interval: float = 0.002) -> Iterator[list[dict[str, int]]]:
+    """Collects `status()` from a thread for as long as the context is open."""
+    samples = [status()]
+    stop = threading.Event()
+
+    def watch() -> None:
+        while not stop.wait(interval):
+            samples.append(status())
+
+    thread = threading.Thread(target=watch, daemon=True)
+    thread.start()
+    try:
+        yield samples
+    finally:
+        stop.set()
+        thread.join()
+        samples.append(status())
+
+
+if __name__ == "__main__":
+    sys.exit(main())

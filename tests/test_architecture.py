@@ -1,0 +1,111 @@
+"""Which module may import what: the rooms of the library, kept apart."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+MODULES = sorted((ROOT / "codi_lens").rglob("*.py"))
+ALLOWED = {
+    "transformer_lens": {"hooked", "codi", "loop", "shared_prefix", "hooks"},
+    "plotly": {"plots"},
+    "wandb": {"tracking"},
+    "peft": {"checkpoint"},
+    "experiments": set(),
+}
+LAYERS = [
+    {"errors", "files", "answers", "config", "tensor_files", "tokens", "pairs", "pair_report"},
+    {"claims", "checkpoint", "hooked", "hub", "known", "counterfactuals"},
+    {"hooks", "loop"},
+    {"codi"},
+    {"metrics", "patching", "sweeps", "necessity"},
+    {"aggregates", "results"},
+    {"plots", "tracking"},
+]
+
+
+def imported(path):
+    """Names of the modules that a file imports, anywhere in it."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            yield node.module
+
+
+@pytest.mark.parametrize("package", ALLOWED)
+def test_a_package_is_named_only_in_its_rooms(package):
+    users = {
+        path.stem
+        for path in MODULES
+        if any(name.split(".")[0] == package for name in imported(path))
+    }
+    trainer = {path.stem for path in MODULES if path.parent.name == "toy"}
+    assert users - trainer <= ALLOWED[package]
+    assert users or not ALLOWED[package] or package == "wandb"
+
+
+def test_imports_run_one_way():
+    rank = {name: i for i, layer in enumerate(LAYERS) for name in layer}
+    top = [path for path in MODULES if path.parent.name == "codi_lens" and path.stem != "__init__"]
+    assert {path.stem for path in top} <= set(rank), "give every new module its layer above"
+    for path in top:
+        for name in imported(path):
+            if name.startswith("codi_lens.") and name.split(".")[1] in rank:
+                assert rank[name.split(".")[1]] <= rank[path.stem], f"{path.stem} imports {name}"
+
+
+def python(code, *options):
+    return subprocess.run(
+        [sys.executable, *options, "-c", code], capture_output=True, text=True, cwd=ROOT, check=False
+    )
+
+
+def test_importing_the_library_loads_no_drawing_and_changes_no_setting():
+    code = """
+import logging, sys, torch, warnings
+before = (torch.get_default_dtype(), torch.is_grad_enabled(), logging.getLogger().level)
+import codi_lens
+assert before == (torch.get_default_dtype(), torch.is_grad_enabled(), logging.getLogger().level)
+assert not {"plotly", "wandb"} & set(sys.modules), sorted({"plotly", "wandb"} & set(sys.modules))
+"""
+    done = python(code)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(
+    "program", sorted(p.stem for p in (ROOT / "experiments").glob("*.py") if "def main(" in p.read_text())
+)
+def test_help_is_quick_to_come(program):
+    code = f"""
+import sys
+from experiments.{program} import main
+try:
+    main(["--help"])
+except SystemExit as stop:
+    assert stop.code == 0
+heavy = {{"plotly", "wandb", "peft", "torch"}} & set(sys.modules)
+assert not heavy, heavy
+"""
+    done = python(code)
+    assert done.returncode == 0, done.stderr
+    assert f"python -m experiments.{program}" in done.stdout
+
+
+def test_no_module_is_longer_than_a_reader_can_hold():
+    lengths = {path.name: len(path.read_text().splitlines()) for path in MODULES}
+    assert max(lengths.values()) <= 330, lengths
+
+
+def test_no_function_is_longer_than_a_screen():
+    long = []
+    for path in [*MODULES, *(ROOT / "experiments").glob("*.py")]:
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.FunctionDef):
+                first = node.body[1] if ast.get_docstring(node) and len(node.body) > 1 else node.body[0]
+                if node.end_lineno - first.lineno + 1 > 45:
+                    long.append(f"{path.name}: {node.name}")
+    assert not long
