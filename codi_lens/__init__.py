@@ -12,8 +12,9 @@ if TYPE_CHECKING:
     from codi_lens.codi import CodiCache, CodiRun, HookedCodi
     from codi_lens.errors import UserError
     from codi_lens.hooks import Site
+    from codi_lens.outcomes import Sweep
     from codi_lens.pairs import Pair, Variant, load_pairs
-    from codi_lens.sweeps import Sweep, patch_positions
+    from codi_lens.sweeps import patch_iteratively, patch_layers, patch_positions
 
 _HOMES = {
     "CodiCache": "codi",
@@ -24,7 +25,9 @@ _HOMES = {
     "Pair": "pairs",
     "Variant": "pairs",
     "load_pairs": "pairs",
-    "Sweep": "sweeps",
+    "Sweep": "outcomes",
+    "patch_iteratively": "sweeps",
+    "patch_layers": "sweeps",
     "patch_positions": "sweeps",
 }
 
@@ -38,6 +41,8 @@ __all__ = [
     "UserError",
     "Variant",
     "load_pairs",
+    "patch_iteratively",
+    "patch_layers",
     "patch_positions",
     "plots",
 ]

@@ -1,4 +1,7 @@
-"""Pairs -> one map: means over pairs, recovery as a ratio of sums, and the cells that stand out."""
+"""Pairs -> one map: means with intervals, recovery as a ratio of sums, and the cells that stand out.
+
+Intervals are percentile bootstrap intervals (95%, seeded) that resample pairs (Efron 1979).
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -7,21 +10,30 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from codi_lens.metrics import CELL_METRICS
-from codi_lens.sweeps import Sweep
+from codi_lens.choices import EFFECTS
+from codi_lens.outcomes import Sweep
+from codi_lens.plans import Label
+
+RESAMPLES = 1000
+INTERVAL = (0.025, 0.975)
+SIGNED_EFFECTS = ("recovery", "answer_logit_diff_change")
+"""Metrics that are zero without an effect and have a sign, so that effects can be added up."""
 
 
 @dataclass(frozen=True)
 class Aggregate:
-    """A sweep's maps over some of its pairs. Cells without any defined value are NaN."""
+    """A sweep over some of its pairs; tensors have the sweep's axes. Without any value a cell is NaN."""
 
     n: int
     """Pairs in this aggregate."""
     n_recovery: int
     """Those of them that recovery is defined for; the rest are left out of it."""
-    means: dict[str, Float[Tensor, "layer position"]]
-    """Mean over the pairs, per metric. `recovery` is not a mean: see `recovery_map`."""
-    recovery_median: Float[Tensor, "layer position"]
+    means: dict[str, Float[Tensor, "..."]]
+    """Mean over the pairs, per metric; for `recovery`, the ratio of sums."""
+    low: dict[str, Float[Tensor, "..."]]
+    high: dict[str, Float[Tensor, "..."]]
+    """Bounds of the 95% bootstrap interval of `means`."""
+    recovery_median: Float[Tensor, "..."]
 
 
 def competent(sweep: Sweep) -> Bool[Tensor, " pair"]:
@@ -29,68 +41,132 @@ def competent(sweep: Sweep) -> Bool[Tensor, " pair"]:
     return torch.tensor([o.base.correct and o.source.correct for o in sweep.outcomes])
 
 
-def aggregate(sweep: Sweep, chosen: Bool[Tensor, " pair"] | None = None) -> Aggregate:
-    """Averages the metrics of the chosen pairs (None: all)."""
-    if chosen is None:
-        chosen = torch.ones(len(sweep.outcomes), dtype=torch.bool)
-    metrics = {name: values[chosen] for name, values in sweep.metrics.items()}
-    means = {name: metrics[name].nanmean(0) for name in CELL_METRICS if name != "recovery"}
-    means["recovery"], kept = recovery_map(sweep, chosen)
-    median = metrics["recovery"].nanmedian(0).values if kept else means["recovery"]
-    return Aggregate(int(chosen.sum()), kept, means, median)
+def groups(sweep: Sweep) -> dict[str, Bool[Tensor, " pair"]]:
+    """The groups of pairs that are always aggregated: all, competent, by operand, same answer.
 
-
-def recovery_map(
-    sweep: Sweep, chosen: Bool[Tensor, " pair"]
-) -> tuple[Float[Tensor, "layer position"], int]:
-    """Σ (LD_patched − LD_base) / Σ (LD_source − LD_base), and the number of pairs in the sums.
-
-    A ratio of sums, so that a pair with a small gap does not outweigh the others. Only pairs whose own
-    recovery is defined take part.
+    Pairs with the same answer on both sides are in the group "same_answer" alone, if there are any.
     """
-    defined = chosen & sweep.metrics["recovery"].isfinite().flatten(1).all(1)
-    patched = sweep.metrics["logit_diff"][defined]
+    same = torch.tensor([pair.same_answer for pair in sweep.pairs])
+    chosen = {"all": ~same, "competent": ~same & competent(sweep)}
+    for name in sorted({pair.operand for pair in sweep.pairs if pair.operand is not None}):
+        own = torch.tensor([pair.operand == name for pair in sweep.pairs])
+        chosen[f"operand {name}"] = ~same & own
+    if same.any():
+        chosen["same_answer"] = same
+    return chosen
+
+
+def aggregate(
+    sweep: Sweep, chosen: Bool[Tensor, " pair"] | None = None, *, seed: int = 0
+) -> Aggregate:
+    """Averages the metrics of the chosen pairs (None: all whose answers differ)."""
+    if chosen is None:
+        chosen = groups(sweep)["all"]
+    picks = _resamples(int(chosen.sum()), seed)
+    means, low, high = {}, {}, {}
+    for name in sweep.outcomes[0].metrics:
+        if name == "recovery":
+            continue
+        values = sweep.values(name)[chosen].double()
+        present = ~values.isnan()
+        estimate = _ratios(values.nan_to_num(), present.double(), picks)
+        means[name], low[name], high[name] = estimate
+    defined = chosen & sweep.values("recovery").isfinite().flatten(1).any(1)
+    gained, gaps = _recovered(sweep, defined)
+    kept = int(defined.sum())
+    estimate = _ratios(gained, gaps, _resamples(kept, seed))
+    means["recovery"], low["recovery"], high["recovery"] = estimate
+    median = sweep.values("recovery")[defined].nanmedian(0).values if kept else means["recovery"]
+    return Aggregate(int(chosen.sum()), kept, means, low, high, median)
+
+
+def _recovered(
+    sweep: Sweep, defined: Bool[Tensor, " pair"]
+) -> tuple[Float[Tensor, "pair ..."], Float[Tensor, "pair ..."]]:
+    """LD_patched − LD_base and LD_source − LD_base of the pairs whose recovery is defined.
+
+    A ratio of sums over pairs, so that one with a small gap does not outweigh the others.
+    """
+    patched = sweep.values("logit_diff")[defined].double()
     runs = [o for o, kept in zip(sweep.outcomes, defined.tolist(), strict=True) if kept]
-    base, source = (
-        torch.tensor([run.metrics["logit_diff"] for run in side], dtype=patched.dtype)
-        for side in ([o.base for o in runs], [o.source for o in runs])
-    )
-    gained = (patched - base[:, None, None]).sum(0)
-    if not runs:
-        return torch.full_like(gained, torch.nan), 0
-    return gained / (source - base).sum(), len(runs)
+    base = torch.tensor([o.base.metrics["logit_diff"] for o in runs], dtype=torch.float64)
+    source = torch.tensor([o.source.metrics["logit_diff"] for o in runs], dtype=torch.float64)
+    shape = (-1,) + (1,) * (patched.dim() - 1)
+    present = ~patched.isnan()
+    gaps = (source - base).reshape(shape).expand_as(patched) * present
+    return (patched - base.reshape(shape)).nan_to_num() * present, gaps
+
+
+def _resamples(n: int, seed: int) -> Float[Tensor, "resample pair"]:
+    """How often each pair is drawn: first the sample itself, then the bootstrap samples."""
+    generator = torch.Generator().manual_seed(seed)
+    draws = torch.randint(max(n, 1), (RESAMPLES, n), generator=generator)
+    counts = torch.zeros(RESAMPLES, n, dtype=torch.float64)
+    counts.scatter_add_(1, draws, torch.ones_like(draws, dtype=torch.float64))
+    return torch.cat([torch.ones(1, n, dtype=torch.float64), counts])
+
+
+def _ratios(
+    above: Float[Tensor, "pair ..."],
+    below: Float[Tensor, "pair ..."],
+    picks: Float[Tensor, "resample pair"],
+) -> tuple[Float[Tensor, "..."], Float[Tensor, "..."], Float[Tensor, "..."]]:
+    """Σ above / Σ below over pairs, and its interval over resamples; NaN where there is nothing."""
+    ratios = (picks @ above.flatten(1)) / (picks @ below.flatten(1))
+    quantiles = torch.tensor(INTERVAL, dtype=torch.float64)
+    low, high = ratios[1:].nanquantile(quantiles, dim=0)
+    shape = above.shape[1:]
+    return ratios[0].reshape(shape), low.reshape(shape), high.reshape(shape)
+
+
+def donor_threshold(sweep: Sweep, group: Aggregate, metric: str = "recovery") -> float | None:
+    """The largest |effect| that another pair's activations have anywhere; None without controls.
+
+    What a patch from the right source does counts as an effect of its content only above this.
+    """
+    if "variant" not in sweep.axes or "donor" not in sweep.axes["variant"]:
+        return None
+    donor = group.means[metric][sweep.axes["variant"].index("donor")]
+    finite = donor[donor.isfinite()].abs()
+    return float(finite.max()) if len(finite) else None
+
+
+def interaction(sweep: Sweep, group: Aggregate, metric: str) -> Float[Tensor, "..."] | None:
+    """Total − direct − indirect effect; None where the sweep lacks one of them or the metric no sign."""
+    variants = sweep.axes.get("variant", ())
+    if metric not in SIGNED_EFFECTS or not set(EFFECTS) <= set(variants):
+        return None
+    total, direct, indirect = (group.means[metric][variants.index(name)] for name in EFFECTS)
+    return total - direct - indirect
 
 
 def top_cells(
-    values: Float[Tensor, "layer position"], zeros: Bool[Tensor, "layer position"], count: int = 5
-) -> list[tuple[int, int]]:
-    """Indices (row, column) of the largest values; structural zeros and NaN are left out."""
+    values: Float[Tensor, "layer position"],
+    zeros: Bool[Tensor, "layer position"],
+    count: int = 5,
+    threshold: float | None = None,
+) -> list[tuple[int, ...]]:
+    """Indices of the largest values, structural zeros and NaN left out, ties by index.
+
+    With a threshold, values whose magnitude does not exceed it are left out too.
+    """
     candidates = [
-        (float(values[i, j]), i, j) for i, j in (~zeros & values.isfinite()).nonzero().tolist()
+        (float(values[tuple(cell)]), tuple(cell))
+        for cell in (~zeros & values.isfinite()).nonzero().tolist()
     ]
-    ranked = sorted(candidates, key=lambda cell: (-cell[0], cell[1], cell[2]))
-    return [(i, j) for _, i, j in ranked[:count]]
-
-
-def by_operand(sweep: Sweep) -> dict[str, Aggregate]:
-    """One aggregate per operand that was changed, for pairs that know it."""
-    operands = [pair.operand for pair in sweep.pairs]
-    return {
-        name: aggregate(sweep, torch.tensor([operand == name for operand in operands]))
-        for name in sorted({operand for operand in operands if operand is not None})
-    }
+    ranked = sorted(candidates, key=lambda one: (-one[0], one[1]))
+    passing = [cell for value, cell in ranked if threshold is None or abs(value) > threshold]
+    return passing[:count]
 
 
 def as_mapping(
-    values: Float[Tensor, "layer position"], layers: Sequence[int], positions: Sequence[int]
-) -> dict[str, dict[str, float | None]]:
-    """{layer: {position: value}} with text keys, as JSON has it; NaN becomes None."""
-    return {
-        str(layer): {
-            str(position): finite(float(values[i, j])) for j, position in enumerate(positions)
-        }
-        for i, layer in enumerate(layers)
-    }
+    values: Float[Tensor, "..."], *axes: Sequence[Label]
+) -> dict[str, object] | float | None:
+    """Nested {label: … value} with text keys, as JSON has it; NaN becomes None."""
+    if not axes:
+        return finite(float(values))
+    first, *rest = axes
+    return {str(label): as_mapping(values[i], *rest) for i, label in enumerate(first)}
 
 
 def finite(value: float) -> float | None:

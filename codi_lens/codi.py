@@ -185,7 +185,26 @@ class HookedCodi:
     ) -> list[list[int]]:
         """Tokens of the greedy answers, without eos, from a state whose thoughts are done."""
         end = torch.tensor(self.tokens.end()).expand(len(state.mask), -1)
-        return self._decode(state, end, max_new_tokens, plan)
+        logits = self.loop.speak(state, end, () if plan is None else plan.at("eot"))
+        return self.decode_from(state, logits[:, -1], max_new_tokens, plan)
+
+    def decode_from(
+        self,
+        state: LoopState,
+        logits: Float[Tensor, "batch d_vocab"],
+        max_new_tokens: int = 32,
+        plan: HookPlan | None = None,
+    ) -> list[list[int]]:
+        """Tokens of greedy answers, given the logits that predict their first token."""
+        self.tokens.check_length(state.mask.shape[1] + max_new_tokens)
+        return self.loop.decode(
+            state,
+            logits,
+            stop=self.ids.eos,
+            forbidden=self.ids.eot,
+            max_new_tokens=max_new_tokens,
+            plan=plan,
+        )
 
     def decode_without_wrapper(
         self, questions: Sequence[str], max_new_tokens: int = 32
@@ -195,24 +214,8 @@ class HookedCodi:
         texts = [self.tokens.question(question) + stem for question in questions]
         tokens, mask = left_pad(texts, self.ids.pad)
         state = self.loop.read(tokens[:, :-1], mask[:, :-1])
-        return self._decode(state, tokens[:, -1:], max_new_tokens)
-
-    def _decode(
-        self,
-        state: LoopState,
-        first: Int[Tensor, "batch first"],
-        max_new_tokens: int,
-        plan: HookPlan | None = None,
-    ) -> list[list[int]]:
-        self.tokens.check_length(state.mask.shape[1] + first.shape[1] + max_new_tokens)
-        return self.loop.decode(
-            state,
-            first,
-            stop=self.ids.eos,
-            forbidden=self.ids.eot,
-            max_new_tokens=max_new_tokens,
-            plan=plan,
-        )
+        logits = self.loop.speak(state, tokens[:, -1:])
+        return self.decode_from(state, logits[:, -1], max_new_tokens)
 
     def run_with_hooks(
         self,

@@ -12,8 +12,6 @@ import huggingface_hub
 from huggingface_hub.errors import (
     EntryNotFoundError,
     GatedRepoError,
-    HfHubHTTPError,
-    HFValidationError,
     LocalEntryNotFoundError,
     RepositoryNotFoundError,
     RevisionNotFoundError,
@@ -62,7 +60,8 @@ class ModelFiles:
         except EntryNotFoundError as error:
             self.unreachable |= isinstance(error, LocalEntryNotFoundError)
             return None
-        except (HfHubHTTPError, HFValidationError, OSError) as error:
+        except Exception as error:
+            # The client also lets errors of its HTTP library, of the disk and of validation through.
             raise UserError(_advice(self, error)) from error
         path = Path(found)
         if self.folder is None:

@@ -163,23 +163,22 @@ class LatentLoop:
     def decode(
         self,
         state: LoopState,
-        first: Int[Tensor, "batch first"],
+        logits: Float[Tensor, "batch d_vocab"],
         *,
         stop: int,
         forbidden: int,
         max_new_tokens: int,
         plan: HookPlan | None = None,
     ) -> list[list[int]]:
-        """Steps `eot` and `answer`, greedily: feeds the `first` tokens, then what the model says.
+        """Step `answer`, greedily, from the logits that predict its first token.
 
         `stop` (eos) ends a row's answer and is not part of it; the `forbidden` token (eot) is never
         chosen, as in the official code.
         """
-        batch = len(state.mask)
-        answers: list[list[int]] = [[] for _ in range(batch)]
-        open_rows = torch.ones(batch, dtype=torch.bool, device=self.device)
-        logits = self.speak(state, first, _at(plan, "eot"))[:, -1].clone()
+        answers: list[list[int]] = [[] for _ in range(len(state.mask))]
+        open_rows = torch.ones(len(answers), dtype=torch.bool, device=self.device)
         for _ in range(max_new_tokens):
+            logits = logits.clone()
             logits[:, forbidden] = -torch.inf
             chosen = logits.argmax(dim=-1)
             open_rows &= chosen != stop
@@ -187,7 +186,7 @@ class LatentLoop:
                 break
             for row in open_rows.nonzero()[:, 0].tolist():
                 answers[row].append(int(chosen[row]))
-            logits = self.speak(state, chosen[:, None], _at(plan, "answer"))[:, -1].clone()
+            logits = self.speak(state, chosen[:, None], _at(plan, "answer"))[:, -1]
         return answers
 
 

@@ -13,9 +13,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from codi_lens.answers import AnswerPair
-
-Direction = Literal["denoise", "noise"]
-"""denoise: base = corrupted, source = clean; noise: the other way round."""
+from codi_lens.choices import Direction
 
 CELL_METRICS = (
     "kl_divergence",

@@ -16,9 +16,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from codi_lens.answers import Answer, is_correct, same_answer
+from codi_lens.choices import Filter
 from codi_lens.codi import HookedCodi
 from codi_lens.errors import UserError
 from codi_lens.hooks import Site, replace
+from codi_lens.pairs import Pair
 
 
 @dataclass(frozen=True)
@@ -176,3 +178,23 @@ def _condition(
     return Condition(
         name, tuple(texts), right(answers), None if donated is None else right(donated)
     )
+
+
+def passing(
+    codi: HookedCodi, pairs: Sequence[Pair], kind: Filter, *, num_latents: int | None = None
+) -> list[Pair]:
+    """The pairs of a filter: all; both questions answered right; and both wrong without thoughts."""
+    if kind == "none":
+        return list(pairs)
+    kept = list(pairs)
+    for latents, wanted in ((codi.num_latents(num_latents), True), (0, False)):
+        if latents or kind == "latent-dependent":
+            variants = [variant for pair in kept for variant in (pair.clean, pair.corrupted)]
+            texts: list[str] = []
+            for i in range(0, len(variants), 64):
+                questions = [variant.question for variant in variants[i : i + 64]]
+                texts += codi.generate(questions, num_latents=latents)
+            right = [is_correct(t, v.answer) for t, v in zip(texts, variants, strict=True)]
+            both = zip(kept, right[::2], right[1::2], strict=True)
+            kept = [pair for pair, a, b in both if a == wanted and b == wanted]
+    return kept

@@ -27,14 +27,28 @@ from codi_lens.tokens import right_pad
 
 
 @dataclass(frozen=True)
+class Displaced:
+    """base + ‖source − base‖ · direction, with two rows' activations at the place of the patch."""
+
+    base: int
+    source: int
+    direction: Float[Tensor, " d_model"]
+    """Of length 1."""
+
+
+Source = int | Tensor | Displaced
+"""What a patch puts in: a row's activation at the same place, a value, or a displacement."""
+
+
+@dataclass(frozen=True)
 class Patch:
     """One activation, at the last position of a step, set to something else."""
 
     name: str
     """Hook point, e.g. "blocks.3.hook_resid_post"; "hook_embed" at a latent step is the thought."""
     step: Step
-    source: int | Float[Tensor, "..."]
-    """A row, whose activation at the same place is taken as the model computed it; or the value."""
+    source: Source
+    """A row stands for its activation at the same place, as the model computed it."""
 
 
 @dataclass(frozen=True)
@@ -87,7 +101,7 @@ def _row_hooks(
     rows: Sequence[Row], num_latents: int, watched: dict[tuple[int, Site], Tensor]
 ) -> list[tuple[Site, HookFn]]:
     """One hook function per site: what it copies from row to row, sets, and keeps."""
-    sites: dict[Site, list[tuple[int, int | Tensor]]] = defaultdict(list)
+    sites: dict[Site, list[tuple[int, Source]]] = defaultdict(list)
     watchers: dict[Site, list[int]] = defaultdict(list)
     fed = [
         (index, row.thoughts_of) for index, row in enumerate(rows) if row.thoughts_of is not None
@@ -109,62 +123,130 @@ def _row_hooks(
 
 
 def _write_rows(
-    writes: Sequence[tuple[int, int | Tensor]],
+    writes: Sequence[tuple[int, Source]],
     watchers: Sequence[int],
     site: Site,
     watched: dict[tuple[int, Site], Tensor],
 ) -> HookFn:
     """A hook function that keeps, then copies or sets, the last position of single rows."""
     copies = [(row, source) for row, source in writes if isinstance(source, int)]
-    values = [(row, source) for row, source in writes if isinstance(source, Tensor)]
+    values = [(row, source) for row, source in writes if not isinstance(source, int)]
 
     def hook_fn(activation: Tensor, hook: Any) -> Tensor:
+        now = activation[:, -1]
         for row in watchers:
-            watched[row, site] = activation[row, -1].clone()
+            watched[row, site] = now[row].clone()
         out = activation.clone()
         if copies:
             targets, sources = zip(*copies, strict=True)
-            out[list(targets), -1] = activation[list(sources), -1]
-        if values:
-            targets, vectors = zip(*values, strict=True)
-            out[list(targets), -1] = torch.stack(vectors).to(out)
+            out[list(targets), -1] = now[list(sources)]
+        for row, source in values:
+            out[row, -1] = _value(source, now).to(out)
         return out
 
     return hook_fn
 
 
-def read_answers(
-    codi: HookedCodi, run: RowsRun, pairs: Sequence[int], answers: Sequence[AnswerPair]
-) -> Iterator[Readout]:
-    """Reads the answer of all rows, with the clean and with the corrupted answer forced.
+def _value(source: Tensor | Displaced, now: Float[Tensor, "rows d_model"]) -> Tensor:
+    if isinstance(source, Tensor):
+        return source
+    base, other = now[source.base], now[source.source]
+    return base + (other - base).norm() * source.direction.to(now)
 
-    Args:
-        run: its state goes on past eot and the shared part of the answers.
-        pairs: for each row, the index of its pair in `answers`.
-        answers: number tokens of each pair. One readout is yielded per pair, in this order.
+
+def shifted(rows: Sequence[Row], by_rows: int, by_prompts: int) -> list[Row]:
+    """The same rows further down a batch: every reference to a row or a prompt moved along."""
+
+    def moved(source: Source) -> Source:
+        if isinstance(source, Displaced):
+            return Displaced(source.base + by_rows, source.source + by_rows, source.direction)
+        return source + by_rows if isinstance(source, int) else source
+
+    return [
+        Row(
+            row.prompt + by_prompts,
+            tuple(Patch(p.name, p.step, moved(p.source)) for p in row.patches),
+            None if row.thoughts_of is None else row.thoughts_of + by_rows,
+            row.watch,
+        )
+        for row in rows
+    ]
+
+
+def end_thoughts(codi: HookedCodi, run: RowsRun) -> Float[Tensor, "rows d_model"]:
+    """Step `eot`: moves the run's state past the end tokens; returns the final states there.
 
     Raises:
         HookNeverFired: a patch that no step reached.
     """
-    loop, end = codi.loop, torch.tensor(codi.tokens.end())
-    shared = [_before_difference(answer) for answer in answers]
-    final = loop.advance(run.state, loop.embed(end.expand(len(pairs), -1)), run.plan.at("eot"))
+    end = torch.tensor(codi.tokens.end()).expand(len(run.state.mask), -1)
+    final = codi.loop.advance(run.state, codi.loop.embed(end), run.plan.at("eot"))
     run.plan.check_fired()
-    finals = torch.cat([final[:, -1:], _feed(codi, run.state, pairs, shared)], dim=1)
+    return final[:, -1]
+
+
+def read_answers(
+    codi: HookedCodi,
+    state: LoopState,
+    final: Float[Tensor, "rows d_model"],
+    pairs: Sequence[int],
+    answers: Sequence[AnswerPair],
+) -> Iterator[Readout]:
+    """Reads the answer of all rows, with the clean and with the corrupted answer forced.
+
+    Args:
+        state, final: after the end tokens; `state` goes on past the shared part of the answers.
+        pairs: for each row, the index of its pair in `answers`.
+        answers: number tokens of each pair. One readout is yielded per pair, in this order.
+    """
+    loop = codi.loop
+    shared = [_before_difference(answer) for answer in answers]
+    finals = torch.cat([final[:, None], _feed(codi, state, pairs, shared)], dim=1)
     branches = {}
     for name in ("clean", "corrupted"):
         rest = [_after_difference(answer, name) for answer in answers]
-        branches[name] = _feed(codi, run.state.fork(), pairs, rest)
+        branches[name] = _feed(codi, state.fork(), pairs, rest)
     pair_of_row = torch.tensor(pairs, device=loop.device)
     for index, answer in enumerate(answers):
         rows = (pair_of_row == index).nonzero()[:, 0]
         stem, common = len(answer.stem), len(shared[index]) + 1
         logits = loop.unembed(finals[rows, :common])
         own = {}
-        for name, final in branches.items():
+        for name, final_states in branches.items():
             length = len(_after_difference(answer, name))
-            own[name] = torch.cat([logits[:, stem:], loop.unembed(final[rows, :length])], dim=1)
+            rest_logits = loop.unembed(final_states[rows, :length])
+            own[name] = torch.cat([logits[:, stem:], rest_logits], dim=1)
         yield Readout(logits[:, :stem].argmax(-1), own["clean"], own["corrupted"])
+
+
+def read_at_eot(
+    codi: HookedCodi,
+    final: Float[Tensor, "rows d_model"],
+    pairs: Sequence[int],
+    answers: Sequence[AnswerPair],
+) -> Iterator[Readout]:
+    """Reads everything at the last position before the stem, where no stem token is forced."""
+    pair_of_row = torch.tensor(pairs, device=codi.loop.device)
+    for index, answer in enumerate(answers):
+        logits = codi.loop.unembed(final[pair_of_row == index, None])
+        none = torch.empty((len(logits), 0), dtype=torch.long, device=logits.device)
+        clean, corrupted = len(answer.clean), len(answer.corrupted)
+        yield Readout(none, logits.expand(-1, clean, -1), logits.expand(-1, corrupted, -1))
+
+
+def says_tokens(
+    codi: HookedCodi,
+    state: LoopState,
+    final: Float[Tensor, "rows d_model"],
+    tokens: Sequence[Sequence[int]],
+) -> list[bool]:
+    """Whether each row's top-1 token is the given one at every position, all of them forced.
+
+    `state` and `final` are those of these rows after the end tokens; `state` goes on.
+    """
+    rest = _feed(codi, state, range(len(tokens)), [ids[:-1] for ids in tokens])
+    predicted = codi.loop.unembed(torch.cat([final[:, None], rest], dim=1)).argmax(-1)
+    return [predicted[row, : len(ids)].tolist() == list(ids) for row, ids in enumerate(tokens)]
 
 
 def _before_difference(answer: AnswerPair) -> tuple[int, ...]:

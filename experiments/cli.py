@@ -40,8 +40,7 @@ def experiment_parser(
     parser.add_argument("--pairs", default="toy", help="'toy', or a file or folder of pairs")
     parser.add_argument("--limit", type=int, help="only the first LIMIT pairs (default: all)")
     if cells:
-        parser.add_argument("--layers", type=numbers, help="such as 0-3,7 (default: all)")
-        parser.add_argument("--positions", type=numbers, help="latent positions (default: all)")
+        _add_cell_flags(parser)
     parser.add_argument("--num-latents", type=int, help="thoughts (default: as trained)")
     parser.add_argument("--out", type=Path, help="folder (default: a fresh one under results/)")
     parser.add_argument("--device", default="cpu", help="'auto', 'cpu', 'cuda', …")
@@ -51,13 +50,32 @@ def experiment_parser(
     return parser
 
 
-def numbers(text: str) -> tuple[int, ...]:
-    """Parses "0-3,7" as 0, 1, 2, 3, 7."""
-    values: list[int] = []
+def _add_cell_flags(parser: argparse.ArgumentParser) -> None:
+    """Flags of the programs that patch: which cells, how, and how they are read."""
+    from codi_lens.choices import ANSWER_STARTS, DIRECTIONS, FILTERS, SITES
+
+    add = parser.add_argument
+    add("--layers", type=labels, help="such as 0-3,7, thought (default: all layers)")
+    add("--positions", type=labels, help="such as bot,0-4,eot (default: all latents)")
+    add("--site", default="resid_post", choices=SITES)
+    add("--direction", default="denoise", choices=DIRECTIONS)
+    add("--answer-start", default="stem", choices=ANSWER_STARTS)
+    add("--min-gap", type=float, default=1.0, help="logits; recovery is null below it")
+    add("--filter", default="none", choices=FILTERS, help="which pairs to keep")
+    add("--include-same-answer", action="store_true", help="run these pairs too, apart")
+    add("--batch-rows", type=int, default=256, help="runs side by side, at most")
+
+
+def labels(text: str) -> tuple[int | str, ...]:
+    """Parses "bot,0-3,7" as bot, 0, 1, 2, 3, 7."""
+    values: list[int | str] = []
     for part in text.split(","):
+        if part in ("thought", "bot", "eot"):
+            values.append(part)
+            continue
         first, dash, last = part.partition("-")
         if not first.isdecimal() or (dash and not last.isdecimal()):
-            raise argparse.ArgumentTypeError(f"{text!r} is not a list such as 0-3,7")
+            raise argparse.ArgumentTypeError(f"{text!r} is not a list such as bot,0-3,7")
         values += range(int(first), int(last if dash else first) + 1)
     return tuple(values)
 

@@ -4,10 +4,10 @@ import pytest
 import torch
 
 from codi_lens import HookedCodi, Pair, Site, UserError, Variant, patch_positions
+from codi_lens.answers import contrast
 from codi_lens.hooks import replace
 from codi_lens.metrics import CELL_METRICS
-from codi_lens.patching import Patch, Row, read_answers, run_rows
-from codi_lens.sweeps import _answer_pair
+from codi_lens.patching import Patch, Row, end_thoughts, read_answers, run_rows
 from tests.oracle import captured, cell, frozen
 from tests.tiny import write_tiny
 
@@ -122,15 +122,26 @@ def test_a_structural_zero_is_exact_at_equal_batch_shape(tiny):
     assert torch.equal(tiny.run_with_hooks(question, 42, fwd_hooks=[hook]).logits, plain.logits)
 
 
+def answer_tokens(codi, pair):
+    answers = (pair.clean.answer, pair.corrupted.answer)
+    return contrast(codi.tokens.tokenizer, codi.config.answer_stem, *answers, codi.ids.eos)
+
+
 def run_pair(codi, pair, rows):
     """Readout of hand-made rows on prompts (corrupted, clean)."""
     with torch.no_grad():
         run = run_rows(codi, [pair.corrupted.question, pair.clean.question], rows, 3)
-        return next(read_answers(codi, run, [0] * len(rows), [_answer_pair(codi, pair)])), run
+        final = end_thoughts(codi, run)
+        readouts = read_answers(
+            codi, run.state, final, [0] * len(rows), [answer_tokens(codi, pair)]
+        )
+        return next(readouts), run
 
 
 def grid(source, layers=range(3), positions=range(3)):
-    return tuple(Patch(f"blocks.{layer}.hook_resid_post", k, source) for layer in layers for k in positions)
+    return tuple(
+        Patch(f"blocks.{layer}.hook_resid_post", k, source) for layer in layers for k in positions
+    )
 
 
 def test_a_run_patched_with_itself_is_itself(tiny):
@@ -171,7 +182,12 @@ def test_clean_prompt_and_clean_thoughts_together_recover_everything(preferring)
 def test_freezing_holds_every_later_thought(tiny):
     fed = Site("hook_embed", 2)
     patches = grid(1, [1], [0])
-    rows = [Row(0), Row(1), Row(0, patches, thoughts_of=0, watch=(fed,)), Row(0, patches, watch=(fed,))]
+    rows = [
+        Row(0),
+        Row(1),
+        Row(0, patches, thoughts_of=0, watch=(fed,)),
+        Row(0, patches, watch=(fed,)),
+    ]
     _, run = run_pair(tiny, PAIRS[0], rows)
     assert torch.equal(run.watched[2, fed], run.state.thoughts[2][0])
     assert torch.equal(run.watched[3, fed], run.state.thoughts[2][3])
@@ -212,7 +228,7 @@ def test_patches_at_bot_and_eot_and_of_the_thought(tiny):
     for i, (place, value) in enumerate(zip(places, values, strict=True)):
         hooks = [(Site(*place), replace(value))]
         run = tiny.run_with_hooks(pair.corrupted.question, pair.clean.answer, fwd_hooks=hooks)
-        expected = run.logits[0, len(_answer_pair(tiny, pair).stem) :][: readout.clean.shape[1]]
+        expected = run.logits[0, len(answer_tokens(tiny, pair).stem) :][: readout.clean.shape[1]]
         for row in (2 + i, 5 + i):
             torch.testing.assert_close(readout.clean[row], expected, atol=1e-10, rtol=0)
 
@@ -227,8 +243,8 @@ def test_values_given_by_the_caller_are_not_written(tiny):
     ("options", "message"),
     [
         ({"layers": [3]}, r"layers \[3\]: give different numbers from 0 to 2"),
-        ({"positions": [0, 0]}, "latent positions"),
-        ({"num_latents": 0}, "no latent position to patch"),
+        ({"positions": [0, 0]}, r"positions \[0, 0\]"),
+        ({"num_latents": 0, "layers": [7]}, "layers"),
         ({"mode": "frozen"}, "no mode 'frozen'"),
         ({"direction": "up"}, "no direction 'up'"),
     ],

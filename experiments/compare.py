@@ -1,0 +1,92 @@
+"""Compare runs of the same model and pairs: laws that must hold, and where the experiments part.
+
+    python -m experiments.compare RUN RUN … --out FOLDER
+
+reads finished records, checks them against each other, and writes `comparison.json` and `comparison.html`. A
+check that fails makes the exit code 1 and is named.
+"""
+
+import argparse
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from codi_lens.errors import UserError
+from experiments import cli
+
+if TYPE_CHECKING:
+    from codi_lens.comparison import Comparison
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Runs the program; 0, 1 if a check fails, 2 for input that cannot be used."""
+    parser = argparse.ArgumentParser(
+        prog="python -m experiments.compare", description=__doc__.splitlines()[0]
+    )
+    parser.add_argument(
+        "runs", metavar="RUN", type=Path, nargs="+", help="folders of finished runs"
+    )
+    parser.add_argument("--out", type=Path, help="folder (default: a fresh one under results/)")
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    arguments = parser.parse_args(argv)
+    failed: list[str] = []
+    code = cli.run(lambda: failed.extend(report(arguments)), arguments.debug)
+    return code or int(bool(failed))
+
+
+def report(arguments: argparse.Namespace) -> list[str]:
+    """Compares, writes and prints; returns the names of the checks that failed."""
+    from codi_lens import plots
+    from codi_lens.comparison import compare
+    from codi_lens.files import write_json, write_text
+    from codi_lens.results import load, read_manifest
+
+    manifests = {str(folder): read_manifest(folder) for folder in arguments.runs}
+    digests = {manifest["model"]["digest"] for manifest in manifests.values()}
+    if len(digests) > 1:
+        raise UserError("these runs are of different models (their digests differ)")
+    runs = {str(folder): load(folder) for folder in arguments.runs}
+    found = compare(runs, {name: m["model"]["dtype"] for name, m in manifests.items()})
+    folder = cli.fresh_folder(arguments.out, "compare")
+    figure = plots.layer_profile({sweep.experiment: sweep for sweep in runs.values()})
+    write_json({folder / "comparison.json": asdict(found) | {"runs": list(runs)}})
+    write_text(folder / "comparison.html", plots.page({"profiles": figure}))
+    print(table(found))
+    print(f"\nwritten:\n  {folder / 'comparison.json'}\n  {folder / 'comparison.html'}")
+    return [check.name for check in found.failed]
+
+
+def table(found: "Comparison") -> str:
+    """The comparison as text."""
+    lines = [
+        f"{'ok    ' if check.passed else 'FAILED'}  {check.name} ({check.detail})"
+        for check in found.checks
+    ]
+    layers = list(next(iter(found.profiles.values())))
+    lines += ["", "recovery by layer" + "".join(f"{layer:>9}" for layer in layers)]
+    for name, profile in found.profiles.items():
+        lines.append(f"{name:<20}" + "".join(_cell(profile.get(layer)) for layer in layers))
+    lines += ["", "rank correlation of profiles"]
+    lines += [f"{_cell(value)}  {name}" for name, value in found.rank_correlation.items()]
+    if found.additivity:
+        lines += ["", "additivity: sum of single positions / all positions together, by layer"]
+        lines.append("".join(_cell(value) for value in found.additivity.values()))
+    for name, parts in found.effects.items():
+        shown = "  ".join(f"{label}{_cell(value)}" for label, value in parts.items())
+        lines += ["", f"mean size of effects, {name}", shown]
+    for name, cells in found.top.items():
+        places = [
+            f"({c['layer']}, {c['position']})" if "position" in c else str(c["layer"])
+            for c in cells
+        ]
+        lines += ["", f"top cells by recovery, {name}: {', '.join(places)}"]
+    return "\n".join(lines)
+
+
+def _cell(value: float | None) -> str:
+    return f"{'–':>9}" if value is None else f"{value:>9.3f}"
+
+
+if __name__ == "__main__":
+    sys.exit(main())
