@@ -289,8 +289,8 @@ def _feeds_nothing(
         return True
     if variant == "thoughts" and step == "bot" and settings.num_latents == 0:
         return True
-    if layer == THOUGHT:
-        return step in ("bot", "eot")  # the same token in every run
+    if layer == THOUGHT or (layer == 0 and settings.site == "resid_pre"):
+        return step in ("bot", "eot")  # the input there is the same token in every run
     if layer != num_layers - 1 or settings.site == "resid_pre":
         return False
     if step == "eot":

@@ -1,0 +1,344 @@
+"""All three experiments against one run per cell, and the laws that tie them together."""
+
+import pytest
+import torch
+
+from codi_lens import (
+    Pair,
+    Site,
+    UserError,
+    Variant,
+    patch_iteratively,
+    patch_layers,
+    patch_positions,
+)
+from codi_lens.aggregates import aggregate, donor_threshold, interaction
+from codi_lens.choices import SITES
+from codi_lens.hooks import replace
+from codi_lens.metrics import CELL_METRICS
+from codi_lens.runner import choose_donors
+from codi_lens.sweeps import make_settings
+from tests.oracle import captured, cell, frozen
+
+PAIRS = [
+    Pair(0, Variant("12 plus 30?", 42), Variant("12 plus 31?", 43)),
+    Pair(1, Variant("one plus two plus 3?", 6), Variant("12 plus 3?", 15)),  # lengths differ
+    Pair(2, Variant("5 plus 6?", 991234), Variant("5 plus 7?", 9955)),  # differ at the second token
+]
+ROWS, COLUMNS = ("thought", 0, 1, 2), ("bot", 0, 1, 2, "eot")
+
+
+def place(layer, step, site="resid_post"):
+    return Site("hook_embed" if layer == "thought" else f"blocks.{layer}.hook_{site}", step)
+
+
+def fed_thoughts(codi, question, hooks):
+    """Hooks that feed the thoughts which a patched run fed to itself."""
+    fed = []
+
+    def keep(activation, hook):
+        fed.append(activation[0, -1].clone())
+
+    # Before the patches, so that a patched thought itself is not passed on, only what comes of it.
+    keepers = [(Site("hook_embed", k), keep) for k in range(3)]
+    codi.run_with_hooks(question, 1, fwd_hooks=[*keepers, *hooks])
+    return [(Site("hook_embed", k), replace(fed[k])) for k in range(3)]
+
+
+def oracle_hooks(codi, pair, places, variant, direction="denoise"):
+    """Hooks on the base run that make one cell of a variant."""
+    base, source = (
+        (pair.corrupted, pair.clean) if direction == "denoise" else (pair.clean, pair.corrupted)
+    )
+    patches = [(site, replace(captured(codi, source.question, site, 3))) for site in places]
+    if variant == "regenerate":
+        return patches
+    if variant == "freeze":
+        return [*frozen(codi, base.question, 3), *patches]
+    return fed_thoughts(codi, base.question, patches)
+
+
+def agree(found, expected, where):
+    for name in CELL_METRICS:
+        assert float(found[name]) == pytest.approx(expected[name], abs=1e-9, nan_ok=True), (
+            name,
+            where,
+        )
+
+
+@pytest.mark.parametrize("direction", ["denoise", "noise"])
+def test_total_direct_and_indirect_effects_equal_one_run_per_cell(tiny, direction):
+    sweep = patch_positions(
+        tiny, PAIRS, layers=ROWS, positions=COLUMNS, mode="all", direction=direction
+    )
+    assert sweep.axes["variant"] == ("regenerate", "freeze", "thoughts")
+    for p, pair in enumerate(PAIRS[1:], start=1):
+        for layer, step in (
+            ("thought", 1),
+            ("thought", "eot"),
+            (1, "bot"),
+            (0, 0),
+            (2, 1),
+            (1, 2),
+            (0, "eot"),
+        ):
+            for variant in sweep.axes["variant"]:
+                where = {"variant": variant, "layer": layer, "position": step}
+                found = {name: sweep.values(name, **where)[p] for name in CELL_METRICS}
+                hooks = oracle_hooks(tiny, pair, [place(layer, step)], variant, direction)
+                agree(found, cell(tiny, pair, hooks, direction=direction), where)
+
+
+@pytest.mark.parametrize("site", SITES)
+def test_every_site_equals_one_run_per_cell(tiny, site):
+    sweep = patch_positions(tiny, PAIRS[:2], site=site, positions=("bot", 0, 2), mode="freeze")
+    for p, pair in enumerate(PAIRS[:2]):
+        for layer, step in ((0, "bot"), (1, 0), (2, 0), (2, 2)):
+            found = {n: sweep.values(n, layer=layer, position=step)[p, 0] for n in CELL_METRICS}
+            hooks = oracle_hooks(tiny, pair, [place(layer, step, site)], "freeze")
+            agree(found, cell(tiny, pair, hooks), (site, layer, step))
+
+
+@pytest.mark.parametrize("mode", ["regenerate", "freeze", "thoughts"])
+@pytest.mark.parametrize("site", SITES)
+def test_effects_vanish_exactly_at_the_structural_zeros(tiny, site, mode):
+    options = {"layers": ROWS, "positions": COLUMNS, "site": site, "mode": mode}
+    sweep = patch_positions(tiny, PAIRS, **options)
+    effect = sweep.metrics["l2_difference"].amax(0)
+    zeros = sweep.structural_zeros()
+    assert zeros.any()
+    assert effect[zeros].max() < 1e-10
+    assert effect[~zeros].min() > 1e-6
+
+
+def test_layer_wise_patching_equals_one_run_per_layer(tiny):
+    sweep = patch_layers(tiny, PAIRS, mode="all")
+    assert sweep.axes == {"variant": ("regenerate", "freeze", "thoughts"), "layer": (0, 1, 2)}
+    for p, pair in enumerate(PAIRS):
+        for layer in range(3):
+            for variant in sweep.axes["variant"]:
+                found = {n: sweep.values(n, variant=variant, layer=layer)[p] for n in CELL_METRICS}
+                places = [place(layer, step) for step in range(3)]
+                expected = cell(tiny, pair, oracle_hooks(tiny, pair, places, variant))
+                agree(found, expected, (layer, variant))
+    frozen_last = sweep.structural_zeros("freeze")
+    assert frozen_last.tolist() == [False, False, True]
+    assert sweep.values("l2_difference", variant="freeze", layer=2).max() < 1e-10
+
+
+def chained_by_hand(codi, pair, layer, iterations):
+    """The chain as its definition has it: patch, read what is generated next, patch that, one run each."""
+    value = captured(codi, pair.clean.question, place(layer, 0), 3)
+    hooks, generated = [], []
+    for i in range(iterations + 1):
+        kept = []
+        hooks = [(place(layer, i), replace(value))]
+        if i < 2:
+
+            def keep(activation, hook, kept=kept):
+                kept.append(activation[0, -1].clone())
+
+            reading = [*hooks, (place(layer, i + 1), keep)]
+            codi.run_with_hooks(pair.corrupted.question, 1, fwd_hooks=reading)
+            value = kept[0]
+            generated.append(value)
+    return hooks, generated
+
+
+def test_iterative_patching_equals_one_run_per_iteration(tiny):
+    sweep = patch_iteratively(tiny, PAIRS)
+    source = {
+        (p, layer): [captured(tiny, pair.clean.question, place(layer, k), 3) for k in range(3)]
+        for p, pair in enumerate(PAIRS)
+        for layer in range(3)
+    }
+    for p, pair in enumerate(PAIRS):
+        for layer in (0, 2):
+            for i in range(3):
+                patches = [(place(layer, k), replace(source[p, layer][k])) for k in range(i + 1)]
+                chained, generated = chained_by_hand(tiny, pair, layer, i)
+                wanted = {"single": patches[i:], "cumulative": patches, "chained": chained}
+                if i == 2:
+                    wanted["parallel"] = patches
+                for strategy, hooks in wanted.items():
+                    where = {"strategy": strategy, "layer": layer, "iteration": i}
+                    found = {n: sweep.values(n, **where)[p] for n in CELL_METRICS}
+                    agree(found, cell(tiny, pair, hooks), where)
+                if i < 2:
+                    left = sweep.outcomes[p].generated[2, layer, i]
+                    torch.testing.assert_close(left, generated[i], atol=1e-10, rtol=0)
+    assert sweep.outcomes[0].generated[:, :, 2].isnan().all()
+    assert sweep.values("kl_divergence", strategy="parallel", iteration=0).isnan().all()
+
+
+def test_the_laws_between_the_experiments(tiny):
+    iterative, position = patch_iteratively(tiny, PAIRS), patch_positions(tiny, PAIRS)
+    together = patch_layers(tiny, PAIRS)
+    for name in CELL_METRICS:
+        single = iterative.values(name, strategy="single")
+        close = {"atol": 1e-10, "rtol": 0, "equal_nan": True}
+        torch.testing.assert_close(single, position.metrics[name], **close)
+        for strategy in ("cumulative", "chained"):
+            first = iterative.values(name, strategy=strategy, iteration=0)
+            torch.testing.assert_close(first, single[..., 0], **close)
+        for strategy in ("cumulative", "parallel"):
+            last = iterative.values(name, strategy=strategy, iteration=2)
+            torch.testing.assert_close(last, together.metrics[name], **close)
+    chained = iterative.values("l2_difference", strategy="chained", iteration=2)
+    parallel = iterative.values("l2_difference", strategy="parallel", iteration=2)
+    assert (chained - parallel).abs().max() > 1e-3, "two strategies equal by construction"
+
+
+def test_keeping_the_earlier_patches_of_a_chain_changes_nothing(tiny):
+    pair = PAIRS[0]
+    first = captured(tiny, pair.clean.question, place(1, 0), 3)
+    alone = tiny.run_with_hooks(
+        pair.corrupted.question, 42, fwd_hooks=[(place(1, 0), replace(first))]
+    )
+    hooks, generated = chained_by_hand(tiny, pair, 1, 1)
+    kept = [(place(1, 0), replace(first)), (place(1, 1), replace(generated[0]))]
+    both = tiny.run_with_hooks(pair.corrupted.question, 42, fwd_hooks=kept)
+    torch.testing.assert_close(both.logits, alone.logits, atol=1e-11, rtol=0)
+    only_second = tiny.run_with_hooks(pair.corrupted.question, 42, fwd_hooks=hooks)
+    assert (only_second.logits - alone.logits).abs().max() > 1e-3
+
+
+def test_similarities_by_hand(tiny):
+    sweep = patch_iteratively(tiny, PAIRS)
+    outcome = sweep.outcomes[1]
+    g = outcome.generated[0, 1, 0]
+    clean, corrupted = outcome.activations[1, 1], outcome.base_activations[1, 1]
+
+    def cosine(a, b):
+        return float((a @ b) / (a.norm() * b.norm()))
+
+    found = {
+        n: float(sweep.values(n, strategy="single", layer=1, iteration=0)[1])
+        for n in outcome.metrics
+    }
+    assert found["similarity_to_clean"] == pytest.approx(cosine(g, clean))
+    assert found["similarity_to_corrupted"] == pytest.approx(cosine(g, corrupted))
+    assert found["bias"] == pytest.approx(cosine(g, clean) - cosine(g, corrupted))
+    assert found["clean_corrupted_similarity"] == pytest.approx(cosine(clean, corrupted))
+    restored = (g - corrupted) @ (clean - corrupted) / (clean - corrupted).pow(2).sum()
+    assert found["restored"] == pytest.approx(float(restored))
+    assert sweep.values("bias", strategy="single", iteration=2).isnan().all()
+
+
+def test_a_model_with_one_latent(tiny):
+    iterative = patch_iteratively(tiny, PAIRS, num_latents=1)
+    assert iterative.axes["iteration"] == (0,)
+    together = patch_layers(tiny, PAIRS, num_latents=1)
+    for strategy in ("single", "cumulative", "chained", "parallel"):
+        found = iterative.values("logit_diff", strategy=strategy, iteration=0)
+        torch.testing.assert_close(found, together.metrics["logit_diff"], atol=1e-11, rtol=0)
+
+
+def test_saved_activations_stand_for_the_source_run(tiny):
+    from codi_lens.runner import sweep_pairs
+
+    settings = make_settings(tiny)
+    own = list(sweep_pairs("position_patching", tiny, PAIRS, settings))
+    saved = [outcome.activations for outcome in own]
+    again = list(sweep_pairs("position_patching", tiny, PAIRS, settings, saved=saved))
+    other = list(sweep_pairs("position_patching", tiny, PAIRS, settings, saved=saved[::-1]))
+    for a, b in zip(own, again, strict=True):
+        torch.testing.assert_close(
+            a.metrics["kl_divergence"], b.metrics["kl_divergence"], atol=1e-11, rtol=0
+        )
+    assert (own[0].metrics["kl_divergence"] - other[0].metrics["kl_divergence"]).abs().max() > 1e-6
+
+
+def test_everything_is_read_at_eot_when_asked(tiny):
+    sweep = patch_positions(tiny, PAIRS, answer_start="eot", layers=[1], positions=[1])
+    for p, pair in enumerate(PAIRS):
+        site = place(1, 1)
+        hook = (site, replace(captured(tiny, pair.clean.question, site, 3)))
+        logits = tiny.run_with_hooks(pair.corrupted.question, 1, fwd_hooks=[hook]).logits[0, 0]
+        numbers = [tiny.tokens.answer(v.answer)[5:] for v in (pair.clean, pair.corrupted)]
+        scores = [sum(float(logits[t]) for t in number) / len(number) for number in numbers]
+        assert float(sweep.metrics["clean_answer_score"][p]) == pytest.approx(scores[0])
+        found = float(sweep.metrics["answer_logit_diff"][p])
+        assert found == pytest.approx(scores[0] - scores[1])
+
+
+# -- controls ------------------------------------------------------------------------------------
+
+
+def test_controls_are_what_they_say(tiny):
+    pairs = [*PAIRS, Pair(3, Variant("3 plus 4?", 7), Variant("3 plus 5?", 8))]
+    sweep = patch_positions(tiny, pairs, controls=True, seed=3)
+    assert sweep.axes["variant"] == ("regenerate", "self", "donor", "noise")
+    assert sweep.values("l2_difference", variant="self").max() < 1e-10
+    donors = {
+        pair.pair_id: donor
+        for pair, donor in zip(pairs, choose_donors(pairs, sweep.settings), strict=True)
+    }
+    for p, pair in enumerate(pairs):
+        donor = donors[pair.pair_id]
+        assert donor.clean.answer not in (pair.clean.answer, pair.corrupted.answer)
+        assert sweep.outcomes[p].donor == donor.pair_id
+        site = place(1, 1)
+        hooks = [(site, replace(captured(tiny, donor.clean.question, site, 3)))]
+        found = {n: sweep.values(n, variant="donor", layer=1, position=1)[p] for n in CELL_METRICS}
+        agree(found, cell(tiny, pair, hooks), "donor")
+        run = tiny.run_with_hooks(pair.corrupted.question, donor.clean.answer, fwd_hooks=hooks)
+        tokens = list(run.answer_tokens[0])
+        given = run.logits[0, : len(tokens)].argmax(-1).tolist() == tokens
+        assert bool(sweep.values("donor_given", variant="donor", layer=1, position=1)[p]) == given
+
+
+def test_noise_is_as_far_as_the_source_in_a_direction_of_its_own(tiny):
+    far = patch_positions(tiny, PAIRS, controls=True, layers=[1], positions=[0])
+    again = patch_positions(tiny, PAIRS[1:], controls=True, layers=[1], positions=[0], batch_rows=1)
+    other = patch_positions(tiny, PAIRS, controls=True, layers=[1], positions=[0], seed=1)
+    noise = [s.values("l2_difference", variant="noise") for s in (far, again, other)]
+    torch.testing.assert_close(noise[0][1:], noise[1], atol=1e-10, rtol=0)
+    assert (noise[0] - noise[2]).abs().min() > 1e-6
+    from codi_lens.patching import _value
+    from codi_lens.plans import position_plan
+
+    plan = position_plan(far.settings, pair_id=0, d_model=32)
+    (displaced,) = [
+        row.patches[0].source
+        for row in plan.rows
+        if row.patches and not isinstance(row.patches[0].source, int)
+    ]
+    now = torch.randn(2, 32, dtype=torch.float64)
+    moved = _value(displaced, now) - now[0]
+    assert float(moved.norm()) == pytest.approx(float((now[1] - now[0]).norm()))
+    assert abs(float(torch.cosine_similarity(moved, now[1] - now[0], dim=0))) < 0.9
+
+
+def test_a_pair_alone_has_no_donor(tiny):
+    sweep = patch_positions(tiny, PAIRS[:1], controls=True)
+    assert sweep.outcomes[0].donor is None
+    assert sweep.values("kl_divergence", variant="donor").isnan().all()
+    assert donor_threshold(sweep, aggregate(sweep)) is None
+
+
+def test_the_interaction_is_what_the_parts_leave(tiny):
+    sweep = patch_positions(tiny, PAIRS, mode="all")
+    group = aggregate(sweep)
+    metric = "answer_logit_diff_change"
+    left = interaction(sweep, group, metric)
+    means = [sweep.values(metric, variant=v).mean(0) for v in ("regenerate", "freeze", "thoughts")]
+    torch.testing.assert_close(left, means[0] - means[1] - means[2], atol=1e-10, rtol=0)
+    # Last layer: the direct effect vanishes; last latent: the indirect one does.
+    torch.testing.assert_close(means[0][2], means[2][2], atol=1e-10, rtol=0)
+    torch.testing.assert_close(means[0][:, 2], means[1][:, 2], atol=1e-10, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"site": "hook_z"}, "no site 'hook_z'; known are resid_pre"),
+        ({"mode": "hold"}, "no mode 'hold'"),
+        ({"answer_start": "stem!"}, "no answer_start"),
+        ({"positions": ["prompt"]}, "positions .* or bot, eot"),
+        ({"layers": ["embed"]}, "layers .* or thought"),
+    ],
+)
+def test_what_cannot_be_asked(tiny, options, message):
+    with pytest.raises(UserError, match=message):
+        make_settings(tiny, **options)
