@@ -42,6 +42,8 @@ def report(arguments: argparse.Namespace) -> list[str]:
     from codi_lens.files import write_json, write_text
     from codi_lens.results import load, read_manifest
 
+    if len({folder.resolve() for folder in arguments.runs}) < len(arguments.runs):
+        raise UserError("a run is given twice; give different ones")
     manifests = {str(folder): read_manifest(folder) for folder in arguments.runs}
     digests = {manifest["model"]["digest"] for manifest in manifests.values()}
     if len(digests) > 1:

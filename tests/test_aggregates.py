@@ -1,0 +1,104 @@
+"""Aggregates on numbers that are worked out by hand."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from codi_lens import Pair, Variant, patch_positions
+from codi_lens.aggregates import aggregate, as_mapping, competent, groups, top_cells
+from codi_lens.outcomes import PairOutcome, RunRecord, Sweep
+from codi_lens.plans import Settings
+
+NAN = float("nan")
+
+
+def outcome(pair_id, patched, base, source, *, kl=0.0, right=True, operand="a", same=False):
+    """A pair with one layer and two positions, given by its logit differences."""
+    pair = Pair(pair_id, Variant("q", 1), Variant("r", 1 if same else 2), operand=operand)
+    ld = torch.tensor([[patched]], dtype=torch.float64)
+    recovery = (ld - base) / (source - base)
+    runs = [RunRecord({"logit_diff": value}, "1", right) for value in (base, source)]
+    values = {"logit_diff": ld, "recovery": recovery, "kl_divergence": torch.full_like(ld, kl)}
+    return PairOutcome(pair, values, *runs, torch.zeros(1, 2, 4))
+
+
+def sweep_of(*outcomes):
+    axes = {"variant": ("regenerate",), "layer": (0,), "position": (0, 1)}
+    return Sweep("position_patching", Settings(2, (0,), (0, 1)), axes, 1, False, tuple(outcomes))
+
+
+def test_recovery_is_a_ratio_of_sums_over_the_pairs_that_have_one():
+    undefined = outcome(2, [9.0, 9.0], -1.0, 1.0)
+    undefined = replace(
+        undefined, metrics=undefined.metrics | {"recovery": torch.full((1, 1, 2), NAN)}
+    )
+    sweep = sweep_of(
+        outcome(0, [0.0, -2.0], -2.0, 2.0), outcome(1, [5.0, -4.0], -5.0, 5.0), undefined
+    )
+    group = aggregate(sweep)
+    # ((0+2) + (5+5)) / (4 + 10) and ((-2+2) + (-4+5)) / 14; the mean of ratios would be 0.75 and 0.05.
+    assert group.means["recovery"][0, 0].tolist() == pytest.approx([12 / 14, 1 / 14])
+    assert (group.n, group.n_recovery) == (3, 2)
+    assert group.recovery_median[0, 0].tolist() == pytest.approx([0.5, 0.0])
+    assert group.means["logit_diff"][0, 0, 0].item() == pytest.approx((0 + 5 + 9) / 3)
+
+
+def test_intervals_hold_the_mean_and_shrink_with_agreement():
+    apart = sweep_of(*(outcome(i, [float(i % 3), 0.0], -2.0, 2.0, kl=float(i)) for i in range(12)))
+    alike = sweep_of(*(outcome(i, [1.0, 0.0], -2.0, 2.0, kl=3.0) for i in range(12)))
+    wide, narrow = aggregate(apart), aggregate(alike)
+    for group in (wide, narrow):
+        for name in ("recovery", "kl_divergence"):
+            assert (group.low[name] <= group.means[name] + 1e-12).all()
+            assert (group.means[name] <= group.high[name] + 1e-12).all()
+    assert narrow.high["kl_divergence"][0, 0, 0] == narrow.low["kl_divergence"][0, 0, 0] == 3
+    spread = wide.high["kl_divergence"] - wide.low["kl_divergence"]
+    # A normal approximation: 2 · 1.96 · sd / √n with sd = 3.45, n = 12.
+    assert spread[0, 0, 0].item() == pytest.approx(3.9, abs=0.5)
+    again = aggregate(apart)
+    assert torch.equal(again.low["recovery"], wide.low["recovery"])
+    assert not torch.equal(aggregate(apart, seed=1).low["recovery"], wide.low["recovery"])
+
+
+def test_groups_keep_same_answers_apart():
+    sweep = sweep_of(
+        outcome(0, [0.0, 0.0], -1.0, 1.0),
+        outcome(1, [0.0, 0.0], -1.0, 1.0, right=False, operand="b"),
+        outcome(2, [0.0, 0.0], -1.0, 1.0, same=True),
+    )
+    chosen = {name: mask.tolist() for name, mask in groups(sweep).items()}
+    assert chosen == {
+        "all": [True, True, False],
+        "competent": [True, False, False],
+        "operand a": [True, False, False],
+        "operand b": [False, True, False],
+        "same_answer": [False, False, True],
+    }
+    assert competent(sweep).tolist() == [True, False, True]
+    assert aggregate(sweep).n == 2
+
+
+def test_top_cells_leave_out_zeros_nan_and_what_is_below_the_threshold():
+    values = torch.tensor([[0.5, 0.9, NAN], [0.7, 0.5, 0.1]])
+    zeros = torch.tensor([[False, True, False], [False, False, False]])
+    assert top_cells(values, zeros) == [(1, 0), (0, 0), (1, 1), (1, 2)]
+    assert top_cells(values, zeros, count=2) == [(1, 0), (0, 0)]
+    assert top_cells(values, zeros, threshold=0.5) == [(1, 0)]
+
+
+def test_nan_is_null_in_json():
+    assert as_mapping(torch.tensor([[1.0, NAN]]), (3,), ("bot", 0)) == {
+        "3": {"bot": 1.0, "0": None}
+    }
+
+
+def test_values_are_chosen_by_label(tiny):
+    pairs = [Pair(0, Variant("1 plus 2?", 3), Variant("1 plus 3?", 4))]
+    sweep = patch_positions(tiny, pairs, mode="all", layers=(2, 0), positions=("eot", 1))
+    whole = sweep.values("kl_divergence")
+    assert whole.shape == (1, 3, 2, 2)
+    assert sweep.values("kl_divergence", variant="freeze", layer=0, position=1) == whole[:, 1, 1, 1]
+    assert torch.equal(sweep.metrics["kl_divergence"], whole[:, 0])
+    with pytest.raises(ValueError, match="no layer 1 in this sweep"):
+        sweep.values("kl_divergence", layer=1)
