@@ -1,0 +1,95 @@
+"""Every command and every snippet of the README, run."""
+
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from experiments import iterative_patching, layer_patching
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
+COMMANDS = [
+    line
+    for block in re.findall(r"```sh\n(.*?)```", README, flags=re.DOTALL)
+    for line in block.strip().splitlines()
+]
+PROGRAMS = [line for line in COMMANDS if line.startswith("python -m experiments.")]
+QUICK = {
+    "necessity": ["--limit", "4"],
+    "position_patching": ["--limit", "3"],
+    "layer_patching": ["--limit", "3"],
+    "iterative_patching": ["--limit", "3"],
+    "train_toy": ["--steps", "4", "--pairs", "0"],
+}
+"""What makes a command of the README quick enough for a test, without changing what it does."""
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """Two finished runs, for commands that read runs."""
+    folder = tmp_path_factory.mktemp("runs")
+    for name, program in (("layer", layer_patching), ("iterative", iterative_patching)):
+        assert program.main(["--limit", "3", "--out", str(folder / name)]) == 0
+    return folder
+
+
+@pytest.mark.parametrize("command", PROGRAMS)
+def test_a_command_of_the_readme(command, runs, tmp_path):
+    words = shlex.split(command)
+    name = words[2].removeprefix("experiments.")
+    folders = iter([runs / "layer", runs / "iterative"])
+    filled = []
+    for word in words[3:]:
+        value = {"FILE": ROOT / "tests/data/flat_pairs.json", "FOLDER": tmp_path / "made"}.get(
+            word, word
+        )
+        filled.append(str(next(folders) if word == "RUN" else value))
+    if "--out" not in filled and name != "inspect_checkpoint":
+        filled += ["--out", str(tmp_path / "out")]
+    done = subprocess.run(
+        [sys.executable, "-m", words[2], *filled, *QUICK.get(name, [])],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_every_program_is_in_the_readme():
+    programs = {p.stem for p in (ROOT / "experiments").glob("*.py") if "def main(" in p.read_text()}
+    named = set(re.findall(r"experiments\.(\w+)", README))
+    assert programs <= named | {"load_benchmark"}
+
+
+def test_the_first_screen_has_the_two_commands_and_ci_runs_the_second():
+    first_screen = "\n".join(README.splitlines()[:22])
+    install = "pip install -e . && python -m experiments.position_patching"
+    test = "pip install -e '.[dev]' && pytest"
+    assert install in first_screen
+    assert test in first_screen
+    assert f"\n{test}\n" in (ROOT / ".ci" / "run").read_text()
+    assert set(COMMANDS) == {install, test, *PROGRAMS}
+
+
+def test_the_python_of_the_readme_runs(monkeypatch):
+    blocks = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
+    assert blocks
+    import plotly.graph_objects as go
+
+    monkeypatch.setattr(go.Figure, "show", lambda self: None)
+    scope = {}
+    for block in blocks:
+        exec(compile(block, "README.md", "exec"), scope)
+    assert scope["sweep"].metrics["recovery"].shape[0] == 60
+
+
+def test_the_files_that_the_readme_names_are_there():
+    for name in re.findall(r"`((?:codi_lens|notebooks|experiments)/[\w/.]+)`", README):
+        assert (ROOT / name).exists(), name
+    for picture in re.findall(r"!\[[^\]]*\]\(([^)]+)\)", README):
+        assert (ROOT / picture).exists(), picture
