@@ -13,6 +13,7 @@ from safetensors import safe_open
 from codi_lens import HookedCodi, Site, load_pairs
 from codi_lens.hooks import replace
 from codi_lens.metrics import CELL_METRICS
+from experiments import position_patching
 from tests.oracle import captured, cell
 
 ROOT = Path(__file__).parent.parent
@@ -46,7 +47,7 @@ def read(folder, name):
 
 def test_it_says_what_it_found_and_where_it_is(job):
     folder, done = job
-    assert "layer  latent  recovery" in done.stdout
+    assert "layer  position  recovery" in done.stdout
     for name in ("heatmap.html", "manifest.json", "position_patching_results.json"):
         assert str(folder / name) in done.stdout
     assert "pair/s" in done.stderr  # the progress bar
@@ -67,7 +68,7 @@ def test_results_have_the_schema_of_the_first_study_and_more(job):
         assert len(cells) >= 3
         for row in cells.values():
             assert list(row) == [str(k) for k in range(6)]
-            assert all(set(cell) == set(CELL_METRICS) >= ORIGINAL_METRICS for cell in row.values())
+            assert all(set(cell) >= set(CELL_METRICS) > ORIGINAL_METRICS for cell in row.values())
 
 
 def test_cells_equal_one_run_per_cell_on_the_embedded_model(job):
@@ -115,7 +116,7 @@ def test_recovery_is_a_ratio_of_sums(job):
         e["source_run"]["metrics"]["logit_diff"] - e["base_run"]["metrics"]["logit_diff"]
         for e in kept
     ]
-    for layer, row in whole["layer_position_means"]["recovery"].items():
+    for layer, row in whole["means"]["recovery"]["regenerate"].items():
         for position, value in row.items():
             gained = [
                 e["layer_position_results"][layer][position]["logit_diff"]
@@ -129,7 +130,7 @@ def test_activations_are_those_of_the_clean_runs(job):
     codi = HookedCodi.from_pretrained("toy", dtype=torch.float64)
     with safe_open(job[0] / "clean_activations.safetensors", framework="pt") as file:
         saved = file.get_tensor("clean_activations")
-        assert file.metadata()["axes"] == "pair,layer,position,d_model"
+        assert json.loads(file.metadata()["axes"]) == ["pair", "layer", "position"]
     assert saved.shape == (5, codi.model.cfg.n_layers, 6, codi.model.cfg.d_model)
     pair = load_pairs("toy")[3]
     expected = captured(codi, pair.clean.question, Site("blocks.1.hook_resid_post", 4), 6)
@@ -169,7 +170,7 @@ def test_cells_can_be_chosen(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--model", "no/such"], "no/such"),
+        (["--model", "./no/such"], "no/such"),
         (["--pairs", "missing.json"], "missing.json"),
         (["--limit", "0"], "--limit is 0; it must be 1 or more"),
         (["--layers", "77"], "give different numbers from 0 to"),
@@ -177,18 +178,22 @@ def test_cells_can_be_chosen(tmp_path):
         (["--num-latents", "-2"], "num_latents is -2"),
     ],
 )
-def test_input_that_cannot_be_used_ends_in_one_message(tmp_path, arguments, message):
-    done = run(*arguments, "--out", tmp_path / "out")
-    assert done.returncode == 2
-    assert message in done.stderr
-    assert done.stderr.startswith("error: ")
-    assert "Traceback" not in done.stderr
+def test_input_that_cannot_be_used_ends_in_one_message(tmp_path, capsys, arguments, message):
+    assert position_patching.main([*arguments, "--out", str(tmp_path / "out")]) == 2
+    printed = capsys.readouterr().err
+    assert message in printed
+    assert printed.startswith("error: ")
     assert not list((tmp_path / "out").glob("*"))
 
 
-def test_a_folder_with_something_in_it_is_not_written_to(tmp_path):
-    (tmp_path / "mine.txt").write_text("mine")
-    done = run("--limit", 1, "--out", tmp_path)
+def test_a_user_error_has_no_traceback():
+    done = run("--limit", 0)
     assert done.returncode == 2
-    assert "is not empty" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_folder_with_something_in_it_is_not_written_to(tmp_path, capsys):
+    (tmp_path / "mine.txt").write_text("mine")
+    assert position_patching.main(["--limit", "1", "--out", str(tmp_path)]) == 2
+    assert "is not empty" in capsys.readouterr().err
     assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]

@@ -2,14 +2,18 @@
 
 import json
 import random
+from dataclasses import replace
 
 import pytest
 import torch
 
-from codi_lens import HookedCodi, Site, UserError, load_pairs
-from codi_lens.hooks import replace
-from codi_lens.necessity import derange, measure_necessity, wilson
+from codi_lens import HookedCodi, Pair, Site, UserError, load_pairs
+from codi_lens.answers import is_correct
+from codi_lens.hooks import replace as put
+from codi_lens.necessity import derange, measure_necessity, passing, wilson
+from codi_lens.pairs import write_pairs
 from codi_lens.toy import TOY_FOLDER
+from experiments import layer_patching
 from experiments import necessity as program
 
 QUESTIONS = ["12 plus 34?", "one plus 2?", "5 plus 6 plus 7?", "3 plus 3?"]
@@ -48,7 +52,7 @@ def test_every_condition_is_what_it_says(tiny):
         (swapped, thoughts[donors]),
         ("mean latents", thoughts.mean(0).expand(4, 3, 32)),
     ):
-        hooks = [(Site("hook_embed", k), replace(fed[:, k])) for k in range(3)]
+        hooks = [(Site("hook_embed", k), put(fed[:, k])) for k in range(3)]
         assert result.conditions[name].texts == tuple(tiny.generate(QUESTIONS, fwd_hooks=hooks))
 
 
@@ -127,3 +131,56 @@ def test_the_pairs_of_the_embedded_model():
             if a != b
         ]
         assert changed == [pair.operand]
+
+
+def test_filters_keep_pairs_by_what_the_model_answers():
+    """The embedded model's pairs, every second one with a wrong answer on one side."""
+    codi = HookedCodi.from_pretrained("toy")
+    pairs = load_pairs("toy")[:12]
+    for i in range(1, 12, 2):
+        wrong = replace(pairs[i].corrupted, answer=pairs[i].corrupted.answer + 1)
+        pairs[i] = replace(pairs[i], corrupted=wrong)
+    assert passing(codi, pairs, "none") == pairs
+    assert passing(codi, pairs, "competent") == pairs[::2]
+    dependent = [
+        pair
+        for pair in pairs[::2]
+        if not any(
+            is_correct(codi.generate(v.question, num_latents=0), v.answer)
+            for v in (pair.clean, pair.corrupted)
+        )
+    ]
+    assert passing(codi, pairs, "latent-dependent") == dependent
+    assert dependent
+    assert passing(codi, pairs, "competent", num_latents=0) != pairs[::2]
+
+
+def test_the_programs_take_the_filter(tmp_path, capsys):
+    flags = ["--limit", "6", "--filter", "latent-dependent", "--out", str(tmp_path / "run")]
+    assert layer_patching.main(flags) == 0
+    manifest = json.loads((tmp_path / "run" / "manifest.json").read_text())
+    codi = HookedCodi.from_pretrained("toy")
+    expected = passing(codi, load_pairs("toy")[:6], "latent-dependent")
+    assert manifest["pairs"]["n"] == len(expected) >= 1
+    left_out = 6 - len(expected)
+    assert (f"{left_out} pairs left out" in capsys.readouterr().out) == (left_out > 0)
+
+
+def test_same_answer_pairs_are_set_aside_unless_asked_for(tmp_path, capsys):
+    pairs = load_pairs("toy")[:3]
+    same = Pair(99, pairs[0].clean, pairs[0].clean)
+    write_pairs(tmp_path / "pairs.json", [*pairs, same])
+    flags = ["--pairs", str(tmp_path / "pairs.json")]
+    assert layer_patching.main([*flags, "--out", str(tmp_path / "without")]) == 0
+    assert "1 pairs with the same answer on both sides set aside" in capsys.readouterr().out
+    assert (
+        layer_patching.main([*flags, "--include-same-answer", "--out", str(tmp_path / "with")]) == 0
+    )
+    read = {
+        name: json.loads((tmp_path / name / "aggregate_statistics.json").read_text())["groups"]
+        for name in ("without", "with")
+    }
+    assert "same_answer" not in read["without"]
+    assert read["with"]["same_answer"]["n"] == 1
+    assert read["with"]["all"]["n"] == read["without"]["all"]["n"] == 3
+    assert read["with"]["same_answer"]["means"]["recovery"]["regenerate"]["0"] is None
