@@ -68,7 +68,7 @@ def write_checkpoint(
     elif max_shard_size:
         _save_shards(tensors, folder, max_shard_size)
     else:
-        save_file(tensors, folder / SAFETENSORS, metadata={"format": "pt"})
+        _save(tensors, folder / SAFETENSORS)
     extra_tokens = 0 if config.bot_token else EXTRA_TOKENS
     base_config = base.config.to_dict() | {"vocab_size": base.config.vocab_size - extra_tokens}
     LlamaConfig.from_dict(base_config).save_pretrained(folder)
@@ -104,10 +104,15 @@ def _official_keys(
 def _save_shards(tensors: dict[str, Tensor], folder: Path, max_shard_size: int | str) -> None:
     split = split_torch_state_dict_into_shards(tensors, max_shard_size=max_shard_size)
     for name, keys in split.filename_to_tensors.items():
-        save_file({key: tensors[key] for key in keys}, folder / name, metadata={"format": "pt"})
+        _save({key: tensors[key] for key in keys}, folder / name)
     weight_map = {key: name for name, keys in split.filename_to_tensors.items() for key in keys}
     index = {"metadata": split.metadata, "weight_map": weight_map}
     (folder / SHARD_INDEX).write_text(json.dumps(index, indent=2) + "\n")
+
+
+def _save(tensors: Mapping[str, Tensor], path: Path) -> None:
+    save_file(dict(tensors), path, metadata={"format": "pt"})
+    path.chmod(0o644)  # safetensors leaves the file readable to its owner alone
 
 
 def _completed(

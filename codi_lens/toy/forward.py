@@ -1,0 +1,230 @@
+"""CODI's forward pass in a form that can be trained, and greedy evaluation on top of it.
+
+Inference has one latent loop, in `codi_lens.loop`, built on TransformerLens. Training needs another shape of
+the same computation: gradients through plain `transformers`, a batch of unlike questions, a teacher and a
+student that share the question. The sequences are
+
+    student: [bos question bot] [z_0 .. z_{N-1}] [eot The answer is : ␣ n] -> … n eos
+    teacher: [bos question]     [cot steps]          [The answer is : ␣ n] -> … n eos
+
+A block in brackets is one forward pass on the key/value cache (the thoughts: one pass each). The teacher
+continues the student's question block and hides its last column, bot. Questions are padded on the left and
+written-out steps on the right; each pass states its positions and a full mask, so that a padded row
+computes exactly what it would compute alone.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import cast
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+from transformers import LlamaForCausalLM, PreTrainedTokenizerBase
+from transformers.cache_utils import DynamicCache, DynamicLayer
+
+from codi_lens.toy.task import Problem
+from codi_lens.toy.tokenizer import ANSWER_STEM, cot_text
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Token ids of some problems, one row each. Masks are true where there is a token and not padding."""
+
+    question: Int[Tensor, "batch question"]
+    """[padding, bos, question, bot]"""
+    question_mask: Bool[Tensor, "batch question"]
+    cot: Int[Tensor, "batch cot"]
+    """Steps that the teacher writes out, padded on the right."""
+    cot_mask: Bool[Tensor, "batch cot"]
+    answer: Int[Tensor, "batch answer"]
+    """[The, answer, is, :, ␣, number, eos]"""
+    eot: int
+
+    @property
+    def length(self) -> Int[Tensor, "batch 1"]:
+        """Number of tokens of [bos, question, bot]."""
+        return self.question_mask.sum(1, keepdim=True)
+
+
+def encode(
+    problems: Sequence[Problem], tokenizer: PreTrainedTokenizerBase, *, drop_last_step: bool = True
+) -> Batch:
+    """Tokenize problems. As in the official default, the teacher leaves its last step unwritten."""
+    n_vocab = len(tokenizer)
+    pad, bot, eot = n_vocab, n_vocab + 1, n_vocab + 2
+    keep = slice(None, -1) if drop_last_step else slice(None)
+
+    def ids(texts: list[str], special: bool) -> list[list[int]]:
+        encoded: list[list[int]] = tokenizer(texts, add_special_tokens=special)["input_ids"]
+        return encoded
+
+    questions = [[*row, bot] for row in ids([p.question for p in problems], True)]
+    cots = ids([cot_text(p.cot[keep]) for p in problems], False)
+    answers = ids([f"{ANSWER_STEM}{p.answer}" for p in problems], False)
+    width, cot_width = max(map(len, questions)), max(map(len, cots))
+    question = torch.tensor([[pad] * (width - len(row)) + row for row in questions])
+    cot = torch.tensor([row + [pad] * (cot_width - len(row)) for row in cots])
+    answer = torch.tensor([[*row, tokenizer.eos_token_id] for row in answers])
+    return Batch(question, question != pad, cot, cot != pad, answer, eot)
+
+
+@dataclass(frozen=True)
+class Prefix:
+    """Keys and values of what has been read so far, and which of them later tokens may attend to."""
+
+    cache: DynamicCache
+    visible: Bool[Tensor, "batch key"]
+    state: Float[Tensor, "batch d_model"]
+    """Final hidden state at the last position, after the final norm."""
+
+
+def _extend(
+    model: LlamaForCausalLM,
+    inputs: Float[Tensor, "batch query d_model"],
+    positions: Int[Tensor, "batch query"],
+    cache: DynamicCache,
+    visible: Bool[Tensor, "batch key"],
+    own: Bool[Tensor, "batch query"],
+    *,
+    all_layers: bool = False,
+) -> tuple[Tensor, ...]:
+    """Feed a block after a prefix: each token sees the visible prefix and the block's own tokens up to itself.
+
+    Returns the hidden states of the last layer (after the final norm), or of all layers. Extends `cache`.
+    """
+    n_query = inputs.shape[1]
+    causal = torch.ones(n_query, n_query, dtype=torch.bool).tril()
+    itself = torch.eye(
+        n_query, dtype=torch.bool
+    )  # a padding token sees itself, as softmax needs a key
+    block = (causal & own[:, None, :]) | itself
+    prefix = visible[:, None, :].expand(-1, n_query, -1)
+    mask = torch.cat([prefix, block], dim=2)[:, None]
+    # Of the inputs' own dtype: attention takes a mask of another one and answers wrongly.
+    bias = torch.zeros(mask.shape, dtype=inputs.dtype)
+    output = model.model(
+        inputs_embeds=inputs,
+        attention_mask=bias.masked_fill_(~mask, torch.finfo(inputs.dtype).min),
+        position_ids=positions,
+        past_key_values=cache,
+        use_cache=True,
+        output_hidden_states=all_layers,
+    )
+    return output.hidden_states[1:] if all_layers else (output.last_hidden_state,)
+
+
+def _branch(cache: DynamicCache) -> DynamicCache:
+    """A cache that can be extended without touching the one that it continues."""
+    layers = cast(list[DynamicLayer], cache.layers)
+    return DynamicCache([(layer.keys, layer.values) for layer in layers])
+
+
+def read_question(model: LlamaForCausalLM, batch: Batch) -> tuple[Prefix, Tensor]:
+    """Feed [bos question bot]. Returns the prefix, and the final state at the question's last token."""
+    inputs = model.model.embed_tokens(batch.question)
+    positions = (batch.question_mask.cumsum(1) - 1).clamp(min=0)
+    cache = DynamicCache()
+    nothing = batch.question_mask[:, :0]
+    (states,) = _extend(model, inputs, positions, cache, nothing, batch.question_mask)
+    return Prefix(cache, batch.question_mask, states[:, -1]), states[:, -2]
+
+
+def think(
+    model: LlamaForCausalLM,
+    projection: nn.Module,
+    batch: Batch,
+    prefix: Prefix,
+    n_latents: int,
+    replace: Float[Tensor, "batch latent d_model"] | None = None,
+) -> tuple[Prefix, list[Float[Tensor, "batch d_model"]]]:
+    """Feed `n_latents` thoughts, each the projected state before it, or those in `replace`."""
+    cache, visible, state = _branch(prefix.cache), prefix.visible, prefix.state
+    thoughts: list[Tensor] = []
+    one = torch.ones_like(visible[:, :1])
+    for step in range(n_latents):
+        thought = projection(state) if replace is None else replace[:, step]
+        (states,) = _extend(model, thought[:, None], batch.length + step, cache, visible, one)
+        thoughts.append(thought)
+        visible, state = torch.cat([visible, one], dim=1), states[:, -1]
+    return Prefix(cache, visible, state), thoughts
+
+
+def student_states(
+    model: LlamaForCausalLM,
+    batch: Batch,
+    prefix: Prefix,
+    n_latents: int,
+    *,
+    all_layers: bool = False,
+) -> tuple[Float[Tensor, "batch answer d_model"], ...]:
+    """Feed [eot, answer without eos] after the thoughts; states at t predict `batch.answer[:, t]`."""
+    eot = torch.full_like(batch.answer[:, :1], batch.eot)
+    inputs = model.model.embed_tokens(torch.cat([eot, batch.answer[:, :-1]], dim=1))
+    positions = batch.length + n_latents + torch.arange(inputs.shape[1])
+    own = torch.ones(inputs.shape[:2], dtype=torch.bool)
+    return _extend(
+        model, inputs, positions, _branch(prefix.cache), prefix.visible, own, all_layers=all_layers
+    )
+
+
+def teacher_states(
+    model: LlamaForCausalLM, batch: Batch, prefix: Prefix, *, all_layers: bool = False
+) -> tuple[Float[Tensor, "batch cot_answer d_model"], ...]:
+    """Feed [cot, answer without eos] after the question, from which bot is hidden."""
+    ids = torch.cat([batch.cot, batch.answer[:, :-1]], dim=1)
+    own = torch.cat(
+        [batch.cot_mask, torch.ones_like(batch.answer[:, :-1], dtype=torch.bool)], dim=1
+    )
+    positions = batch.length - 1 + (own.cumsum(1) - 1).clamp(min=0)
+    visible = prefix.visible.clone()
+    visible[:, -1] = False
+    inputs = model.model.embed_tokens(ids)
+    return _extend(
+        model, inputs, positions, _branch(prefix.cache), visible, own, all_layers=all_layers
+    )
+
+
+@torch.no_grad()
+def thoughts_of(
+    model: LlamaForCausalLM, projection: nn.Module, batch: Batch, n_latents: int
+) -> Float[Tensor, "batch latent d_model"]:
+    """The thoughts that the model has on each question."""
+    prefix, _ = read_question(model, batch)
+    return torch.stack(think(model, projection, batch, prefix, n_latents)[1], dim=1)
+
+
+@torch.no_grad()
+def greedy_answers(
+    model: LlamaForCausalLM,
+    projection: nn.Module,
+    tokenizer: PreTrainedTokenizerBase,
+    batch: Batch,
+    n_latents: int,
+    replace: Float[Tensor, "batch latent d_model"] | None = None,
+) -> list[int | None]:
+    """The number that greedy decoding answers, or None where it writes anything but stem, number, eos.
+
+    The stem is the same for all problems, so decoding needs two passes: one with the right answer
+    forced, which tells whether the stem comes out and with which number, and one with that number
+    forced, which tells whether eos follows.
+    """
+    prefix, _ = read_question(model, batch)
+    prefix, _ = think(model, projection, batch, prefix, n_latents, replace)
+
+    def argmax(forced: Batch) -> Int[Tensor, "batch answer"]:
+        logits = model.lm_head(student_states(model, forced, prefix, n_latents)[0])
+        return cast(Tensor, logits[..., : batch.eot].argmax(-1))  # every id but eot may be chosen
+
+    first = argmax(batch)
+    number = first[:, -2:-1]
+    forced = torch.cat([batch.answer[:, :-2], number, batch.answer[:, -1:]], dim=1)
+    second = argmax(
+        Batch(batch.question, batch.question_mask, batch.cot, batch.cot_mask, forced, batch.eot)
+    )
+    whole = (second == forced).all(1)
+    texts = tokenizer.convert_ids_to_tokens(number.flatten().clamp(max=len(tokenizer) - 1).tolist())
+    return [
+        int(text) if ok and text.isdigit() else None
+        for ok, text in zip(whole.tolist(), texts, strict=True)
+    ]

@@ -1,0 +1,74 @@
+"""A word-level tokenizer that has LLaMA-3's habits where experiments depend on them.
+
+* Every number is one token, and the space before a number is a token of its own: "The answer is: 24"
+  becomes `The| answer| is|:| |24`. Answer logits are read at that lone space, as with LLaMA-3.
+* Any other word carries its leading space, so decoding is plain concatenation and gives the text back.
+* A BOS goes in front; there is no pad token. CODI's own ids (pad, bot, eot) are V, V + 1, V + 2 with
+  V = `len(tokenizer)`: no token stands for them, only rows of the embedding.
+* The vocabulary is closed. A word outside it becomes `<unk>`, so that it can be noticed.
+"""
+
+import functools
+from collections.abc import Iterator
+
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, processors
+from transformers import PreTrainedTokenizerFast
+
+from codi_lens.toy import task
+
+ANSWER_STEM = "The answer is: "
+BOS, EOS, UNK = "<s>", "</s>", "<unk>"
+N_NUMBERS = 100
+"""Numbers 0..99 are in the vocabulary: all that the task uses, and some to spare."""
+
+# In order: a number; the space before one; a word or a mark, with the space before it.
+_PIECES = r"\d+| (?=\d)| ?[A-Za-z]+| ?<<|>>| ?[^\sA-Za-z\d]"
+
+
+def _words() -> Iterator[str]:
+    """Every text whose pieces belong to the vocabulary, beside the numbers."""
+    yield ANSWER_STEM + "0"
+    for kind in task.KINDS:
+        operands = task.train_triples(kind)[0]
+        for wording in task.wordings(kind):
+            problem = task.make_problem(kind, operands, wording)
+            yield problem.question
+            yield cot_text(problem.cot)
+    yield cot_text(("<<1+1=2>>", "<<1-1=0>>", "<<1*1=1>>"))
+
+
+def cot_text(steps: tuple[str, ...]) -> str:
+    """Written-out steps as they stand between a question and its answer."""
+    return "".join(f" {step}" for step in steps)
+
+
+def _pre_tokenizer() -> pre_tokenizers.PreTokenizer:
+    return pre_tokenizers.Split(Regex(_PIECES), behavior="isolated")
+
+
+@functools.cache
+def _vocabulary() -> tuple[str, ...]:
+    split = _pre_tokenizer()
+    pieces = {piece for text in _words() for piece, _ in split.pre_tokenize_str(text)}
+    words = sorted(piece for piece in pieces if not piece.isdigit())
+    return (UNK, BOS, EOS, *(str(number) for number in range(N_NUMBERS)), *words)
+
+
+def build_tokenizer() -> PreTrainedTokenizerFast:
+    """The tokenizer of the task; the same on every call."""
+    vocabulary = {token: index for index, token in enumerate(_vocabulary())}
+    backend = Tokenizer(models.WordLevel(vocabulary, unk_token=UNK))
+    backend.pre_tokenizer = _pre_tokenizer()
+    backend.decoder = decoders.Fuse()
+    backend.post_processor = processors.TemplateProcessing(
+        single=f"{BOS} $A",
+        pair=f"{BOS} $A $B",
+        special_tokens=[(BOS, vocabulary[BOS])],
+    )
+    return PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
+        tokenizer_object=backend,
+        bos_token=BOS,
+        eos_token=EOS,
+        unk_token=UNK,
+        clean_up_tokenization_spaces=False,
+    )
