@@ -27,3 +27,7 @@ FILTERS = ("none", "competent", "latent-dependent")
 Answers = Literal["none", "top", "all"]
 """Patched answers to decode: of no cell, of the five outlined ones, of every cell."""
 ANSWERS = ("none", "top", "all")
+
+WandbMode = Literal["off", "offline", "online"]
+"""off: W&B is not even loaded; offline: written below the run's folder, for `wandb sync`; online: sent."""
+WANDB_MODES = ("off", "offline", "online")

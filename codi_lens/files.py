@@ -1,6 +1,7 @@
-"""Writing files so that each is there whole or not at all."""
+"""Writing files so that each is there whole or not at all, whatever ends the process or the machine."""
 
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,16 +16,13 @@ def write_json(files: Mapping[Path, Any]) -> None:
     Raises:
         ValueError: NaN or infinity in the content, which JSON has no spelling for.
     """
-    drafts = {path: _draft(path) for path in files}
-    try:
-        for path, content in files.items():
-            text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False)
-            drafts[path].write_text(text + "\n", encoding="utf-8")
-        for path, draft in drafts.items():
-            draft.replace(path)
-    finally:
-        for draft in drafts.values():
-            draft.unlink(missing_ok=True)
+    _write(
+        {
+            path: json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False).encode()
+            + b"\n"
+            for path, content in files.items()
+        }
+    )
 
 
 def write_tensors(path: Path, tensors: "Mapping[str, Tensor]", metadata: Mapping[str, str]) -> None:
@@ -32,23 +30,53 @@ def write_tensors(path: Path, tensors: "Mapping[str, Tensor]", metadata: Mapping
     # Here, so that programs which write JSON alone need not load torch.
     from safetensors.torch import save
 
-    draft = _draft(path)
-    try:
-        draft.write_bytes(save({k: v.contiguous() for k, v in tensors.items()}, dict(metadata)))
-        draft.replace(path)
-    finally:
-        draft.unlink(missing_ok=True)
+    content = save({k: v.contiguous() for k, v in tensors.items()}, dict(metadata))
+    _write({path: _in_order(content)})
 
 
 def write_text(path: Path, text: str) -> None:
     """Writes a text file, beside its place first, then moved."""
-    draft = _draft(path)
+    _write({path: text.encode()})
+
+
+def write_through(path: Path, content: bytes) -> None:
+    """Writes a file straight to its place and waits until the disk has it."""
+    with path.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def sync_folder(folder: Path) -> None:
+    """Waits until the disk has the folder's list of names."""
+    handle = os.open(folder, os.O_RDONLY)
     try:
-        draft.write_text(text, encoding="utf-8")
-        draft.replace(path)
+        os.fsync(handle)
     finally:
-        draft.unlink(missing_ok=True)
+        os.close(handle)
 
 
-def _draft(path: Path) -> Path:
-    return path.with_name(f".{path.name}.draft")
+def _in_order(content: bytes) -> bytes:
+    """A safetensors file with its header sorted, so that equal tensors and labels make equal files.
+
+    The library writes metadata in an order that changes from run to run.
+    """
+    start = 8 + int.from_bytes(content[:8], "little")
+    header = json.dumps(json.loads(content[8:start]), sort_keys=True).encode()
+    header += b" " * (-len(header) % 8)  # tensors begin at a multiple of 8
+    return len(header).to_bytes(8, "little") + header + content[start:]
+
+
+def _write(files: Mapping[Path, bytes]) -> None:
+    drafts = {path: path.with_name(f".{path.name}.draft") for path in files}
+    try:
+        for path, content in files.items():
+            # On disk before it gets its name, or a power cut could leave the name without content.
+            write_through(drafts[path], content)
+        for path, draft in drafts.items():
+            draft.replace(path)
+    finally:
+        for draft in drafts.values():
+            draft.unlink(missing_ok=True)
+    for folder in {path.parent for path in files}:
+        sync_folder(folder)

@@ -15,6 +15,7 @@ from transformer_lens.pretrained.weight_conversions.llama import convert_llama_w
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from codi_lens.errors import UserError
+from codi_lens.shared_prefix import install
 
 
 def to_hooked(llama: LlamaForCausalLM) -> HookedTransformer:
@@ -32,6 +33,7 @@ def to_hooked(llama: LlamaForCausalLM) -> HookedTransformer:
         warnings.filterwarnings("ignore", "HookedTransformer is deprecated", DeprecationWarning)
         # On the CPU untouched allocations cost no memory; assign=True below then replaces them all.
         model = HookedTransformer(cfg, move_to_device=False)
+    install(model)
     state = convert_llama_weights(llama, cfg) | _attention_biases(llama, cfg)
     buffers = {name: tensor for name, tensor in model.state_dict().items() if name not in state}
     model.load_state_dict(state | buffers, strict=True, assign=True)

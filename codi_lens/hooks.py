@@ -51,6 +51,7 @@ class HookPlan:
         self.fired: list[int] = []
         self._sites: list[Site] = []
         self._entries: list[tuple[Step | None, str, HookFn]] = []
+        self._inside = False
         for address, function in hooks:
             site = (
                 Site(address) if isinstance(address, str) or callable(address) else Site(*address)
@@ -76,16 +77,27 @@ class HookPlan:
                 )
 
     def _counted(self, function: HookFn, site: Site, index: int) -> HookFn:
+        name = getattr(function, "__qualname__", repr(function))
+
         def counted(activation: Tensor, hook: Any) -> Tensor | None:
+            if self._inside:
+                return None  # a run that one of these hooks starts is a run of its own
             self.fired[index] += 1
-            result = function(activation, hook=hook)
+            self._inside = True
+            try:
+                result = function(activation, hook=hook)
+            except Exception as error:
+                error.add_note(f"raised in the hook {name} at {hook.name!r}, step {site.step!r}")
+                raise
+            finally:
+                self._inside = False
             if result is None:
                 return None
             for what in ("shape", "dtype", "device"):
                 found, expected = getattr(result, what, None), getattr(activation, what)
                 if found != expected:
                     raise UserError(
-                        f"the hook at {hook.name!r}, step {site.step!r}, returned {what} {found}; "
+                        f"the hook {name} at {hook.name!r}, step {site.step!r}, returned {what} {found}; "
                         f"expected {expected}, that of the activation (or None to leave it)"
                     )
             return result  # type: ignore[no-any-return]

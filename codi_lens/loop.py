@@ -13,15 +13,16 @@ follow it, and no later step attends to padding, so that a padded batch equals b
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Self
+from typing import Any, Self
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 from transformer_lens import HookedTransformer, TransformerLensKeyValueCache
-from transformer_lens.cache.key_value_cache_entry import TransformerLensKeyValueCacheEntry
 
+from codi_lens.errors import UserError
 from codi_lens.hooks import HookFn, HookPlan
+from codi_lens.shared_prefix import SharedPrefixCache
 
 Hooks = Sequence[tuple[str, HookFn]]
 
@@ -30,7 +31,7 @@ Hooks = Sequence[tuple[str, HookFn]]
 class LoopState:
     """How far a batch of rows has come: its keys and values, mask, and the thoughts so far."""
 
-    cache: TransformerLensKeyValueCache
+    cache: TransformerLensKeyValueCache | SharedPrefixCache
     mask: Int[Tensor, "batch pos"]
     """1 for a token that was fed, 0 for padding."""
     final_states: list[Float[Tensor, "batch d_model"]] = field(default_factory=list)
@@ -38,27 +39,35 @@ class LoopState:
     thoughts: list[Float[Tensor, "batch d_model"]] = field(default_factory=list)
     """prj(h) for each of `final_states`; the last, z_N, is never fed."""
 
-    def select(self, rows: Int[Tensor, " rows"]) -> Self:
-        """The state of the given rows, in that order; a row may occur often. The original stays."""
-        entries = [
-            TransformerLensKeyValueCacheEntry(entry.past_keys[rows], entry.past_values[rows])
-            for entry in self.cache.entries
-        ]
-        mask = self.mask[rows]
+    def select(self, rows: Sequence[int]) -> Self:
+        """The state of the given rows, in that order; a row may occur often. The original stays.
+
+        Raises:
+            UserError: the prompt is not one that rows can share; see `LatentLoop.share`.
+        """
+        if not isinstance(self.cache, SharedPrefixCache):
+            raise UserError("rows can be selected once the prompts are shared")
+        index = torch.tensor(rows, dtype=torch.long, device=self.mask.device)
         return replace(
             self,
-            cache=TransformerLensKeyValueCache(entries, previous_attention_mask=mask),
-            mask=mask,
-            final_states=[h[rows] for h in self.final_states],
-            thoughts=[z[rows] for z in self.thoughts],
+            cache=self.cache.select(rows, index),
+            mask=self.mask[index],
+            final_states=[h[index] for h in self.final_states],
+            thoughts=[z[index] for z in self.thoughts],
         )
+
+    def cut(self, length: int) -> Self:
+        """The state as it was after `length` positions, prompt included; thoughts are all kept."""
+        if not isinstance(self.cache, SharedPrefixCache):
+            raise UserError("a state can be cut once the prompts are shared")
+        return replace(self, cache=self.cache.cut(length), mask=self.mask[:, :length])
 
     def fork(self) -> Self:
         """A state that goes on by itself: passes on it leave this one as it is."""
-        entries = [replace(entry) for entry in self.cache.entries]
+        entries: list[Any] = [replace(entry) for entry in self.cache.entries]
         return replace(
             self,
-            cache=replace(self.cache, entries=entries),
+            cache=replace(self.cache, entries=entries),  # type: ignore[arg-type]
             final_states=list(self.final_states),
             thoughts=list(self.thoughts),
         )
@@ -131,6 +140,15 @@ class LatentLoop:
         self.advance(state, self.embed(tokens), _at(plan, "prompt"), mask.to(self.device))
         return state
 
+    def share(self, state: LoopState) -> LoopState:
+        """The state of prompts that were read, made one whose rows can be selected and repeated.
+
+        Raises:
+            UserError: the model has attention of a kind that this is not implemented for.
+        """
+        assert isinstance(state.cache, TransformerLensKeyValueCache)
+        return replace(state, cache=SharedPrefixCache.of(self.model, state.cache, state.mask))
+
     def begin(self, state: LoopState, bot: int, plan: HookPlan | None = None) -> LoopState:
         """Step `bot`, which yields z_0. Returns `state`."""
         tokens = torch.full((len(state.mask), 1), bot)
@@ -140,8 +158,12 @@ class LatentLoop:
     def think(self, state: LoopState, num_latents: int, plan: HookPlan | None = None) -> LoopState:
         """The latent steps: each feeds the last thought and adds the next. Returns `state`."""
         for step in range(num_latents):
-            thought = state.thoughts[-1][:, None]
-            self._think(state, self.advance(state, thought, _at(plan, step)))
+            self.think_once(state, step, plan)
+        return state
+
+    def think_once(self, state: LoopState, step: int, plan: HookPlan | None = None) -> LoopState:
+        """One latent step, called `step` in the plan. Returns `state`."""
+        self._think(state, self.advance(state, state.thoughts[-1][:, None], _at(plan, step)))
         return state
 
     def _think(self, state: LoopState, final: Float[Tensor, "batch pos d_model"]) -> None:

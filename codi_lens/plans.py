@@ -37,7 +37,7 @@ from codi_lens.choices import (
 )
 from codi_lens.errors import UserError
 from codi_lens.hooks import Site, Step
-from codi_lens.patching import Displaced, Patch, Row, Source
+from codi_lens.rows import Displaced, Patch, Row, Source
 
 Label = int | str
 STRATEGIES = ("single", "cumulative", "chained", "parallel")

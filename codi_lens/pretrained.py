@@ -69,7 +69,7 @@ def load_pretrained(
     tokenizer = read_tokenizer(files.tokenizer() or base_files.tokenizer(), base_files)
     file = TensorFile.open(files.weights())
     tokens = _fit_vocabulary(file, llama_config, tokenizer, config)
-    where = pick_device(device)
+    where = pick_device(device, dtype)
     merged = load_checkpoint(file, llama_config, config, dtype=dtype, device=where)
     report = merged.report
     report.digest = file.digest()
@@ -80,18 +80,30 @@ def load_pretrained(
     return Pretrained(merged.llama, merged.projection, tokenizer, config, report)
 
 
-def pick_device(device: str | torch.device) -> torch.device:
-    """ "auto" is CUDA, else MPS, else the CPU."""
+def pick_device(device: str | torch.device, dtype: torch.dtype = torch.float32) -> torch.device:
+    """ "auto" is CUDA, else MPS, else the CPU.
+
+    Raises:
+        UserError: the device is not there, or cannot calculate in `dtype`.
+    """
     if str(device) == "auto":
         if torch.cuda.is_available():
             return torch.device("cuda")
         return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
     try:
-        return torch.device(device)
-    except RuntimeError as error:
+        where = torch.device(device)
+        float(torch.ones(1, device=where))
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        # The first kernel tells; torch names a device that is not there in many ways.
         raise UserError(
-            f"no device {str(device)!r}; give 'auto', 'cpu', 'cuda' or 'mps'"
+            f"no device {str(device)!r} here; give 'auto', 'cpu', 'cuda' or 'mps'"
         ) from error
+    try:
+        ones = torch.ones((1, 1), device=where, dtype=dtype)
+        float(ones @ ones)
+    except (RuntimeError, TypeError, NotImplementedError) as error:
+        raise UserError(f"the device {str(device)!r} cannot calculate in {dtype}") from error
+    return where
 
 
 def read_codi_config(files: ModelFiles, given: dict[str, Any]) -> CodiConfig:

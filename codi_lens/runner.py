@@ -1,48 +1,38 @@
 """From a plan to outcomes: batches of pairs through the engine, metrics for every cell."""
 
-import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from codi_lens.answers import AnswerPair, contrast, is_correct, same_answer
+from codi_lens.answers import is_correct
 from codi_lens.codi import HookedCodi
 from codi_lens.errors import UserError
-from codi_lens.metrics import Readout, cell_metrics, sides
-from codi_lens.outcomes import DONOR_GIVEN, Cell, PairOutcome, RunRecord
-from codi_lens.pairs import Pair, Variant
-from codi_lens.patching import (
-    Row,
-    RowsRun,
-    Source,
-    end_thoughts,
-    read_answers,
-    read_at_eot,
-    run_rows,
-    says_tokens,
-    shifted,
+from codi_lens.jobs import (
+    Job,
+    Saved,
+    choose_donors,
+    make_job,
+    measure,
+    own_runs,
+    run_jobs,
+    variant,
 )
-from codi_lens.plans import BASE, PLANS, SOURCE, Plan, Settings
+from codi_lens.memory import fitting_rows, in_batches
+from codi_lens.metrics import sides
+from codi_lens.outcomes import DONOR_GIVEN, Cell, PairOutcome, RunRecord
+from codi_lens.pairs import Pair
+from codi_lens.patching import RowsRun
+from codi_lens.plans import BASE, SOURCE, Plan, Settings
+from codi_lens.reading import Answers, says_tokens
 from codi_lens.similarity import similarities
+from codi_lens.soundness import check_finite
 
 Decode = Literal["none", "last", "all"]
 """Patched answers to decode: of no cell, of the last iteration, of every cell of the main variant."""
-Saved = Sequence[Tensor]
-"""For each pair, source activations [layer, position, d_model] to patch in instead of the run's own."""
-
-
-@dataclass(frozen=True)
-class _Job:
-    """One pair of a batch, ready to run."""
-
-    pair: Pair
-    plan: Plan
-    answer: AnswerPair
-    donor: Pair | None
 
 
 @dataclass(frozen=True)
@@ -60,103 +50,78 @@ def sweep_pairs(
     pairs: Sequence[Pair],
     settings: Settings,
     *,
-    batch_rows: int = 256,
+    batch_rows: int | None = None,
     decode: Decode = "none",
     saved: Saved | None = None,
+    done: Container[int] = (),
+    stopped: Callable[[], bool] = lambda: False,
 ) -> Iterator[PairOutcome]:
     """Runs an experiment over the pairs, several side by side; yields each pair's outcome in order.
 
+    Args:
+        batch_rows: rows side by side, at most (a pair is never split); None: as many as should fit in
+            memory, and half as many whenever they do not.
+        done: ids of pairs that are not needed again. Batches and donors are those of all pairs, so that
+            the others come out as they would beside them.
+        stopped: asked before each batch; if true, no more are run.
+
     Raises:
-        UserError: no pairs, or a plan that the model cannot run.
+        UserError: no pairs, a plan that the model cannot run, or out of memory with no way to halve.
+        NotFinite: a metric that is no number where it is defined.
     """
     if not pairs:
         raise UserError("there are no pairs to run")
     donors = choose_donors(pairs, settings) if settings.controls else [None] * len(pairs)
     jobs = [
-        _job(experiment, codi, pair, settings, donor, None if saved is None else saved[i])
+        make_job(experiment, codi, pair, settings, donor, None if saved is None else saved[i])
         for i, (pair, donor) in enumerate(zip(pairs, donors, strict=True))
     ]
-    start = 0
-    while start < len(jobs):
-        stop = start + max(1, batch_rows // len(jobs[start].plan.rows))
-        yield from _run_batch(codi, jobs[start:stop], settings, decode)
-        start = stop
+
+    def run(batch: Sequence[Job]) -> list[PairOutcome]:
+        if all(job.pair.pair_id in done for job in batch):
+            return []
+        outcomes = _run_batch(codi, batch, settings, decode)
+        return [outcome for outcome in outcomes if outcome.pair.pair_id not in done]
+
+    size = fitting_pairs(codi, jobs, settings, batch_rows)
+    yield from in_batches(jobs, size, run, halve=batch_rows is None, stopped=stopped)
 
 
-def choose_donors(pairs: Sequence[Pair], settings: Settings) -> list[Pair | None]:
-    """For each pair another one, drawn with the seed, whose source answer is unlike both of its own."""
-    source = sides(settings.direction)[1]
-    draw = random.Random(settings.seed)
-    donors: list[Pair | None] = []
-    for pair in pairs:
-        own = (pair.clean.answer, pair.corrupted.answer)
-        others = [
-            other
-            for other in pairs
-            if not any(same_answer(_variant(other, source).answer, answer) for answer in own)
-        ]
-        donors.append(draw.choice(others) if others else None)
-    return donors
-
-
-def _variant(pair: Pair, name: Literal["clean", "corrupted"]) -> Variant:
-    return pair.clean if name == "clean" else pair.corrupted
-
-
-def _job(
-    experiment: str,
-    codi: HookedCodi,
-    pair: Pair,
-    settings: Settings,
-    donor: Pair | None,
-    saved: Tensor | None,
-) -> _Job:
-    options: dict[str, Any] = {
-        "pair_id": pair.pair_id,
-        "d_model": codi.model.cfg.d_model,
-        "with_donor": donor is not None,
-    }
-    plan = PLANS[experiment](settings, **options)
-    if saved is not None:
-        values = dict(zip(plan.grid, saved.flatten(0, 1), strict=True))
-
-        def kept(site: object) -> Source:
-            return values[site]  # type: ignore[index]
-
-        plan = PLANS[experiment](settings, **options, source=kept)
-    tokenizer, stem = codi.tokens.tokenizer, codi.config.answer_stem
-    clean, corrupted = pair.clean.answer, pair.corrupted.answer
-    return _Job(pair, plan, contrast(tokenizer, stem, clean, corrupted, codi.ids.eos), donor)
+def fitting_pairs(
+    codi: HookedCodi, jobs: Sequence[Job], settings: Settings, batch_rows: int | None = None
+) -> int:
+    """Pairs side by side that keep to `batch_rows`; None: that memory should allow."""
+    if batch_rows is None:
+        answers = [job.answer for job in jobs]
+        prompts = [codi.tokens.prompt(job.pair.clean.question) for job in jobs]
+        batch_rows = fitting_rows(
+            codi.model.cfg,
+            codi.loop.device,
+            prompt=max(map(len, prompts)),
+            latents=settings.num_latents,
+            answer=len(codi.tokens.end()) + max(len(a.stem) + len(a.clean) for a in answers),
+        )
+    return max(1, batch_rows // max(len(job.plan.rows) for job in jobs))
 
 
 @torch.no_grad()
 def _run_batch(
-    codi: HookedCodi, jobs: Sequence[_Job], settings: Settings, decode: Decode
-) -> Iterator[PairOutcome]:
-    names = sides(settings.direction)
-    questions: list[str] = []
-    rows: list[Row] = []
-    starts, pair_of_row = [], []
-    for index, job in enumerate(jobs):
-        starts.append(len(rows))
-        rows += shifted(job.plan.rows, len(rows), len(questions))
-        pair_of_row += [index] * len(job.plan.rows)
-        questions += [_variant(job.pair, name).question for name in names]
-        questions += [_variant(job.donor, names[1]).question] if job.donor else []
-    run = run_rows(codi, questions, rows, settings.num_latents)
-    final = end_thoughts(codi, run)
-
+    codi: HookedCodi, jobs: Sequence[Job], settings: Settings, decode: Decode
+) -> list[PairOutcome]:
+    run, reading = run_jobs(codi, jobs, settings)
+    own = list(own_runs(run, jobs))
+    values = measure(reading, own, settings)
     wanted = [_to_decode(job.plan, decode) for job in jobs]
-    decoded = _decode(codi, run, final, jobs, starts, wanted)
-    donated = _donor_given(codi, run, final, jobs, starts, settings)
-    answers = [job.answer for job in jobs]
-    if settings.answer_start == "eot":
-        readouts = read_at_eot(codi, final, pair_of_row, answers)
-    else:
-        readouts = read_answers(codi, run.state, final, pair_of_row, answers)
-    for index, (job, readout) in enumerate(zip(jobs, readouts, strict=True)):
-        watched = _watched(run, job, starts[index], settings)
-        yield _outcome(job, readout, decoded[index], donated[index], watched, settings)
+    decoded = _decode(codi, reading, own, wanted)
+    donated = _donor_given(codi, reading, jobs, own, settings)
+    outcomes, start = [], 0
+    for index, job in enumerate(jobs):
+        watched = _watched(run, job, start, settings)
+        outcomes.append(
+            _outcome(job, values[index], decoded[index], donated[index], watched, settings)
+        )
+        start += len(job.plan.rows)
+    return outcomes
 
 
 def _to_decode(plan: Plan, decode: Decode) -> dict[Cell, int]:
@@ -174,30 +139,30 @@ def _to_decode(plan: Plan, decode: Decode) -> dict[Cell, int]:
 
 def _decode(
     codi: HookedCodi,
-    run: RowsRun,
-    final: Tensor,
-    jobs: Sequence[_Job],
-    starts: Sequence[int],
+    reading: Answers,
+    own: Sequence[Sequence[int]],
     wanted: Sequence[dict[Cell, int]],
 ) -> list[tuple[list[str], dict[Cell, str]]]:
     """For each pair the greedy texts of its base and source run, and those of the wanted cells."""
-    rows = [
-        start + row
-        for start, cells in zip(starts, wanted, strict=True)
+    runs = [
+        of_row[row]
+        for of_row, cells in zip(own, wanted, strict=True)
         for row in (BASE, SOURCE, *cells.values())
     ]
-    index = torch.tensor(rows, device=codi.loop.device)
-    ids = codi.decode_from(run.state.select(index), codi.loop.unembed(final[index]))
-    texts = iter([codi.tokens.text(row) for row in ids])
+    distinct = sorted(set(runs))
+    index = torch.tensor(distinct, device=codi.loop.device)
+    logits = codi.loop.unembed(reading.ended.final[index, 0])
+    ids = codi.decode_from(reading.ended.state.select(distinct), logits)
+    text = {run: codi.tokens.text(row) for run, row in zip(distinct, ids, strict=True)}
+    texts = iter([text[run] for run in runs])
     return [([next(texts), next(texts)], {cell: next(texts) for cell in cells}) for cells in wanted]
 
 
 def _donor_given(
     codi: HookedCodi,
-    run: RowsRun,
-    final: Tensor,
-    jobs: Sequence[_Job],
-    starts: Sequence[int],
+    reading: Answers,
+    jobs: Sequence[Job],
+    own: Sequence[Sequence[int]],
     settings: Settings,
 ) -> list[Tensor | None]:
     """For each pair with a donor: whether each donor cell gives the donor's answer, shaped as a map."""
@@ -206,22 +171,21 @@ def _donor_given(
         return given
     name = sides(settings.direction)[1]
     cells = [job.plan.cells[settings.variants.index("donor")] for job in jobs]
-    rows, tokens = [], []
-    for job, start, own in zip(jobs, starts, cells, strict=True):
+    runs, tokens = [], []
+    for job, of_row, rows in zip(jobs, own, cells, strict=True):
         if job.donor is not None:
-            answer = codi.tokens.answer(_variant(job.donor, name).answer)
-            rows += (own.flatten() + start).tolist()
-            tokens += [answer] * own.numel()
-    index = torch.tensor(rows, device=codi.loop.device)
-    says = iter(says_tokens(codi, run.state.select(index), final[index], tokens))
-    for i, (job, own) in enumerate(zip(jobs, cells, strict=True)):
+            answer = codi.tokens.answer(variant(job.donor, name).answer)
+            runs += [of_row[row] for row in rows.flatten().tolist()]
+            tokens += [answer] * rows.numel()
+    says = iter(says_tokens(codi, reading.ended, runs, tokens))
+    for i, (job, rows) in enumerate(zip(jobs, cells, strict=True)):
         if job.donor is not None:
-            flat = torch.tensor([float(next(says)) for _ in range(own.numel())])
-            given[i] = flat.reshape(own.shape)
+            flat = torch.tensor([float(next(says)) for _ in range(rows.numel())])
+            given[i] = flat.reshape(rows.shape)
     return given
 
 
-def _watched(run: RowsRun, job: _Job, start: int, settings: Settings) -> _Watched:
+def _watched(run: RowsRun, job: Job, start: int, settings: Settings) -> _Watched:
     """Collects what the rows of one pair were told to watch."""
     plan, kept = job.plan, run.watched
     shape = (len(settings.layers), len(settings.positions), -1)
@@ -241,25 +205,18 @@ def _watched(run: RowsRun, job: _Job, start: int, settings: Settings) -> _Watche
 
 
 def _outcome(
-    job: _Job,
-    readout: Readout,
+    job: Job,
+    values: dict[str, Float[Tensor, " rows"]],
     texts: tuple[list[str], dict[Cell, str]],
     donated: Tensor | None,
     watched: _Watched,
     settings: Settings,
 ) -> PairOutcome:
-    values = cell_metrics(
-        readout,
-        job.answer,
-        base=BASE,
-        source=SOURCE,
-        direction=settings.direction,
-        min_gap=settings.min_gap,
-    )
     cells, pair = job.plan.cells, job.pair
+    check_finite(values, job.plan, pair)
     metrics = {}
     for name, value in values.items():
-        own = value.cpu()[cells.clamp(min=0)]
+        own = value[cells.clamp(min=0)]
         metrics[name] = own.masked_fill(cells < 0, torch.nan)
     if settings.controls:
         metrics[DONOR_GIVEN] = torch.full_like(metrics["flipped"], torch.nan)
@@ -272,7 +229,7 @@ def _outcome(
         RunRecord(
             {name: float(value[row]) for name, value in values.items()},
             texts[0][row],
-            is_correct(texts[0][row], _variant(pair, side).answer),
+            is_correct(texts[0][row], variant(pair, side).answer),
         )
         for row, side in zip((BASE, SOURCE), sides(settings.direction), strict=True)
     )

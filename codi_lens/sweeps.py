@@ -58,7 +58,7 @@ def run_experiment(
     pairs: Sequence[Pair],
     settings: Settings,
     *,
-    batch_rows: int = 256,
+    batch_rows: int | None = None,
     progress: Callable[[PairOutcome], None] | None = None,
     **options: Any,
 ) -> Sweep:
@@ -84,7 +84,7 @@ def patch_positions(
     codi: HookedCodi,
     pairs: Sequence[Pair],
     *,
-    batch_rows: int = 256,
+    batch_rows: int | None = None,
     progress: Callable[[PairOutcome], None] | None = None,
     **options: Any,
 ) -> Sweep:
@@ -93,7 +93,7 @@ def patch_positions(
     Args:
         codi: the model.
         pairs: clean and corrupted questions; their prompts may differ in length.
-        batch_rows: runs side by side, at most (a pair is never split).
+        batch_rows: as in `sweep_pairs`.
         progress: called with each pair's outcome as it is done.
         options: `layers`, `positions`, `num_latents` and the fields of `plans.Settings`: `site`, `mode`,
             `direction`, `answer_start`, `min_gap`, `controls`, `seed`.

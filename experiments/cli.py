@@ -1,8 +1,15 @@
-"""What all experiment programs share: their flags, their folders, and how they speak of errors."""
+"""What all experiment programs share: their flags, their folders, and how they end.
+
+Exit codes: 0 done; 1 a check failed; 2 input that cannot be used, or a file that cannot be read or written;
+130 interrupted. For 2 and 130 there is one message on stderr; --debug shows where it came from.
+"""
 
 import argparse
+import math
+import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,18 +20,112 @@ if TYPE_CHECKING:
     from codi_lens import HookedCodi
 
 DTYPES = ("float32", "bfloat16", "float16", "float64")
+UNUSABLE, INTERRUPTED = 2, 130
+OWN_OF_A_CALL = ("resume", "debug", "given")
+"""Arguments that say nothing about what is run."""
+
+
+class Interrupted(KeyboardInterrupt):
+    """Ctrl-C, after what was finished has been written; the message says how to go on."""
 
 
 def run(program: Callable[[], None], debug: bool = False) -> int:
-    """Runs a program; 0, or 2 with one message on stderr for input that cannot be used."""
+    """Runs a program and returns its exit code; what went wrong becomes one message on stderr."""
     try:
         program()
-    except UserError as error:
+    except (UserError, OSError) as error:
         if debug:
             raise
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+        print(f"error: {_message(error)}", file=sys.stderr)
+        return UNUSABLE
+    except KeyboardInterrupt as stop:
+        if debug and not isinstance(stop, Interrupted):
+            raise
+        print(str(stop) or "interrupted; nothing was written", file=sys.stderr)
+        return INTERRUPTED
     return 0
+
+
+def _message(error: UserError | OSError) -> str:
+    text = str(error)
+    if isinstance(error, OSError) and error.filename:
+        text = f"{error.filename}: {error.strerror}"
+    return "\n".join([text, *getattr(error, "__notes__", ())])
+
+
+def run_experiment(
+    parser: argparse.ArgumentParser,
+    argv: Sequence[str] | None,
+    experiment: Callable[[argparse.Namespace], None],
+) -> int:
+    """Runs an experiment that --resume can go on with, as `run` does."""
+    given = list(sys.argv[1:] if argv is None else argv)
+    arguments = parser.parse_args(given)
+    arguments.given = given
+    return run(lambda: experiment(resumed(parser, arguments)), arguments.debug)
+
+
+def resumed(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> argparse.Namespace:
+    """The arguments of the run that --resume names; without it, `arguments` themselves.
+
+    Raises:
+        UserError: nothing to resume there, another experiment, or a flag that says otherwise.
+    """
+    if arguments.resume is None:
+        return arguments
+    from codi_lens.journal import read_header
+
+    header = read_header(arguments.resume)
+    program = f"python -m experiments.{header['experiment']}"
+    if program != parser.prog:
+        raise UserError(f"{arguments.resume} is of another experiment; resume it with {program}")
+    there = parser.parse_args(header["arguments"])
+    there.out, there.resume, there.debug = arguments.resume, arguments.resume, arguments.debug
+    there.given = header["arguments"]
+    # What was not given now keeps the mark that stood in its place.
+    absent = object()
+    marked = argparse.Namespace(**dict.fromkeys(vars(arguments), absent))
+    here = vars(parser.parse_args(arguments.given, marked))
+    differing = [
+        f"--{name.replace('_', '-')} (there {getattr(there, name)}, here {value})"
+        for name, value in here.items()
+        if name not in OWN_OF_A_CALL and value is not absent and value != getattr(there, name)
+    ]
+    if differing:
+        raise UserError(f"{arguments.resume} cannot be resumed: {'; '.join(differing)}")
+    return there
+
+
+@contextmanager
+def resume_hint(command: str) -> Iterator[None]:
+    """Adds how to go on to what goes wrong inside, unless it would go wrong again."""
+    try:
+        yield
+    except (UserError, Interrupted):
+        raise
+    except Exception as error:
+        error.add_note(f"what is finished is kept; go on with\n  {command}")
+        raise
+    except KeyboardInterrupt as stop:
+        raise Interrupted(f"interrupted; go on with\n  {command}") from stop
+
+
+class CtrlC:
+    """Inside, the first Ctrl-C only sets `pressed`; the second ends the program as ever."""
+
+    pressed = False
+
+    def __enter__(self) -> "CtrlC":
+        self._before = signal.signal(signal.SIGINT, self._press)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        signal.signal(signal.SIGINT, self._before)
+
+    def _press(self, *_: object) -> None:
+        signal.signal(signal.SIGINT, self._before)
+        self.pressed = True
+        print("\nfinishing the batch in flight (Ctrl-C again: stop at once)", file=sys.stderr)
 
 
 def experiment_parser(
@@ -52,7 +153,7 @@ def experiment_parser(
 
 def _add_cell_flags(parser: argparse.ArgumentParser) -> None:
     """Flags of the programs that patch: which cells, how, and how they are read."""
-    from codi_lens.choices import ANSWER_STARTS, DIRECTIONS, FILTERS, SITES
+    from codi_lens.choices import ANSWER_STARTS, DIRECTIONS, FILTERS, SITES, WANDB_MODES
 
     add = parser.add_argument
     add("--layers", type=labels, help="such as 0-3,7, thought (default: all layers)")
@@ -63,7 +164,14 @@ def _add_cell_flags(parser: argparse.ArgumentParser) -> None:
     add("--min-gap", type=float, default=1.0, help="logits; recovery is null below it")
     add("--filter", default="none", choices=FILTERS, help="which pairs to keep")
     add("--include-same-answer", action="store_true", help="run these pairs too, apart")
-    add("--batch-rows", type=int, default=256, help="runs side by side, at most")
+    add("--batch-rows", type=int, help="runs side by side, at most (default: as fit in memory)")
+    add("--wandb", default="off", choices=WANDB_MODES, help="tell Weights & Biases of the run")
+    add(
+        "--resume",
+        type=Path,
+        metavar="RUN",
+        help="go on with an unfinished run (its flags are known)",
+    )
 
 
 def labels(text: str) -> tuple[int | str, ...]:
@@ -80,6 +188,22 @@ def labels(text: str) -> tuple[int | str, ...]:
     return tuple(values)
 
 
+def check_numbers(arguments: argparse.Namespace) -> None:
+    """Checks the flags that are numbers, before anything is loaded.
+
+    Raises:
+        UserError: names the flag and what it takes.
+    """
+    for name, least in (("limit", 1), ("batch_rows", 1), ("batch", 1), ("seed", 0)):
+        value = getattr(arguments, name, None)
+        if value is not None and not least <= value < 2**63:
+            flag = name.replace("_", "-")
+            raise UserError(f"--{flag} is {value}; it must be {least} or more")
+    gap = getattr(arguments, "min_gap", 0.0)
+    if not 0 <= gap < math.inf:
+        raise UserError(f"--min-gap is {gap}; it must be 0 or more")
+
+
 def fresh_folder(asked: Path | None, name: str) -> Path:
     """Makes the folder for a run's results.
 
@@ -94,32 +218,44 @@ def fresh_folder(asked: Path | None, name: str) -> Path:
         number += 1
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        occupied = any(folder.iterdir())
     except OSError as error:
         raise UserError(f"cannot make the folder {folder}: {error.strerror}") from error
-    if occupied:
-        raise UserError(f"the folder {folder} is not empty; give a fresh one as --out")
+    check_unused(folder)
     return folder
 
 
-def positive_limit(limit: int | None) -> int | None:
-    """Checks --limit."""
-    if limit is not None and limit < 1:
-        raise UserError(f"--limit is {limit}; it must be 1 or more")
-    return limit
+def check_unused(folder: Path | None) -> None:
+    """Refuses a folder that has something in it; one that is not there is fine."""
+    try:
+        names = {path.name for path in folder.iterdir()} if folder and folder.exists() else set()
+    except OSError as error:
+        raise UserError(f"cannot use the folder {folder}: {error.strerror}") from error
+    if names:
+        run = "journal.jsonl" in names
+        hint = f"; if it is an unfinished run, go on with --resume {folder}" if run else ""
+        raise UserError(f"the folder {folder} is not empty; give a fresh one as --out{hint}")
 
 
 def load_model(arguments: argparse.Namespace) -> "HookedCodi":
-    """The model that --model, --device and --dtype ask for."""
+    """The model that --model, --device and --dtype ask for; warns of more thoughts than it was taught."""
     import torch
 
     from codi_lens import HookedCodi
 
     dtype = getattr(torch, arguments.dtype)
-    return HookedCodi.from_pretrained(arguments.model, device=arguments.device, dtype=dtype)
+    codi = HookedCodi.from_pretrained(arguments.model, device=arguments.device, dtype=dtype)
+    trained = codi.config.num_latents
+    if codi.num_latents(arguments.num_latents) > trained:
+        print(
+            f"warning: --num-latents {arguments.num_latents} is more than the {trained} that the model "
+            "was trained with; what it makes of the rest is not known",
+            file=sys.stderr,
+        )
+    return codi
 
 
 def as_json(arguments: argparse.Namespace) -> dict[str, Any]:
     """What the user asked for, as a record keeps it."""
     plain = (str, int, float, bool, type(None))
-    return {k: v if isinstance(v, plain) else str(v) for k, v in vars(arguments).items()}
+    asked = {k: v for k, v in vars(arguments).items() if k not in OWN_OF_A_CALL}
+    return {k: v if isinstance(v, plain) else str(v) for k, v in asked.items()}

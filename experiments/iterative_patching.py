@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Runs the program; exit code 0, or 2 for input that cannot be used."""
+    """Runs the program; exit codes as in `experiments.cli`."""
     parser = cli.experiment_parser("iterative_patching", __doc__.splitlines()[0])
     parser.add_argument(
         "--answers", choices=ANSWERS, help="decode (default: all on toy, else the last)"
@@ -29,9 +29,8 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument(
         "--activations", type=Path, metavar="RUN", help="source activations of a position-wise run"
     )
-    arguments = parser.parse_args(argv)
-    return cli.run(
-        lambda: sweeping.sweep("iterative_patching", arguments, figures), arguments.debug
+    return cli.run_experiment(
+        parser, argv, lambda given: sweeping.sweep("iterative_patching", given, figures)
     )
 
 

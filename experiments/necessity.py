@@ -10,12 +10,11 @@ import argparse
 import sys
 from typing import Any
 
-from codi_lens.errors import UserError
 from experiments import cli
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Runs the program; exit code 0, or 2 for input that cannot be used."""
+    """Runs the program; exit codes as in `experiments.cli`."""
     parser = cli.experiment_parser("necessity", __doc__.splitlines()[0], cells=False)
     parser.add_argument("--batch", type=int, default=64, help="questions side by side")
     arguments = parser.parse_args(argv)
@@ -24,14 +23,14 @@ def main(argv: list[str] | None = None) -> int:
 
 def measure(arguments: argparse.Namespace) -> None:
     """Measures what the arguments ask for, writes it and prints the table."""
+    cli.check_numbers(arguments)
+    cli.check_unused(arguments.out)
     # Heavy imports wait until the arguments are known to be right.
     from codi_lens import load_pairs, plots
     from codi_lens.files import write_json, write_text
     from codi_lens.necessity import measure_necessity
 
-    if arguments.batch < 1:
-        raise UserError(f"--batch is {arguments.batch}; it must be 1 or more")
-    pairs = load_pairs(arguments.pairs)[: cli.positive_limit(arguments.limit)]
+    pairs = load_pairs(arguments.pairs)[: arguments.limit]
     codi = cli.load_model(arguments)
     folder = cli.fresh_folder(arguments.out, "necessity")
     variants = [variant for pair in pairs for variant in (pair.clean, pair.corrupted)]

@@ -20,13 +20,12 @@ if TYPE_CHECKING:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Runs the program; exit code 0, or 2 for input that cannot be used."""
+    """Runs the program; exit codes as in `experiments.cli`."""
     parser = cli.experiment_parser("position_patching", __doc__.splitlines()[0])
     parser.add_argument("--mode", default="regenerate", choices=MODES)
     parser.add_argument("--controls", default="all", choices=("all", "none"))
     parser.add_argument("--answers", choices=ANSWERS, help="decode (default: all on toy, else top)")
-    arguments = parser.parse_args(argv)
-    return cli.run(lambda: patch(arguments), arguments.debug)
+    return cli.run_experiment(parser, argv, patch)
 
 
 def patch(arguments: argparse.Namespace) -> None:

@@ -14,6 +14,7 @@ from pathlib import Path
 from codi_lens.errors import UserError
 from codi_lens.pair_report import PairReport, prepare, write_report
 from codi_lens.pairs import PAIRS_FILE, SET_ASIDE_FILE
+from experiments import cli
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -24,17 +25,18 @@ def main(argv: list[str] | None = None) -> int:
     )
     parser.add_argument("file", metavar="FILE", help='pairs, flat or prepared format, or "toy"')
     parser.add_argument("--out", metavar="FOLDER", type=Path, required=True)
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     arguments = parser.parse_args(argv)
-    try:
-        _refuse_overwriting(Path(arguments.file), arguments.out)
-        report = prepare(arguments.file)
-        write_report(arguments.out, report)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    return cli.run(lambda: check(Path(arguments.file), arguments.out), arguments.debug)
+
+
+def check(file: Path, folder: Path) -> None:
+    """Checks a file of pairs, writes what came of it and prints a summary."""
+    _refuse_overwriting(file, folder)
+    report = prepare(str(file))
+    write_report(folder, report)
     print(summary(report))
-    print(f"written to {arguments.out}")
-    return 0
+    print(f"written to {folder}")
 
 
 def summary(report: PairReport) -> str:

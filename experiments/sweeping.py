@@ -1,9 +1,11 @@
 """What the three patching programs do alike: pairs, model, run, record, table."""
 
 import argparse
+import shlex
+import sys
 import time
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,24 +16,35 @@ if TYPE_CHECKING:
     import plotly.graph_objects as go
 
     from codi_lens import HookedCodi, Pair, Sweep
+    from codi_lens.journal import Journal
+    from codi_lens.outcomes import PairOutcome
+    from codi_lens.plans import Settings
+    from codi_lens.tracking import Tracker
 
 Figures = Callable[["Sweep"], dict[str, "go.Figure"]]
+FIGURES = "heatmap.html"
 
 
 def sweep(experiment: str, arguments: argparse.Namespace, figures: Figures, **options: Any) -> None:
     """Runs an experiment as the arguments ask, writes its record and figures, prints a table.
 
-    `options` go to the settings of the sweep, beside those that every experiment has.
+    Every finished pair is on disk at once; `arguments.resume` names a run to go on with. `options` go to
+    the settings of the sweep, beside those that every experiment has.
     """
+    cli.check_numbers(arguments)
+    if arguments.resume is None:
+        cli.check_unused(arguments.out)
     # Heavy imports wait until the arguments are known to be right.
-    from codi_lens import plots
-    from codi_lens.files import write_text
-    from codi_lens.results import write_record
+    from codi_lens.journal import Journal, remove_parts
+    from codi_lens.manifest import describe_run
+    from codi_lens.soundness import check_pairs
     from codi_lens.sweeps import make_settings
 
     started = time.perf_counter()
-    if arguments.batch_rows < 1:
-        raise UserError(f"--batch-rows is {arguments.batch_rows}; it must be 1 or more")
+    if arguments.resume and is_finished(arguments.resume):
+        remove_parts(arguments.resume)
+        print(f"{arguments.resume} is finished; there is nothing to go on with")
+        return
     pairs = chosen_pairs(arguments)
     codi = cli.load_model(arguments)
     settings = make_settings(
@@ -42,25 +55,91 @@ def sweep(experiment: str, arguments: argparse.Namespace, figures: Figures, **op
         seed=arguments.seed,
         **options,
     )
+    check_pairs(codi, pairs, settings.num_latents)
     pairs = filtered(codi, pairs, arguments)
-    saved = None
-    if getattr(arguments, "activations", None):
-        saved = saved_activations(arguments.activations, codi, pairs, settings)
-    folder = cli.fresh_folder(arguments.out, experiment)
-    result = run(experiment, codi, pairs, settings, arguments, saved)
-    seconds = round(time.perf_counter() - started, 2)
-    paths = write_record(folder, result, codi, cli.as_json(arguments) | {"seconds": seconds})
-    paths["figures"] = folder / "heatmap.html"
-    write_text(paths["figures"], plots.page(figures(result)))
+    saved = saved_activations(arguments, codi, pairs, settings)
+    header = describe_run(experiment, codi, pairs, settings) | how_it_runs(arguments, saved)
+    folder = arguments.resume or cli.fresh_folder(arguments.out, experiment)
+    command = f"python -m experiments.{experiment} --resume {shlex.quote(str(folder))}"
+    with (
+        Journal(folder, header, resume=arguments.resume is not None) as journal,
+        cli.resume_hint(command),
+    ):
+        tracker = follow(experiment, arguments, folder)
+        work = Work(experiment, codi, pairs, settings, arguments, saved, journal, tracker)
+        result, whole = run(work)
+        if result is not None:
+            write(work, result, figures, time.perf_counter() - started, whole)
+        if not whole:
+            done = len(result.outcomes) if result else 0
+            raise cli.Interrupted(
+                f"interrupted: {done} of {len(pairs)} pairs are done; go on with\n  {command}"
+            )
+
+
+def is_finished(folder: Path) -> bool:
+    """Whether a run has its last file."""
+    from codi_lens.manifest import MANIFEST
+    from codi_lens.results import read_manifest
+
+    return (folder / MANIFEST).exists() and bool(read_manifest(folder, incomplete=True)["complete"])
+
+
+def follow(experiment: str, arguments: argparse.Namespace, folder: Path) -> "Tracker":
+    """What --wandb asks for."""
+    from codi_lens.tracking import Tracker
+
+    return Tracker(
+        arguments.wandb, experiment=experiment, folder=folder, config=cli.as_json(arguments)
+    )
+
+
+def how_it_runs(arguments: argparse.Namespace, saved: Any) -> dict[str, Any]:
+    """What the journal of a run knows of it beside model, pairs and settings."""
+    from codi_lens.manifest import tensors_digest
+
+    return {
+        "arguments": arguments.given,
+        "batch_rows": arguments.batch_rows,
+        "answers": answers_to_decode(arguments),
+        "activations": None if saved is None else tensors_digest(saved),
+    }
+
+
+def answers_to_decode(arguments: argparse.Namespace) -> str:
+    """--answers, or what it is when not given."""
+    return arguments.answers or ("all" if arguments.model == "toy" else "top")
+
+
+def write(work: "Work", result: "Sweep", figures: Figures, seconds: float, whole: bool) -> None:
+    """Writes the record and its figures; says what was found and where it is."""
+    from codi_lens import plots
+    from codi_lens.journal import remove_parts
+    from codi_lens.results_writer import write_record
+
+    folder, planned, drawn = work.journal.folder, len(work.pairs), figures(result)
+    config = cli.as_json(work.arguments) | {"out": str(folder), "seconds": round(seconds, 2)}
+    paths = write_record(
+        folder,
+        result,
+        work.codi,
+        config,
+        pages={FIGURES: plots.page(drawn)},
+        planned=planned,
+        complete=whole,
+    )
+    if whole:
+        remove_parts(folder)
     print(table(result))
     print("\nwritten:", *(f"  {path}" for path in paths.values()), sep="\n")
+    if whole:
+        work.tracker.finish(result, drawn, list(paths.values()))
 
 
 def chosen_pairs(arguments: argparse.Namespace) -> list["Pair"]:
     """The pairs that --pairs, --limit and --include-same-answer ask for."""
     from codi_lens import load_pairs
 
-    limit = cli.positive_limit(arguments.limit)
     pairs = load_pairs(arguments.pairs)
     if not arguments.include_same_answer:
         kept = [pair for pair in pairs if not pair.same_answer]
@@ -69,7 +148,7 @@ def chosen_pairs(arguments: argparse.Namespace) -> list["Pair"]:
         pairs = kept
     if not pairs:
         raise UserError(f"{arguments.pairs} has no pair whose answers differ")
-    return pairs[:limit]
+    return pairs[: arguments.limit]
 
 
 def filtered(
@@ -87,44 +166,81 @@ def filtered(
 
 
 def saved_activations(
-    run_folder: Path, codi: "HookedCodi", pairs: list["Pair"], settings: Any
+    arguments: argparse.Namespace, codi: "HookedCodi", pairs: list["Pair"], settings: Any
 ) -> Any:
-    """Source activations of an earlier run, after checking that they are those that are wanted."""
+    """Source activations of the run that --activations names, if they are those that are wanted."""
     from codi_lens.results import reusable_activations
 
-    return reusable_activations(run_folder, codi, pairs, settings)
+    if getattr(arguments, "activations", None) is None:
+        return None
+    return reusable_activations(arguments.activations, codi, pairs, settings)
 
 
-def run(
-    experiment: str,
-    codi: "HookedCodi",
-    pairs: list["Pair"],
-    settings: Any,
-    arguments: argparse.Namespace,
-    saved: Any = None,
-) -> "Sweep":
-    """The sweep with a progress bar, patched answers decoded as --answers asks."""
-    from tqdm import tqdm
+@dataclass(frozen=True)
+class Work:
+    """A run, ready to go."""
 
+    experiment: str
+    codi: "HookedCodi"
+    pairs: list["Pair"]
+    settings: "Settings"
+    arguments: argparse.Namespace
+    saved: Any
+    journal: "Journal"
+    tracker: "Tracker"
+
+
+def run(work: Work) -> tuple["Sweep | None", bool]:
+    """The sweep, as far as it came, and whether that is all of it; answers as --answers asks."""
     from codi_lens.runner import sweep_pairs
     from codi_lens.sweeps import make_sweep
 
-    answers = arguments.answers
-    if answers is None:
-        answers = "all" if arguments.model == "toy" else "top"
-    decode = {"all": "all", "none": "none", "top": "none"}[answers]
-    if experiment == "iterative_patching" and answers == "top":
+    answers = answers_to_decode(work.arguments)
+    decode = "none" if answers == "top" else answers
+    if work.experiment == "iterative_patching" and answers == "top":
         decode = "last"
-    options = {"batch_rows": arguments.batch_rows, "decode": decode, "saved": saved}
-    outcomes = sweep_pairs(experiment, codi, pairs, settings, **options)  # type: ignore[arg-type]
-    bar = tqdm(outcomes, total=len(pairs), unit="pair", desc=experiment.replace("_", " "))
-    result = make_sweep(experiment, codi, settings, list(bar))
-    if answers == "top" and "variant" in result.axes:
-        result = with_top_answers(result, codi, arguments.batch_rows)
-    return result
+    done = work.journal.outcomes(work.pairs)
+    if work.arguments.resume is not None:
+        torn = "; the journal's last line was torn and is dropped" if work.journal.torn else ""
+        print(f"going on: {len(done)} of {len(work.pairs)} pairs are there{torn}", file=sys.stderr)
+    with cli.CtrlC() as ctrl_c:
+        outcomes = sweep_pairs(
+            work.experiment,
+            work.codi,
+            work.pairs,
+            work.settings,
+            batch_rows=work.arguments.batch_rows,
+            decode=decode,  # type: ignore[arg-type]
+            saved=work.saved,
+            done=frozenset(done),
+            stopped=lambda: ctrl_c.pressed,
+        )
+        for outcome in progress(outcomes, work, len(done)):
+            work.journal.add(outcome)
+            work.tracker.pair(outcome)
+            done[outcome.pair.pair_id] = outcome
+        if not done:
+            return None, False
+        in_order = [done[pair.pair_id] for pair in work.pairs if pair.pair_id in done]
+        result = make_sweep(work.experiment, work.codi, work.settings, in_order)
+        if len(done) < len(work.pairs):
+            return result, False
+        if answers == "top" and "variant" in result.axes:
+            return with_top_answers(result, work, lambda: ctrl_c.pressed)
+    return result, True
 
 
-def with_top_answers(sweep: "Sweep", codi: "HookedCodi", batch_rows: int) -> "Sweep":
+def progress(outcomes: Iterator["PairOutcome"], work: Work, done: int) -> Iterator["PairOutcome"]:
+    """The outcomes, shown as they come."""
+    from tqdm import tqdm
+
+    what = work.experiment.replace("_", " ")
+    yield from tqdm(outcomes, total=len(work.pairs), initial=done, unit="pair", desc=what)
+
+
+def with_top_answers(
+    sweep: "Sweep", work: Work, stopped: Callable[[], bool]
+) -> tuple["Sweep", bool]:
     """The sweep with the answers of its five outlined cells, from a second run of those alone."""
     from codi_lens.aggregates import aggregate, donor_threshold, top_cells
     from codi_lens.runner import sweep_pairs
@@ -133,7 +249,7 @@ def with_top_answers(sweep: "Sweep", codi: "HookedCodi", batch_rows: int) -> "Sw
     values = group.means["recovery"][0]
     top = top_cells(values, sweep.structural_zeros(), threshold=donor_threshold(sweep, group))
     if not top:
-        return sweep
+        return sweep, True
     layers = sorted({cell[0] for cell in top})
     axes = {"layers": tuple(sweep.settings.layers[i] for i in layers)}
     steps = list(range(len(sweep.settings.positions)))
@@ -142,18 +258,26 @@ def with_top_answers(sweep: "Sweep", codi: "HookedCodi", batch_rows: int) -> "Sw
         axes["positions"] = tuple(sweep.settings.positions[j] for j in steps)
     mode = sweep.settings.variants[0]
     settings = replace(sweep.settings, **axes, mode=mode, controls=False)  # type: ignore[arg-type]
+    texts = work.journal.answers()
     again = sweep_pairs(
-        sweep.experiment, codi, sweep.pairs, settings, batch_rows=batch_rows, decode="all"
+        sweep.experiment,
+        work.codi,
+        work.pairs,
+        settings,
+        batch_rows=work.arguments.batch_rows,
+        decode="all",
+        done=frozenset(texts),
+        stopped=stopped,
     )
-    outcomes = []
-    for outcome, decoded in zip(sweep.outcomes, again, strict=True):
-        texts = {}
-        for (_, i, *rest), text in decoded.texts.items():
-            cell = (layers[i], *(steps[j] for j in rest))
-            if cell in top:
-                texts[(0, *cell)] = text
-        outcomes.append(replace(outcome, texts=texts))
-    return replace(sweep, outcomes=tuple(outcomes))
+    for outcome in again:
+        cells = {
+            (layers[i], *(steps[j] for j in rest)): t for (_, i, *rest), t in outcome.texts.items()
+        }
+        own = {(0, *cell): text for cell, text in cells.items() if cell in top}
+        work.journal.add_answers(outcome.pair.pair_id, own)
+        texts[outcome.pair.pair_id] = own
+    outcomes = [replace(o, texts=texts.get(o.pair.pair_id, {})) for o in sweep.outcomes]
+    return replace(sweep, outcomes=tuple(outcomes)), len(texts) == len(sweep.outcomes)
 
 
 def table(sweep: "Sweep") -> str:

@@ -19,13 +19,37 @@ ALLOWED = {
 LAYERS = [
     {"errors", "files", "choices", "layout", "answers", "config", "tensor_files", "tokens"},
     {"pairs", "pair_report", "counterfactuals"},
-    {"claims", "projection", "load_report", "checkpoint", "checkpoint_writer", "hooked"},
+    {
+        "claims",
+        "projection",
+        "load_report",
+        "checkpoint",
+        "checkpoint_writer",
+        "shared_prefix",
+        "hooked",
+    },
     {"hub", "known", "pretrained"},
-    {"hooks", "loop"},
+    {"hooks", "loop", "memory"},
     {"codi"},
-    {"metrics", "patching", "plans", "similarity", "outcomes", "runner", "sweeps", "necessity"},
-    {"aggregates", "summary", "manifest", "results", "comparison"},
+    {
+        "rows",
+        "metrics",
+        "patching",
+        "reading",
+        "jobs",
+        "plans",
+        "similarity",
+        "soundness",
+        "outcomes",
+        "runner",
+        "sweeps",
+        "necessity",
+        "lens",
+    },
+    {"aggregates", "summary", "manifest", "results", "results_writer", "journal", "comparison"},
+    {"grids"},
     {"plots", "tracking"},
+    {"report"},
 ]
 
 
@@ -38,16 +62,20 @@ def imported(path):
             yield node.module
 
 
+def room(path):
+    """The module's name, or its package's: rules are for `plots`, in however many files."""
+    return path.stem if path.parent.name == "codi_lens" else path.parent.name
+
+
 @pytest.mark.parametrize("package", ALLOWED)
 def test_a_package_is_named_only_in_its_rooms(package):
     users = {
-        path.stem
+        room(path)
         for path in MODULES
         if any(name.split(".")[0] == package for name in imported(path))
     }
-    trainer = {path.stem for path in MODULES if path.parent.name == "toy"}
-    assert users - trainer <= ALLOWED[package]
-    assert users or not ALLOWED[package] or package == "wandb"
+    assert users - {"toy"} <= ALLOWED[package]
+    assert users or not ALLOWED[package]
 
 
 def test_imports_run_one_way():
@@ -62,7 +90,11 @@ def test_imports_run_one_way():
 
 def python(code, *options):
     return subprocess.run(
-        [sys.executable, *options, "-c", code], capture_output=True, text=True, cwd=ROOT, check=False
+        [sys.executable, *options, "-c", code],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        check=False,
     )
 
 
@@ -79,7 +111,8 @@ assert not {"plotly", "wandb"} & set(sys.modules), sorted({"plotly", "wandb"} & 
 
 
 @pytest.mark.parametrize(
-    "program", sorted(p.stem for p in (ROOT / "experiments").glob("*.py") if "def main(" in p.read_text())
+    "program",
+    sorted(p.stem for p in (ROOT / "experiments").glob("*.py") if "def main(" in p.read_text()),
 )
 def test_help_is_quick_to_come(program):
     code = f"""
@@ -97,6 +130,20 @@ assert not heavy, heavy
     assert f"python -m experiments.{program}" in done.stdout
 
 
+def test_no_file_that_is_read_can_run_code():
+    """No pickle, no code from the hub, no eval: `torch.load` reads plain tensors only."""
+    for path in [*MODULES, *(ROOT / "experiments").glob("*.py")]:
+        names = {name.split(".")[0] for name in imported(path)}
+        assert not names & {"pickle", "dill", "joblib", "cloudpickle", "shelve", "marshal"}, path
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Call):
+                called = ast.unparse(node.func)
+                options = {option.arg: ast.unparse(option.value) for option in node.keywords}
+                assert called not in ("eval", "exec", "yaml.load"), path
+                assert called != "torch.load" or options.get("weights_only") == "True", path
+                assert options.get("trust_remote_code", "False") == "False", path
+
+
 def test_no_module_is_longer_than_a_reader_can_hold():
     lengths = {path.name: len(path.read_text().splitlines()) for path in MODULES}
     assert max(lengths.values()) <= 350, lengths
@@ -107,7 +154,9 @@ def test_no_function_is_longer_than_a_screen():
     for path in [*MODULES, *(ROOT / "experiments").glob("*.py")]:
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.FunctionDef):
-                first = node.body[1] if ast.get_docstring(node) and len(node.body) > 1 else node.body[0]
+                first = (
+                    node.body[1] if ast.get_docstring(node) and len(node.body) > 1 else node.body[0]
+                )
                 if node.end_lineno - first.lineno + 1 > 45:
                     long.append(f"{path.name}: {node.name}")
     assert not long

@@ -295,7 +295,7 @@ def test_noise_is_as_far_as_the_source_in_a_direction_of_its_own(tiny):
     noise = [s.values("l2_difference", variant="noise") for s in (far, again, other)]
     torch.testing.assert_close(noise[0][1:], noise[1], atol=1e-10, rtol=0)
     assert (noise[0] - noise[2]).abs().min() > 1e-6
-    from codi_lens.patching import _value
+    from codi_lens.patching import displace
     from codi_lens.plans import position_plan
 
     plan = position_plan(far.settings, pair_id=0, d_model=32)
@@ -305,7 +305,7 @@ def test_noise_is_as_far_as_the_source_in_a_direction_of_its_own(tiny):
         if row.patches and not isinstance(row.patches[0].source, int)
     ]
     now = torch.randn(2, 32, dtype=torch.float64)
-    moved = _value(displaced, now) - now[0]
+    moved = displace(now[:1], now[1:], displaced.direction[None])[0] - now[0]
     assert float(moved.norm()) == pytest.approx(float((now[1] - now[0]).norm()))
     assert abs(float(torch.cosine_similarity(moved, now[1] - now[0], dim=0))) < 0.9
 

@@ -7,7 +7,9 @@ from codi_lens import HookedCodi, Pair, Site, UserError, Variant, patch_position
 from codi_lens.answers import contrast
 from codi_lens.hooks import replace
 from codi_lens.metrics import CELL_METRICS
-from codi_lens.patching import Patch, Row, end_thoughts, read_answers, run_rows
+from codi_lens.patching import run_rows
+from codi_lens.reading import read_answers
+from codi_lens.rows import Patch, Row
 from tests.oracle import captured, cell, frozen
 from tests.tiny import write_tiny
 
@@ -131,11 +133,8 @@ def run_pair(codi, pair, rows):
     """Readout of hand-made rows on prompts (corrupted, clean)."""
     with torch.no_grad():
         run = run_rows(codi, [pair.corrupted.question, pair.clean.question], rows, 3)
-        final = end_thoughts(codi, run)
-        readouts = read_answers(
-            codi, run.state, final, [0] * len(rows), [answer_tokens(codi, pair)]
-        )
-        return next(readouts), run
+        answers = read_answers(codi, run, [0] * len(rows), [answer_tokens(codi, pair)])
+        return answers.readout(0, run.place), run
 
 
 def grid(source, layers=range(3), positions=range(3)):
@@ -189,8 +188,8 @@ def test_freezing_holds_every_later_thought(tiny):
         Row(0, patches, watch=(fed,)),
     ]
     _, run = run_pair(tiny, PAIRS[0], rows)
-    assert torch.equal(run.watched[2, fed], run.state.thoughts[2][0])
-    assert torch.equal(run.watched[3, fed], run.state.thoughts[2][3])
+    assert torch.equal(run.watched[2, fed], run.state.thoughts[2][run.place[0]])
+    assert torch.equal(run.watched[3, fed], run.state.thoughts[2][run.place[3]])
     assert not torch.allclose(run.watched[3, fed], run.watched[2, fed], atol=1e-6)
 
 

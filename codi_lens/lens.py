@@ -1,0 +1,107 @@
+"""The logit lens: what the model would say if a state in the middle of the computation were its last.
+
+Layers: each layer's output through the final norm, with its gain, and the unembedding (nostalgebraist 2020).
+Thoughts: the official probe of CODI reads the final state before the projection, and the thought, which is
+what the projection makes of it, through the unembedding alone: the final norm has been applied before.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from codi_lens.answers import answer_tokens
+from codi_lens.codi import CodiCache, HookedCodi
+from codi_lens.hooks import Step
+from codi_lens.pairs import Variant
+
+
+@dataclass(frozen=True)
+class ThoughtLens:
+    """Logits read at bot and at each latent: row k belongs to thought z_k."""
+
+    before: Float[Tensor, "thought d_vocab"]
+    """Of the final state that z_k is made from."""
+    after: Float[Tensor, "thought d_vocab"]
+    """Of z_k itself; the last one is never fed."""
+
+
+def steps_of(cache: CodiCache) -> tuple[Step, ...]:
+    """The steps that a lens reads if none are named: bot, every latent, eot."""
+    latents = sorted(step for step in cache.positions if isinstance(step, int))
+    return ("bot", *latents, "eot")
+
+
+@torch.no_grad()
+def logit_lens(
+    codi: HookedCodi, cache: CodiCache, *, row: int = 0, steps: Sequence[Step] | None = None
+) -> Float[Tensor, "layer step d_vocab"]:
+    """Logits of every layer's output at every step (the last position of a step that has several).
+
+    Args:
+        codi: the model.
+        cache: of `run_with_cache`, with every layer's `hook_resid_post`.
+        row: of the batch.
+        steps: those to read; `steps_of(cache)` if None.
+    """
+    positions = [_last(cache, step) for step in steps or steps_of(cache)]
+    residuals = torch.stack(
+        [cache[f"blocks.{i}.hook_resid_post"][row, positions] for i in range(_layers(codi))]
+    )
+    # One layer at a time: ln_final and unembed want [batch, pos, d_model].
+    return codi.loop.unembed(codi.model.ln_final(residuals))
+
+
+@torch.no_grad()
+def thought_lens(codi: HookedCodi, cache: CodiCache, *, row: int = 0) -> ThoughtLens:
+    """Logits of every thought, before and after the projection (the official probe)."""
+    positions = [_last(cache, step) for step in steps_of(cache)[:-1]]
+    last = cache[f"blocks.{_layers(codi) - 1}.hook_resid_post"][row, positions]
+    final = codi.model.ln_final(last[None])
+    return ThoughtLens(codi.loop.unembed(final)[0], codi.loop.unembed(codi.loop.project(final))[0])
+
+
+def top_tokens(
+    codi: HookedCodi, logits: Float[Tensor, "row column d_vocab"], count: int = 5
+) -> list[list[list[tuple[str, float]]]]:
+    """[row][column] -> the most likely tokens, as text, with their probabilities."""
+    shares, ids = logits.softmax(-1).topk(min(count, logits.shape[-1]))
+    return [
+        [
+            [
+                (str(codi.tokens.tokenizer.decode([token])), share)
+                for token, share in zip(*cell, strict=True)
+            ]
+            for cell in zip(*row, strict=True)
+        ]
+        for row in zip(ids.tolist(), shares.tolist(), strict=True)
+    ]
+
+
+def intermediate_ranks(
+    codi: HookedCodi, logits: Float[Tensor, "row column d_vocab"], variant: Variant
+) -> dict[str, Int[Tensor, "row column"]]:
+    """Rank (1: most likely) of each result on the way, and of the answer, at every cell.
+
+    A number that the tokenizer cuts into several tokens is ranked by the first of them; it is spelled as
+    it would be behind the answer's stem. A variant that does not know its intermediates gives the answer's
+    rank alone.
+    """
+    numbers = dict.fromkeys((*variant.intermediates, variant.answer))
+    found = {}
+    for number in numbers:
+        tokens = answer_tokens(codi.tokens.tokenizer, codi.config.answer_stem, number)
+        own = logits[..., tokens.number[0], None]
+        found[str(number)] = (logits > own).sum(-1) + 1
+    return found
+
+
+def _layers(codi: HookedCodi) -> int:
+    return int(codi.model.cfg.n_layers)
+
+
+def _last(cache: CodiCache, step: Step) -> int:
+    """The last position of a step."""
+    return cache.positions[step].stop - 1

@@ -1,0 +1,101 @@
+"""How many rows fit side by side: a first guess from free memory, halved whenever it proves too many."""
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, TypeVar
+
+import torch
+
+from codi_lens.errors import UserError
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+LARGEST_SHARE = 0.5
+"""Of the free memory, for activations: the guess is rough, and other programs grow too."""
+LARGEST_BUDGET = 4 * 2**30
+"""Bytes."""
+MOST_ROWS = 1024
+"""Larger batches are no faster, and less is lost when a run is interrupted. Where memory is not scarce this is
+what decides, so that batches are the same from run to run."""
+
+
+def fitting_rows(cfg: Any, device: torch.device, *, prompt: int, latents: int, answer: int) -> int:
+    """Rows that should fit in free memory, at least 1.
+
+    Args:
+        cfg: the hooked model's.
+        prompt, latents, answer: positions of the prompt, of the thoughts, and fed in the answer's pass.
+    """
+    budget = min(LARGEST_SHARE * free_memory(device), LARGEST_BUDGET)
+    own = row_bytes(cfg, prompt=prompt, latents=latents, answer=answer)
+    return min(MOST_ROWS, max(1, int(budget // own)))
+
+
+def row_bytes(cfg: Any, *, prompt: int, latents: int, answer: int) -> int:
+    """Memory of one row at its peak, which is inside a layer of the answer's pass."""
+    length = prompt + latents + answer
+    kv_heads = cfg.n_key_value_heads or cfg.n_heads
+    suffix = 2 * cfg.n_layers * (latents + answer) * kv_heads * cfg.d_head
+    # Scores, their mask and the pattern are alive together; so are the MLP's gate, input and product,
+    # and about as many residual-sized vectors as a block has steps.
+    scores = 3 * answer * cfg.n_heads * length
+    hidden = answer * (4 * cfg.d_mlp + 12 * cfg.d_model)
+    return int(2 * suffix + scores + hidden) * torch.empty((), dtype=cfg.dtype).element_size()
+
+
+def free_memory(device: torch.device) -> int:
+    """Bytes that a program may still take on a device."""
+    if device.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(device)
+        unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return free + unused
+    import psutil
+
+    return int(psutil.virtual_memory().available)
+
+
+def in_batches(
+    items: Sequence[Item],
+    size: int,
+    run: Callable[[Sequence[Item]], Sequence[Result]],
+    *,
+    halve: bool = True,
+    stopped: Callable[[], bool] = lambda: False,
+) -> Iterator[Result]:
+    """Runs items `size` at a time and yields the results in order, each exactly once.
+
+    A batch that runs out of memory is halved and run again, and so are all batches after it. `stopped` is
+    asked before each batch; if true, no more are run.
+
+    Raises:
+        UserError: out of memory with a single item, or with `halve` off.
+    """
+    from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
+
+    start = 0
+    while start < len(items) and not stopped():
+        batch = items[start : start + size]
+        results = None
+        try:
+            results = run(batch)
+        except RuntimeError as error:
+            if not should_reduce_batch_size(error):
+                raise
+            if len(batch) == 1 or not halve:
+                raise UserError(_too_many(len(batch), halve)) from error
+        if results is None:
+            # Out of the handler, where the failed run's tensors are no longer held by its traceback.
+            clear_device_cache(garbage_collection=True)
+            size = len(batch) // 2
+            continue
+        start += len(batch)
+        yield from results
+
+
+def _too_many(pairs: int, halve: bool) -> str:
+    what = "one pair" if pairs == 1 else f"{pairs} pairs"
+    way = "" if pairs == 1 or halve else "a smaller --batch-rows, "
+    return (
+        f"out of memory with {what} in a batch; choose {way}fewer --layers or --positions, "
+        "--controls none, or --dtype bfloat16"
+    )

@@ -1,0 +1,50 @@
+"""Sweeps -> plotly figures. Nothing here shows or writes by itself, or changes a global template.
+
+Maps have layers upward and steps of the loop rightward. Signed metrics have a diverging colour scale
+centred on zero, the others a sequential one; both can be told apart by colour-blind readers.
+"""
+
+from codi_lens.plots.bars import necessity_bars
+from codi_lens.plots.gallery import gallery
+from codi_lens.plots.maps import (
+    chained_minus_parallel,
+    difference,
+    effects,
+    heatmap,
+    heatmap_by_operand,
+    heatmap_by_pair,
+    heatmaps,
+)
+from codi_lens.plots.pages import FORMATS, page, plotly_script, show, to_image, write_images
+from codi_lens.plots.profiles import layer_profile, scatter, trajectories
+from codi_lens.plots.style import LABELS, PANEL_TITLES, SIGNED, colour_scales, label
+from codi_lens.plots.tensors import imshow, ranks, top_tokens
+
+__all__ = [
+    "FORMATS",
+    "LABELS",
+    "PANEL_TITLES",
+    "SIGNED",
+    "chained_minus_parallel",
+    "colour_scales",
+    "difference",
+    "effects",
+    "gallery",
+    "heatmap",
+    "heatmap_by_operand",
+    "heatmap_by_pair",
+    "heatmaps",
+    "imshow",
+    "label",
+    "layer_profile",
+    "necessity_bars",
+    "page",
+    "plotly_script",
+    "ranks",
+    "scatter",
+    "show",
+    "to_image",
+    "top_tokens",
+    "trajectories",
+    "write_images",
+]

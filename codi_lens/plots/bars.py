@@ -1,0 +1,50 @@
+"""Shares as bars."""
+
+import plotly.graph_objects as go
+
+from codi_lens.necessity import Necessity, wilson
+from codi_lens.plots.style import PALETTE, headed, lined
+
+
+def necessity_bars(necessity: Necessity) -> go.Figure:
+    """Accuracy under every condition, with Wilson's 95% intervals.
+
+    Fewer and fewer thoughts in one colour, thoughts that are not the question's own in another.
+    """
+    conditions = list(necessity.conditions.values())
+    n = len(necessity.questions)
+    shares = [condition.accuracy for condition in conditions]
+    limits = [wilson(sum(condition.correct), n) for condition in conditions]
+    names = [condition.name for condition in conditions]
+    foreign = {f"{what} latents" for what in ("another problem's", "mean", "noise")}
+    figure = go.Figure(
+        go.Bar(
+            x=names,
+            y=shares,
+            marker_color=[PALETTE[1] if name in foreign else PALETTE[0] for name in names],
+            error_y={
+                "type": "data",
+                "array": [high - share for (_, high), share in zip(limits, shares, strict=True)],
+                "arrayminus": [share - low for (low, _), share in zip(limits, shares, strict=True)],
+                "thickness": 1,
+            },
+            hovertemplate="%{x}: %{y:.1%}<extra></extra>",
+        )
+    )
+    figure.add_scatter(
+        x=names,
+        y=[high + 0.03 for _, high in limits],
+        text=[f"{share:.0%}" for share in shares],
+        mode="text",
+        hoverinfo="skip",
+    )
+    figure.update_layout(
+        showlegend=False,
+        yaxis={"title": "right answers", "tickformat": ".0%", "range": [0, 1.08]},
+        xaxis={"title": "what is fed as thoughts", "tickangle": -35},
+        margin={"l": 74, "r": 24, "b": 150},
+        bargap=0.25,
+    )
+    subtitle = f"greedy answers, n = {n} questions; bars: 95% intervals"
+    width = max(470, 120 + 48 * len(names))
+    return headed(lined(figure), "Are the latents needed?", subtitle, width=width, body=400)

@@ -1,0 +1,106 @@
+"""Figures out of the program: pages, image files, notebooks. Each is asked for by name."""
+
+import warnings
+from base64 import b64encode
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+import plotly.graph_objects as go
+import plotly.io as pio
+from plotly.offline import get_plotlyjs
+
+from codi_lens.errors import UserError
+
+FORMATS = ("png", "svg", "pdf")
+SCALE = 2
+"""Pixels of an image per pixel of a figure: enough for print."""
+
+
+def page(figures: Mapping[str, go.Figure]) -> str:
+    """One HTML page with the figures (id -> figure) below each other; it opens without a network."""
+    parts = [
+        figure.to_html(full_html=False, include_plotlyjs=first, div_id=name)
+        for first, (name, figure) in zip(
+            [True] + [False] * len(figures), figures.items(), strict=False
+        )
+    ]
+    style = "body{font-family:sans-serif;max-width:1000px;margin:auto}"
+    head = f"<meta charset='utf-8'><title>codi-lens</title><style>{style}</style>"
+    return f"<!doctype html><html><head>{head}</head><body>{''.join(parts)}</body></html>\n"
+
+
+def plotly_script() -> str:
+    """The drawing library's JavaScript, to put into a page."""
+    script: str = get_plotlyjs()
+    return script
+
+
+def to_image(figure: go.Figure, kind: str = "png") -> bytes:
+    """The figure as an image file's content: "png", "svg" or "pdf".
+
+    Raises:
+        UserError: another kind of file, no kaleido, or no browser for it to draw with.
+    """
+    with _kaleido(kind):
+        content: bytes = figure.to_image(format=kind, scale=SCALE)
+    return content
+
+
+def write_images(folder: Path, figures: Mapping[str, go.Figure], kind: str = "png") -> list[Path]:
+    """Writes each figure (name -> figure) to `folder/name.kind`; raises as `to_image` does."""
+    paths = [folder / f"{name}.{kind}" for name in figures]
+    with _kaleido(kind):
+        folder.mkdir(parents=True, exist_ok=True)
+        drawn = list(figures.values())
+        # Each in its own size, which for several at once has to be said.
+        width, height = ([getattr(f.layout, side) for f in drawn] for side in ("width", "height"))
+        names = [str(path) for path in paths]
+        pio.write_images(drawn, names, scale=SCALE, width=width, height=height)
+    return paths
+
+
+@contextmanager
+def _kaleido(kind: str) -> Iterator[None]:
+    """Turns what keeps kaleido from drawing inside into one message."""
+    if kind not in FORMATS:
+        raise UserError(f"no image format {kind!r}; known are {', '.join(FORMATS)}")
+    try:
+        import kaleido  # noqa: F401
+    except ImportError as error:
+        raise UserError(
+            "images need kaleido, which is not installed: pip install 'codi-lens[export]'"
+        ) from error
+    try:
+        yield
+    except OSError:
+        raise
+    except Exception as error:
+        # kaleido has an exception of its own for each way in which a browser can be missing or die.
+        first = str(error).strip().splitlines() or [type(error).__name__]
+        raise UserError(
+            "kaleido draws images with Chrome or Chromium and could not use one "
+            f"({first[0]}); install one, or set BROWSER_PATH to its program"
+        ) from error
+
+
+def show(figure: go.Figure) -> None:
+    """Shows a figure in a notebook, with an image beside it for pages that run no scripts.
+
+    Where kaleido or its browser is missing, the image is left out.
+    """
+    from IPython.display import display
+
+    bundle: dict[str, object] = {"application/vnd.plotly.v1+json": figure.to_plotly_json()}
+    try:
+        with _kaleido("png"), warnings.catch_warnings():
+            import kaleido
+
+            # One browser for all figures of a notebook; plotly warns that it cannot configure it.
+            kaleido.start_sync_server(silence_warnings=True)
+            warnings.simplefilter("ignore")
+            content = figure.to_image(format="png", scale=SCALE)
+        bundle["image/png"] = b64encode(content).decode()
+    except UserError:
+        bundle["text/plain"] = "a plotly figure"
+    display(bundle, raw=True)

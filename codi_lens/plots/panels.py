@@ -1,0 +1,141 @@
+"""The one way in which maps are drawn: panels of cells side by side, on one colour scale.
+
+Layers go upward, steps of the loop rightward. Cells that are zero by construction are hatched, cells that
+stand out are outlined, cells without a value are grey.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from html import escape
+from math import ceil
+from typing import Any
+
+import plotly.graph_objects as go
+from jaxtyping import Bool, Float
+from plotly.subplots import make_subplots
+from torch import Tensor
+
+from codi_lens.plans import Label
+from codi_lens.plots.style import UNDEFINED, colour_axis, headed, small_titles
+
+PER_ROW = 3
+MANY_COLUMNS = 12
+"""Above this many columns, cells are too narrow for their numbers."""
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One map: its values, what is said of each cell, and which cells are marked."""
+
+    title: str
+    values: Float[Tensor, "row column"]
+    rows: Sequence[Label]
+    columns: Sequence[Label]
+    zeros: Bool[Tensor, "row column"] | None = None
+    outlined: Sequence[tuple[int, ...]] = ()
+    hover: Sequence[Sequence[str]] | None = None
+    text: Sequence[Sequence[str]] | None = None
+    """What is written in the cells; None: the values, to two decimals."""
+
+
+def draw(
+    panels: Sequence[Panel],
+    *,
+    title: str,
+    subtitle: str,
+    colour: str,
+    signed: bool,
+    axes: tuple[str, str] = ("latent position", "layer"),
+) -> go.Figure:
+    """Draws the panels, at most three in a row. `colour` names the values, `axes` are titles x, y."""
+    across = 2 if len(panels) == 4 else min(PER_ROW, len(panels))
+    down = ceil(len(panels) / across)
+    cell = (62, 36) if len(panels) == 1 else (46, 28)
+    rows, columns = (max(len(getattr(p, n)) for p in panels) for n in ("rows", "columns"))
+    wide, high = max(150, cell[0] * columns), max(90, cell[1] * rows)
+    gap = (36, 76)
+    inner = (across * wide + (across - 1) * gap[0], down * high + (down - 1) * gap[1])
+    figure = make_subplots(
+        down,
+        across,
+        subplot_titles=[escape(p.title) for p in panels] if len(panels) > 1 else None,
+        horizontal_spacing=gap[0] / inner[0],
+        vertical_spacing=gap[1] / inner[1],
+    )
+    for i, panel in enumerate(panels):
+        _place(figure, panel, i // across + 1, i % across + 1, axes, i + across >= len(panels))
+    values = [panel.values for panel in panels]
+    figure.update_layout(
+        coloraxis=colour_axis(values, signed=signed, title=colour),
+        plot_bgcolor=UNDEFINED,
+        margin={"l": 74, "r": 110, "b": 58},
+    )
+    extra = 26 if len(panels) > 1 else 0
+    width, body = max(470, inner[0] + 194), inner[1] + 58
+    return headed(small_titles(figure), title, subtitle, width=width, body=body, extra=extra)
+
+
+def _place(
+    figure: go.Figure, panel: Panel, row: int, column: int, axes: tuple[str, str], lowest: bool
+) -> None:
+    """Puts one panel with its marks and ticks at its place; outer panels alone have axis titles."""
+    figure.add_trace(_trace(panel), row, column)
+    for shape in _marks(panel):
+        figure.add_shape(shape, row=row, col=column)
+    steps, rows = [str(label) for label in panel.columns], [str(label) for label in panel.rows]
+    where: dict[str, Any] = {"row": row, "col": column, "showgrid": False, "zeroline": False}
+    if lowest:
+        where["title"] = {"text": axes[0], "standoff": 6}
+    figure.update_xaxes(
+        tickvals=list(range(len(steps))), ticktext=steps, range=[-0.5, len(steps) - 0.5], **where
+    )
+    where["title"] = {"text": axes[1] if column == 1 else "", "standoff": 4}
+    figure.update_yaxes(
+        tickvals=list(range(len(rows))), ticktext=rows, range=[-0.5, len(rows) - 0.5], **where
+    )
+
+
+def _trace(panel: Panel) -> go.Heatmap:
+    values = panel.values.tolist()
+    text = panel.text or [[short(value) for value in row] for row in values]
+    if len(panel.columns) > MANY_COLUMNS:
+        text = [["" for _ in row] for row in text]
+    said = panel.hover or [
+        [f"{row}, {column}: {value:.4g}" for column, value in zip(panel.columns, line, strict=True)]
+        for row, line in zip(panel.rows, values, strict=True)
+    ]
+    return go.Heatmap(
+        z=values,
+        text=text,
+        texttemplate="%{text}",
+        textfont={"size": 12},
+        customdata=said,
+        hovertemplate="%{customdata}<extra></extra>",
+        hoverongaps=False,
+        coloraxis="coloraxis",
+        xgap=1,
+        ygap=1,
+    )
+
+
+def short(value: float) -> str:
+    """Two decimals, nothing for NaN, no minus before zero."""
+    return "" if value != value else f"{value:.2f}".replace("-0.00", "0.00")
+
+
+def _marks(panel: Panel) -> list[dict[str, object]]:
+    """Hatching over structural zeros, in one path, and a frame around each outlined cell."""
+    shapes: list[dict[str, object]] = []
+    zeros = [] if panel.zeros is None else panel.zeros.nonzero().tolist()
+    if zeros:
+        strokes = [
+            f"M {j - 0.5 + x0},{i - 0.5 + y0} L {j - 0.5 + x1},{i - 0.5 + y1}"
+            for i, j in zeros
+            for x0, y0, x1, y1 in ((0, 0.5, 0.5, 1), (0, 0, 1, 1), (0.5, 0, 1, 0.5))
+        ]
+        line = {"color": "#999999", "width": 1}
+        shapes.append({"type": "path", "path": " ".join(strokes), "line": line})
+    for i, j in panel.outlined:
+        ends = {"x0": j - 0.47, "x1": j + 0.47, "y0": i - 0.47, "y1": i + 0.47}
+        shapes.append({"type": "rect", "line": {"color": "black", "width": 2.5}, **ends})
+    return shapes

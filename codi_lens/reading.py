@@ -1,0 +1,150 @@
+"""The answer of every run: one pass over what the forced answers share, a short one over the rest.
+
+The clean and the corrupted answer are forced on every run. End tokens, stem and the number up to the first
+token that differs are fed in one pass; only answers of several tokens need a pass of their own behind it.
+Final states are kept, and turned into logits a few runs at a time: over a vocabulary of 128k, the logits
+of a whole sweep would be its largest tensor by far.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from codi_lens.answers import AnswerPair
+from codi_lens.codi import HookedCodi
+from codi_lens.loop import LoopState
+from codi_lens.metrics import Readout
+from codi_lens.patching import Ended, RowsRun, end_thoughts
+from codi_lens.tokens import right_pad
+
+LOGIT_BYTES = 2**28
+"""Of the logits that are read at a time."""
+
+
+@dataclass
+class _Branch:
+    """Final states of the runs that go on with one of the answers, behind what the answers share."""
+
+    final: Float[Tensor, "runs pos d_model"] | None = None
+    at: dict[int, int] = field(default_factory=dict)
+    """Place of a run in the batch -> row of `final`."""
+
+
+class Answers:
+    """Final states where the answers are read, of all runs in the batch.
+
+    Attributes:
+        ended: the runs behind the end of their thoughts, to go on from in other ways.
+    """
+
+    def __init__(
+        self,
+        codi: HookedCodi,
+        ended: Ended,
+        answers: Sequence[AnswerPair],
+        branches: dict[str, _Branch] | None,
+    ) -> None:
+        self.codi = codi
+        self.ended = ended
+        self.answers = answers
+        self._branches = branches
+
+    def chunks(self, pair: int, runs: Sequence[int]) -> Iterator[Sequence[int]]:
+        """Splits runs of a pair so that the logits of each part stay within `LOGIT_BYTES`."""
+        answer = self.answers[pair]
+        positions = len(answer.stem) + len(answer.clean) + len(answer.corrupted)
+        # Metrics are taken in float32 at least, whatever the model computes in.
+        row = positions * self.codi.model.cfg.d_vocab * max(4, self.ended.final.element_size())
+        size = max(1, LOGIT_BYTES // row)
+        for start in range(0, len(runs), size):
+            yield runs[start : start + size]
+
+    def readout(self, pair: int, runs: Sequence[int]) -> Readout:
+        """Logits of the given runs, which are of one pair, read with either answer forced."""
+        answer, loop = self.answers[pair], self.codi.loop
+        index = torch.tensor(runs, dtype=torch.long, device=loop.device)
+        if self._branches is None:
+            logits = loop.unembed(self.ended.final[index, :1])
+            none = index.new_empty((len(runs), 0))
+            clean, corrupted = len(answer.clean), len(answer.corrupted)
+            return Readout(none, logits.expand(-1, clean, -1), logits.expand(-1, corrupted, -1))
+        stem, shared = len(answer.stem), len(before_difference(answer)) + 1
+        logits = loop.unembed(self.ended.final[index, :shared])
+        own = {}
+        for name, branch in self._branches.items():
+            own[name] = logits[:, stem:]
+            length = len(after_difference(answer, name))
+            if branch.final is not None and length:
+                rows = torch.tensor([branch.at[run] for run in runs], device=loop.device)
+                rest = loop.unembed(branch.final[rows, :length])
+                own[name] = torch.cat([own[name], rest], dim=1)
+        return Readout(logits[:, :stem].argmax(-1), own["clean"], own["corrupted"])
+
+
+def read_answers(
+    codi: HookedCodi, run: RowsRun, pairs: Sequence[int], answers: Sequence[AnswerPair]
+) -> Answers:
+    """Runs all rows through their answers, with the clean and with the corrupted answer forced.
+
+    Args:
+        run: rows whose thoughts are done.
+        pairs: for each row, the index of its pair in `answers`.
+        answers: number tokens of each pair.
+
+    Raises:
+        HookNeverFired: a patch that no step reached.
+    """
+    pair_of = dict(zip(run.place, pairs, strict=True))
+    own = [answers[pair_of[place]] for place in range(len(pair_of))]
+    ended = end_thoughts(codi, run, [before_difference(answer) for answer in own])
+    branches = {}
+    for name in ("clean", "corrupted"):
+        rest = [after_difference(answer, name) for answer in own]
+        longer = [place for place, tokens in enumerate(rest) if tokens]
+        branches[name] = _Branch()
+        if longer:
+            final = feed(codi, ended.onward.select(longer), [rest[place] for place in longer])
+            branches[name] = _Branch(final, {place: i for i, place in enumerate(longer)})
+    return Answers(codi, ended, answers, branches)
+
+
+def read_at_eot(codi: HookedCodi, run: RowsRun, answers: Sequence[AnswerPair]) -> Answers:
+    """Reads everything at the last position before the stem, where no stem token is forced."""
+    return Answers(codi, end_thoughts(codi, run), answers, None)
+
+
+def says_tokens(
+    codi: HookedCodi, ended: Ended, runs: Sequence[int], tokens: Sequence[Sequence[int]]
+) -> list[bool]:
+    """Whether each run's top-1 token is the given one at every position, all of them forced."""
+    final = ended.final[torch.tensor(runs, device=codi.loop.device), :1]
+    rest = feed(codi, ended.state.select(runs), [ids[:-1] for ids in tokens])
+    predicted = codi.loop.unembed(torch.cat([final, rest], dim=1)).argmax(-1).tolist()
+    return [row[: len(ids)] == list(ids) for row, ids in zip(predicted, tokens, strict=True)]
+
+
+def before_difference(answer: AnswerPair) -> tuple[int, ...]:
+    """The tokens that both answers feed: stem and number up to the token that differs."""
+    t = len(answer.clean) - 1 if answer.first_difference is None else answer.first_difference
+    return answer.stem + answer.clean[:t]
+
+
+def after_difference(answer: AnswerPair, name: str) -> tuple[int, ...]:
+    """The tokens that one answer goes on to feed; its last token is predicted, never fed."""
+    t = answer.first_difference
+    tokens: tuple[int, ...] = getattr(answer, name)
+    return () if t is None else tokens[t:-1]
+
+
+def feed(
+    codi: HookedCodi, state: LoopState, tokens: Sequence[Sequence[int]]
+) -> Float[Tensor, "rows pos d_model"]:
+    """Feeds each row its tokens, right-padded; `state` goes on. Returns the final states."""
+    if not any(tokens):
+        return codi.loop.embed(torch.empty((len(tokens), 0), dtype=torch.long))
+    padded, mask = right_pad(tokens, codi.ids.pad)
+    codi.tokens.check_length(state.mask.shape[1] + padded.shape[1])
+    return codi.loop.advance(state, codi.loop.embed(padded), (), mask.to(codi.loop.device))

@@ -1,0 +1,208 @@
+"""Finished records -> one page to explore them in. It opens without a network and fetches nothing.
+
+The page holds every metric of every cell of every pair as JSON, rounded to six significant digits, and
+draws the maps itself; figures that need no choice are made by `codi_lens.plots`.
+"""
+
+import json
+from collections.abc import Mapping
+from importlib.resources import files
+from typing import Any
+
+from torch import Tensor
+
+from codi_lens import plots
+from codi_lens.aggregates import Aggregate, aggregate, finite, groups
+from codi_lens.comparison import compare
+from codi_lens.errors import UserError
+from codi_lens.grids import (
+    EFFECT_METRICS,
+    as_grid,
+    columns,
+    metric_names,
+    outlined,
+    panels,
+    structural_zeros,
+    threshold,
+)
+from codi_lens.metrics import sides
+from codi_lens.outcomes import PairOutcome, Sweep
+
+DIGITS = 6
+"""Significant digits of the numbers in the page."""
+
+
+def report(runs: Mapping[str, Sweep], manifests: Mapping[str, dict[str, Any]]) -> str:
+    """The page, as HTML.
+
+    Args:
+        runs: name -> sweep, of any of the three experiments.
+        manifests: name -> manifest of its record.
+    """
+    data: dict[str, Any] = {
+        "colours": plots.colour_scales(),
+        "runs": [_run(name, sweep, manifests[name]) for name, sweep in runs.items()],
+        "comparison": _comparison(runs, manifests) if len(runs) > 1 else None,
+    }
+    folder = files("codi_lens") / "report_page"
+    parts = {
+        "style": (folder / "page.css").read_text(encoding="utf-8"),
+        "script": (folder / "page.js").read_text(encoding="utf-8"),
+        "plotly": plots.plotly_script(),
+        "data": embedded(data),
+    }
+    page = (folder / "page.html").read_text(encoding="utf-8")
+    for name, content in parts.items():
+        before, _, after = page.partition("{{" + name + "}}")
+        page = before + content + after
+    return page
+
+
+def embedded(data: Any) -> str:
+    """JSON that can stand in a script element: nothing in it can close the element or open another."""
+    text = json.dumps(data, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    return text.replace("<", "\\u003c").replace("\u2028", "\\u2028").replace("\u2029", "\\u2029")
+
+
+def _run(name: str, sweep: Sweep, manifest: dict[str, Any]) -> dict[str, Any]:
+    axis, labels = columns(sweep)
+    names = metric_names(sweep)
+    grouped = {
+        group: aggregate(sweep, chosen, seed=sweep.settings.seed)
+        for group, chosen in groups(sweep).items()
+        if chosen.any()
+    }
+    return {
+        "name": name,
+        "title": f"{sweep.experiment.replace('_', ' ').capitalize()}: {name}",
+        "brief": brief(sweep, manifest),
+        "summary": summary(manifest),
+        "axis": axis,
+        "rows": [str(layer) for layer in sweep.settings.layers],
+        "columns": [str(label) for label in labels],
+        "metrics": [
+            {"name": n, "label": plots.label(n), "signed": n in plots.SIGNED} for n in names
+        ],
+        "panels": [
+            {"title": plots.PANEL_TITLES[p], "zeros": structural_zeros(sweep, p).int().tolist()}
+            for p in panels(sweep)
+        ],
+        "groups": {key: _group(group, sweep) for key, group in grouped.items()},
+        "pairs": [_pair(outcome, sweep) for outcome in sweep.outcomes],
+        "figures": [json.loads(figure.to_json()) for figure in plots.gallery(sweep).values()],
+    }
+
+
+def brief(sweep: Sweep, manifest: dict[str, Any]) -> str:
+    """What a run was, in a sentence."""
+    settings, counts = sweep.settings, manifest["pairs"]["n_per_group"]
+    right = (
+        f", {counts['competent']} with both questions answered right"
+        if counts.get("competent")
+        else ""
+    )
+    return (
+        f"{manifest['model']['name']}: {settings.site} patched at {len(settings.layers)} layers × "
+        f"{len(settings.positions)} positions, {settings.direction}, mode {settings.mode}; "
+        f"{len(sweep.pairs)} pairs{right}."
+    )
+
+
+def summary(manifest: dict[str, Any]) -> list[list[str]]:
+    """What a run was, as rows of name and value."""
+    model, settings, config = manifest["model"], manifest["settings"], manifest["config"]
+    rows = {
+        "model": f"{model['name']} (SHA-256 {model['digest'][:12]}…)",
+        "layers, thoughts": f"{model['num_layers']}, {settings['num_latents']}",
+        "dtype, device": f"{model['dtype']}, {model['device']}",
+        "pairs": f"{config.get('pairs')} (SHA-256 {manifest['pairs']['digest'][:12]}…)",
+        "filter": config.get("filter"),
+        "seconds": config.get("seconds"),
+    }
+    rows |= {f"pairs: {k}": n for k, n in manifest["pairs"]["n_per_group"].items()}
+    shown = ("site", "mode", "direction", "answer_start", "min_gap", "controls", "seed")
+    rows |= {name: settings[name] for name in shown}
+    rows |= {f"version of {k}": v for k, v in manifest["versions"].items()}
+    return [[name, "–" if value is None else str(value)] for name, value in rows.items()]
+
+
+def _grids(values: Tensor, sweep: Sweep) -> list[list[list[float | None]]]:
+    """[panel][row][column], rounded; null where a metric is not defined."""
+    return [
+        [[_rounded(v) for v in row] for row in as_grid(values, sweep, panel).tolist()]
+        for panel in panels(sweep)
+    ]
+
+
+def _rounded(value: float) -> float | None:
+    return finite(float(f"{value:.{DIGITS}g}"))
+
+
+def _group(group: Aggregate, sweep: Sweep) -> dict[str, Any]:
+    names = metric_names(sweep)
+    limits = {name: threshold(sweep, group, name) for name in EFFECT_METRICS}
+    return {
+        "n": group.n,
+        "n_recovery": group.n_recovery,
+        "mean": {name: _grids(group.means[name], sweep) for name in names},
+        "low": {name: _grids(group.low[name], sweep) for name in names},
+        "high": {name: _grids(group.high[name], sweep) for name in names},
+        "threshold": {k: None if v is None else _rounded(v) for k, v in limits.items()},
+        "outlined": {
+            name: [outlined(sweep, group, name, panel) for panel in panels(sweep)]
+            for name in EFFECT_METRICS
+        },
+    }
+
+
+def _pair(outcome: PairOutcome, sweep: Sweep) -> dict[str, Any]:
+    pair, (base, source) = outcome.pair, sides(sweep.settings.direction)
+    runs = {base: outcome.base, source: outcome.source}
+    variants = {"clean": pair.clean, "corrupted": pair.corrupted}
+    said: dict[str, Any] = {
+        side: {
+            "question": variants[side].question,
+            "answer": variants[side].answer,
+            "text": run.text,
+            "correct": run.correct,
+        }
+        for side, run in runs.items()
+    }
+    texts: dict[str, str] = {}
+    for cell, text in outcome.texts.items():
+        place = cell if len(sweep.axes) == 3 else (*cell, 0)
+        texts["/".join(map(str, place))] = text
+    values = {name: _grids(outcome.metrics[name], sweep) for name in metric_names(sweep)}
+    return {"id": pair.pair_id, **said, "texts": texts, "values": values}
+
+
+def _comparison(
+    runs: Mapping[str, Sweep], manifests: Mapping[str, dict[str, Any]]
+) -> dict[str, Any]:
+    """What `codi_lens.comparison` finds; for runs that it cannot compare, why."""
+    entry: dict[str, Any] = {"figures": []}
+    drawn = [plots.heatmaps(runs)]
+    try:
+        if len({manifest["model"]["digest"] for manifest in manifests.values()}) > 1:
+            raise UserError("these runs are of different models (their digests differ)")
+        found = compare(runs, {name: m["model"]["dtype"] for name, m in manifests.items()})
+    except UserError as error:
+        entry["refused"] = f"Not compared: {error}."
+    else:
+        entry["checks"] = [vars(check) for check in found.checks]
+        entry["correlations"] = [
+            [name, "–" if rho is None else rho] for name, rho in found.rank_correlation.items()
+        ]
+        by_experiment = {sweep.experiment: sweep for sweep in runs.values()}
+        drawn.append(plots.layer_profile(by_experiment))
+        cells = {name: s for name, s in by_experiment.items() if name != "layer_patching"}
+        if len(cells) == 2:
+            drawn.append(plots.scatter(cells, maps=_scattered(cells)))
+    entry["figures"] = [json.loads(figure.to_json()) for figure in drawn]
+    return entry
+
+
+def _scattered(cells: Mapping[str, Sweep]) -> tuple[str, str]:
+    """What of each sweep to set against the other: `single` would be the position-wise cells again."""
+    one, other = ("chained" if "strategy" in s.axes else panels(s)[0] for s in cells.values())
+    return one, other

@@ -1,0 +1,277 @@
+"""Attention over prompts that many rows share, kept once, and each row's own suffix.
+
+A sweep runs hundreds of rows on a handful of prompts. The keys and values of a prompt are computed once,
+rotated once and stay as they are; a row keeps only what comes behind its prompt. Scores are computed in two
+parts, against the prompt and against the suffix, and meet in one softmax: softmax([q·K_promptᵀ, q·K_ownᵀ]).
+For the prompt's part all rows of a prompt are the rows of one matrix product, so that nothing is copied
+per row.
+
+The attention modules below are TransformerLens' own for everything else: they take this path only when
+the cache entry they are given is a `SharedPrefixEntry`. Hook points keep their shapes, with one
+difference: `hook_rot_k` sees the new keys only, those before them having been rotated already.
+"""
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Self
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from torch.nn import functional as F
+from transformer_lens import (
+    HookedTransformer,
+    HookedTransformerConfig,
+    TransformerLensKeyValueCache,
+)
+from transformer_lens.components.abstract_attention import AbstractAttention
+from transformer_lens.components.attention import Attention
+from transformer_lens.components.grouped_query_attention import GroupedQueryAttention
+
+from codi_lens.errors import UserError
+
+Index = slice | Tensor
+
+
+@dataclass(frozen=True)
+class Group:
+    """Prompts with equally many rows each: their rows form one batched matrix product."""
+
+    prompts: Index
+    rows: Index
+    size: int
+    """Number of prompts."""
+
+
+def group_rows(prompts: Sequence[int], device: torch.device) -> tuple[Group, ...]:
+    """Groups rows, of which `prompts` names the prompt; rows may stand in any order."""
+    rows_of: dict[int, list[int]] = defaultdict(list)
+    for row, prompt in enumerate(prompts):
+        rows_of[prompt].append(row)
+    prompts_with: dict[int, list[int]] = defaultdict(list)
+    for prompt, rows in rows_of.items():
+        prompts_with[len(rows)].append(prompt)
+    return tuple(
+        Group(
+            _index(group, device),
+            _index([row for prompt in group for row in rows_of[prompt]], device),
+            len(group),
+        )
+        for group in prompts_with.values()
+    )
+
+
+def _index(numbers: list[int], device: torch.device) -> Index:
+    """A slice where the numbers are evenly spaced, which makes a view instead of a copy."""
+    step = numbers[1] - numbers[0] if len(numbers) > 1 else 1
+    if step > 0 and numbers == list(range(numbers[0], numbers[-1] + 1, step)):
+        return slice(numbers[0], numbers[-1] + 1, step)
+    return torch.tensor(numbers, device=device)
+
+
+@dataclass
+class SharedPrefixEntry:
+    """One layer's keys (rotated) and values."""
+
+    prefix_keys: Float[Tensor, "prompts kv_heads d_head prefix_pos"]
+    prefix_values: Float[Tensor, "prompts kv_heads prefix_pos d_head"]
+    keys: Float[Tensor, "rows kv_heads pos d_head"]
+    values: Float[Tensor, "rows kv_heads pos d_head"]
+    groups: tuple[Group, ...]
+
+    @property
+    def length(self) -> int:
+        """Positions so far, prefix and suffix."""
+        return self.prefix_keys.shape[-1] + self.keys.shape[2]
+
+    def append(
+        self,
+        keys: Float[Tensor, "rows pos kv_heads d_head"],
+        values: Float[Tensor, "rows pos kv_heads d_head"],
+    ) -> None:
+        """Adds new positions to every row's suffix."""
+        self.keys = torch.cat([self.keys, keys.transpose(1, 2)], dim=2)
+        self.values = torch.cat([self.values, values.transpose(1, 2)], dim=2)
+
+    def scores(
+        self, q: Float[Tensor, "rows pos heads d_head"]
+    ) -> Float[Tensor, "rows heads pos key_pos"]:
+        """Products of all queries with all keys, the prefix's first."""
+        rows, pos, heads, d_head = q.shape
+        prefix = self.prefix_keys.shape[-1]
+        # The heads of one key/value head lie side by side: together with the positions they are the
+        # rows of its matrix product.
+        q = q.transpose(1, 2).reshape(rows, self.keys.shape[1], -1, d_head)
+        scores = q.new_empty((*q.shape[:-1], self.length))
+        for group in self.groups:
+            part = _stack(q[group.rows], group.size) @ self.prefix_keys[group.prompts]
+            scores[group.rows, ..., :prefix] = _unstack(part, q.shape[2])
+        scores[..., prefix:] = q @ self.keys.mT
+        return scores.view(rows, heads, pos, -1)
+
+    def mix(
+        self, pattern: Float[Tensor, "rows heads pos key_pos"]
+    ) -> Float[Tensor, "rows pos heads d_head"]:
+        """The values of all positions, weighted by the pattern."""
+        rows, heads, pos, _ = pattern.shape
+        prefix = self.prefix_keys.shape[-1]
+        pattern = pattern.reshape(rows, self.values.shape[1], -1, self.length)
+        z = pattern[..., prefix:] @ self.values
+        for group in self.groups:
+            weights = _stack(pattern[group.rows][..., :prefix], group.size)
+            part = weights @ self.prefix_values[group.prompts]
+            z[group.rows] += _unstack(part, pattern.shape[2])
+        return z.view(rows, heads, pos, -1).transpose(1, 2)
+
+
+def _stack(
+    x: Float[Tensor, "rows kv_heads queries width"], prompts: int
+) -> Float[Tensor, "prompts kv_heads stacked width"]:
+    """All queries of one prompt below each other."""
+    rows, kv_heads, queries, width = x.shape
+    x = x.view(prompts, rows // prompts, kv_heads, queries, width).transpose(1, 2)
+    return x.reshape(prompts, kv_heads, -1, width)
+
+
+def _unstack(
+    x: Float[Tensor, "prompts kv_heads stacked width"], queries: int
+) -> Float[Tensor, "rows kv_heads queries width"]:
+    """Undoes `_stack`."""
+    prompts, kv_heads, stacked, width = x.shape
+    x = x.view(prompts, kv_heads, stacked // queries, queries, width).transpose(1, 2)
+    return x.reshape(-1, kv_heads, queries, width)
+
+
+@dataclass
+class SharedPrefixCache:
+    """The entries of all layers; stands where TransformerLens' own cache would."""
+
+    entries: list[SharedPrefixEntry]
+    prompts: tuple[int, ...]
+    """Of each row."""
+
+    def __getitem__(self, layer: int) -> SharedPrefixEntry:
+        return self.entries[layer]
+
+    @classmethod
+    def of(
+        cls,
+        model: HookedTransformer,
+        cache: TransformerLensKeyValueCache,
+        mask: Int[Tensor, "prompts pos"],
+    ) -> Self:
+        """The cache of a batch of prompts, made one that rows can share: one row per prompt.
+
+        Raises:
+            UserError: attention of a kind that is not implemented here.
+        """
+        check_config(model.cfg)
+        prompts = tuple(range(len(mask)))
+        groups = group_rows(prompts, mask.device)
+        entries = []
+        for block, entry in zip(model.blocks, cache.entries, strict=True):
+            rotated = block.attn.apply_rotary(entry.past_keys, 0, mask)  # type: ignore[union-attr,operator]
+            values = entry.past_values.transpose(1, 2).contiguous()
+            none = values[:, :, :0]
+            keys = rotated.permute(0, 2, 3, 1).contiguous()
+            entries.append(SharedPrefixEntry(keys, values, none, none, groups))
+        return cls(entries, prompts)
+
+    def select(self, rows: Sequence[int], index: Int[Tensor, " rows"]) -> Self:
+        """The given rows, in that order, on the same prompts; `index` is `rows` on the device."""
+        prompts = tuple(self.prompts[row] for row in rows)
+        groups = group_rows(prompts, index.device)
+        entries = [
+            replace(entry, keys=entry.keys[index], values=entry.values[index], groups=groups)
+            for entry in self.entries
+        ]
+        return replace(self, entries=entries, prompts=prompts)
+
+    def cut(self, length: int) -> Self:
+        """The first `length` positions, prefix included."""
+        entries = [
+            replace(entry, keys=entry.keys[:, :, :own], values=entry.values[:, :, :own])
+            for entry in self.entries
+            if (own := length - entry.prefix_keys.shape[-1]) >= 0
+        ]
+        return replace(self, entries=entries)
+
+
+class _SharedPrefixForward(AbstractAttention):
+    """The forward pass for a `SharedPrefixEntry`; any other goes to TransformerLens."""
+
+    def forward(
+        self,
+        query_input: Tensor,
+        key_input: Tensor,
+        value_input: Tensor,
+        past_kv_cache_entry: Any = None,
+        additive_attention_mask: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        position_bias: Tensor | None = None,
+    ) -> Float[Tensor, "batch pos d_model"]:
+        entry = past_kv_cache_entry
+        if not isinstance(entry, SharedPrefixEntry):
+            inputs = (query_input, key_input, value_input, entry)
+            return super().forward(*inputs, additive_attention_mask, attention_mask, position_bias)
+        before = entry.length
+        q, k, v = self.calculate_qkv_matrices(query_input, key_input, value_input)
+        q = self.hook_rot_q(self.apply_rotary(q, before, attention_mask))
+        entry.append(self.hook_rot_k(self.apply_rotary(k, before, attention_mask)), v)
+        scores = self.apply_causal_mask(entry.scores(q / self.attn_scale), before, attention_mask)
+        # A new position sees itself at least, so that no row of the pattern is empty.
+        pattern = F.softmax(self.hook_attn_scores(scores), dim=-1)
+        z = self.hook_z(entry.mix(self.hook_pattern(pattern)))
+        return F.linear(z.flatten(2), self.W_O.flatten(0, 1).T, self.b_O)
+
+
+class SharedPrefixAttention(_SharedPrefixForward, Attention):
+    """Attention with a key/value head per head."""
+
+
+class SharedPrefixGroupedQueryAttention(_SharedPrefixForward, GroupedQueryAttention):
+    """Attention whose heads share key/value heads in groups."""
+
+
+def install(model: HookedTransformer) -> None:
+    """Puts attention modules in place that understand a `SharedPrefixEntry`; weights come after."""
+    grouped = model.cfg.n_key_value_heads is not None
+    kind = SharedPrefixGroupedQueryAttention if grouped else SharedPrefixAttention
+    for layer, block in enumerate(model.blocks):
+        block.attn = kind(model.cfg, "global", layer)
+    model.setup()
+
+
+def check_config(cfg: HookedTransformerConfig) -> None:
+    """Refuses attention that differs from LLaMA's.
+
+    Raises:
+        UserError: naming the first setting that is not implemented.
+    """
+    implemented = {
+        "positional_embedding_type": "rotary",
+        "attention_dir": "causal",
+        "attn_scores_soft_cap": -1.0,
+        "clip_qkv": None,
+    }
+    implemented |= dict.fromkeys(
+        (
+            "use_qk_norm",
+            "use_local_attn",
+            "use_logn_attn",
+            "use_dynamic_ntk_rope",
+            "use_attention_sinks",
+            "load_in_4bit",
+            "use_attn_result",
+            "use_attn_in",
+            "use_split_qkv_input",
+            "ungroup_grouped_query_attention",
+        ),
+        False,
+    )
+    for name, value in implemented.items():
+        if getattr(cfg, name) != value:
+            raise UserError(
+                f"model.cfg.{name} is {getattr(cfg, name)!r}; rows on a shared prompt need {value!r}"
+            )

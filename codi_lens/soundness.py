@@ -1,0 +1,65 @@
+"""Checks that keep a sweep honest: questions that fit, before it starts, and numbers that are numbers."""
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from codi_lens.codi import HookedCodi
+from codi_lens.errors import UserError
+from codi_lens.pairs import Pair
+from codi_lens.plans import BASE, DONOR, SOURCE, Plan
+
+MAY_BE_UNDEFINED = ("logit_diff", "recovery")
+"""Metrics that are NaN by definition for some pairs; all others are numbers for every run."""
+DECODED = 32
+"""Tokens of a greedy answer, at most: what a question needs room for behind its thoughts."""
+
+
+class NotFinite(UserError):
+    """A metric that is NaN or infinite where it is defined: the model's arithmetic failed."""
+
+
+def check_pairs(codi: HookedCodi, pairs: Sequence[Pair], num_latents: int) -> None:
+    """Checks that the model can be asked every question, and has room to answer it.
+
+    Raises:
+        UserError: names the pair, and what is wrong with its question.
+    """
+    for pair in pairs:
+        for side, variant in (("clean", pair.clean), ("corrupted", pair.corrupted)):
+            try:
+                behind = num_latents + len(codi.tokens.end())
+                behind += max(DECODED, len(codi.tokens.answer(variant.answer)))
+                codi.tokens.check_length(len(codi.tokens.prompt(variant.question)) + behind)
+            except UserError as error:
+                raise UserError(f"pair {pair.pair_id}, {side}: {error}") from error
+
+
+def check_finite(values: Mapping[str, Float[Tensor, " rows"]], plan: Plan, pair: Pair) -> None:
+    """Checks the metrics of all runs of a pair.
+
+    Raises:
+        NotFinite: names the pair, the metric, and the first run in which it is no number.
+    """
+    for name, of_rows in values.items():
+        wrong = of_rows.isinf() if name in MAY_BE_UNDEFINED else ~of_rows.isfinite()
+        if wrong.any():
+            row = int(wrong.nonzero()[0])
+            raise NotFinite(
+                f"pair {pair.pair_id}: {name} is {float(of_rows[row])} in "
+                f"{_name(plan, row)}: the model's numbers overflow in this dtype, or its "
+                "weights are not finite; float32 has more room than float16"
+            )
+
+
+def _name(plan: Plan, row: int) -> str:
+    """What a row of the plan is, in words."""
+    if row in (BASE, SOURCE) or plan.rows[row].prompt == DONOR:
+        return ("the base run", "the source run", "the donor's run")[row]
+    cells = torch.nonzero(plan.cells == row).tolist()
+    if not cells:
+        return f"patched run {row}"
+    axes = zip(plan.axes.items(), cells[0], strict=True)
+    return "the patched run at " + ", ".join(f"{name} {labels[i]}" for (name, labels), i in axes)

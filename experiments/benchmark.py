@@ -1,0 +1,130 @@
+"""How fast a position-wise sweep is, against one run per cell and against the arithmetic it needs.
+
+    python -m experiments.benchmark --shape medium
+
+measures, in one process and taking turns, medians of repeated runs of
+
+  a   one full run per cell in plain transformers: forward hooks, its key/value cache, the prompt every time
+  a′  the same with the prompt's keys and values kept
+  b   one full run per cell with TransformerLens' hooks (`HookedCodi.run_with_hooks`)
+  c   this package: all cells of all pairs, metrics included
+  d   floor: plain transformers (sdpa) over as many new tokens as c, in prompt-sized sequences, without
+      hooks, cache or projection, and the unembedding of as many positions as c reads
+  d′  the same in c's own batch shapes
+
+a, a′ and b are timed on a random sample of cells and scaled up. What favours them: they get the
+activations to patch in for nothing, force the clean answer only, and compute no metric. Before anything is
+timed, the logits of a, b and c are compared. `--growth` instead shows how the cost of c grows.
+"""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from codi_lens.errors import UserError
+from experiments import cli
+
+SHAPES = ("toy", "medium", "llama-1b")
+MIB = 2**20
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Runs the program; exit code 0, or 2 for input that cannot be used."""
+    parser = argparse.ArgumentParser(
+        prog="python -m experiments.benchmark",
+        description=__doc__.splitlines()[0],
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    parser.add_argument("--shape", default="toy", choices=SHAPES, help="random weights but for toy")
+    parser.add_argument("--limit", type=int, help="pairs (default: 60 on toy, else 1)")
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--sample", type=int, default=6, help="cells that a, a′ and b are timed on")
+    parser.add_argument("--device", default="cpu", help="'auto', 'cpu', 'cuda', …")
+    parser.add_argument("--dtype", default="float32", choices=cli.DTYPES)
+    parser.add_argument("--batch-rows", type=int, help="as in the sweeps")
+    parser.add_argument("--growth", action="store_true", help="how c grows, on small models")
+    parser.add_argument("--out", type=Path, help="folder for the JSON (default: only print)")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    arguments = parser.parse_args(argv)
+    return cli.run(lambda: benchmark(arguments), arguments.debug)
+
+
+def benchmark(arguments: argparse.Namespace) -> None:
+    """Measures and reports what the arguments ask for."""
+    for name in ("limit", "repeats", "sample", "batch_rows"):
+        value = getattr(arguments, name)
+        if value is not None and value < 1:
+            raise UserError(f"--{name.replace('_', '-')} is {value}; it must be 1 or more")
+    folder = None if arguments.out is None else cli.fresh_folder(arguments.out, "benchmark")
+    if arguments.growth:
+        from experiments.benchmark_growth import figure, grow
+
+        found = grow(arguments.repeats)
+        print(growth_table(found))
+        if folder is not None:
+            (folder / "growth.html").write_text(figure(found))
+            write(folder / "growth.json", found)
+        return
+    from experiments.benchmark_runs import compare
+
+    found = compare(arguments)
+    print(table(found))
+    if folder is not None:
+        write(folder / "benchmark.json", found)
+
+
+def write(path: Path, found: dict[str, Any]) -> None:
+    """Writes the figures and says where."""
+    path.write_text(json.dumps(found, indent=2, ensure_ascii=False) + "\n")
+    print(f"\nwritten:\n  {path}")
+
+
+def table(found: dict[str, Any]) -> str:
+    """The figures in words."""
+    lines = [
+        f"{found['shape']}: {found['pairs']} pair(s) × {found['cells_per_pair']} cells, "
+        f"{found['dtype']} on {found['device']}, {found['threads']} threads; "
+        f"medians of {found['repeats']}, in seconds",
+        f"a, b and c agree within {found['disagreement']:.1e} of the logits' spread",
+        "",
+    ]
+    for name, times in found["seconds"].items():
+        scaled = (
+            f"  scaled up from {found['sampled_cells']} cells" if name in ("a", "a′", "b") else ""
+        )
+        lines.append(
+            f"  {name:<3} {times['median']:>9.3f}   {times['least']:.3f} – {times['most']:.3f}{scaled}"
+        )
+    lines.append("")
+    lines += [f"  {name:<5} {value:>7.2f}" for name, value in found["ratios"].items()]
+    lines.append("")
+    tokens = found["tokens"]
+    lines.append(
+        f"  c feeds {tokens['fed']:,} new tokens in {tokens['passes']} passes and unembeds "
+        f"{tokens['unembedded']:,} positions"
+    )
+    lines.append(
+        f"  peak memory of c: {found['peak_bytes'] / MIB:,.0f} MiB over the weights' "
+        f"{found['weight_bytes'] / MIB:,.0f} MiB"
+    )
+    return "\n".join(lines)
+
+
+def growth_table(found: dict[str, Any]) -> str:
+    """Seconds of c over each axis, one line per value."""
+    lines = [f"base: {found['base']}; medians of {found['repeats']}", ""]
+    for axis, points in found["axes"].items():
+        for value, seconds, per_token in zip(
+            points["values"], points["seconds"], points["microseconds_per_token"], strict=True
+        ):
+            lines.append(
+                f"  {axis:<14} {value:>5}  {seconds:>8.3f} s  {per_token:>7.1f} µs a token"
+            )
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

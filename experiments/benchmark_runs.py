@@ -1,0 +1,313 @@
+"""The runs that `experiments.benchmark` compares, and the comparison."""
+
+import argparse
+import random
+import statistics
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from transformers import DynamicCache
+
+from codi_lens import Site, UserError
+from codi_lens.hooks import replace
+from codi_lens.jobs import Job, make_job, measure, own_runs, run_jobs
+from codi_lens.loop import LatentLoop
+from codi_lens.memory import in_batches
+from codi_lens.plans import Settings
+from codi_lens.runner import fitting_pairs
+from codi_lens.sweeps import make_settings
+from experiments.benchmark_models import Bench, make_bench
+from experiments.load_benchmark import sampled
+
+TOLERANCE = {"float64": 1e-9, "float32": 1e-3, "bfloat16": 0.2, "float16": 0.05}
+"""Largest difference between a, b and c, as a share of the logits' standard deviation."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One patched run: a job, a place, and the activation to put there."""
+
+    job: int
+    layer: int
+    step: int
+    value: Float[Tensor, " d_model"]
+
+
+@dataclass
+class Work:
+    """What is measured: a model, its pairs made ready, and the cells that stand for all."""
+
+    bench: Bench
+    jobs: list[Job]
+    settings: Settings
+    size: int
+    """Pairs in a batch of c."""
+    cells: list[Cell] = field(default_factory=list)
+
+
+def make_work(bench: Bench, batch_rows: int | None, sample: int, seed: int = 0) -> Work:
+    """Plans for all pairs, and a random sample of their cells with the source's activations."""
+    codi = bench.codi
+    settings = make_settings(codi)
+    jobs = [make_job("position_patching", codi, pair, settings) for pair in bench.pairs]
+    work = Work(bench, jobs, settings, fitting_pairs(codi, jobs, settings, batch_rows))
+    draw = random.Random(seed)
+    grid = [
+        (i, la, k) for i in range(len(jobs)) for la in settings.layers for k in settings.positions
+    ]
+    for index, layer, step in draw.sample(grid, min(sample, len(grid))):
+        kept: list[Tensor] = []
+        site = Site(f"blocks.{layer}.hook_resid_post", step)  # type: ignore[arg-type]
+        keep = (site, lambda x, hook, kept=kept: kept.append(x[0, -1].clone()))
+        codi.run_with_hooks(jobs[index].pair.clean.question, 1, fwd_hooks=[keep])
+        work.cells.append(Cell(index, int(layer), int(step), kept[0]))
+    return work
+
+
+# -- a, b, c ---------------------------------------------------------------------------------------
+
+
+class Plain:
+    """CODI in plain transformers, one run per cell: a, and with `keep_prompt` a′."""
+
+    def __init__(self, bench: Bench, keep_prompt: bool) -> None:
+        self.bench = bench
+        self.keep_prompt = keep_prompt
+        self.prompts: dict[int, tuple[DynamicCache, Tensor, int]] = {}
+
+    def run(self, job: Job, index: int, cell: Cell) -> Float[Tensor, "pos d_vocab"]:
+        """Logits from eot on, the clean answer forced, of one patched run."""
+        llama, codi = self.bench.llama, self.bench.codi
+        past, hidden, length = self._prompt(job, index)
+        for step in range(codi.config.num_latents):
+            thought = hidden if codi.projection is None else codi.projection(hidden)
+            handle = None
+            if step == cell.step:
+                layer = llama.model.layers[cell.layer]
+                handle = layer.register_forward_hook(lambda *_: cell.value.view(1, 1, -1))
+            hidden = self._pass(past, inputs_embeds=thought[:, None])[:, -1]
+            if handle is not None:
+                handle.remove()
+        tail = [*codi.tokens.end(), *job.answer.stem, *job.answer.clean[:-1]]
+        final = self._pass(past, input_ids=torch.tensor([tail], device=llama.device))
+        if self.keep_prompt:
+            past.crop(length - past.get_seq_length())  # negative: as many are removed
+        return llama.lm_head(final)[0, len(codi.tokens.end()) - 1 :]
+
+    def _prompt(self, job: Job, index: int) -> tuple[DynamicCache, Tensor, int]:
+        if index in self.prompts:
+            return self.prompts[index]
+        ids = self.bench.codi.tokens.prompt(job.pair.corrupted.question)
+        past = DynamicCache()
+        tokens = torch.tensor([ids], device=self.bench.llama.device)
+        read = (past, self._pass(past, input_ids=tokens)[:, -1], len(ids))
+        if self.keep_prompt:
+            self.prompts[index] = read
+        return read
+
+    def _pass(self, past: DynamicCache, **inputs: Tensor) -> Float[Tensor, "1 new d_model"]:
+        model = self.bench.llama.model
+        return model(**inputs, past_key_values=past, use_cache=True).last_hidden_state
+
+
+def with_hooks(work: Work, cell: Cell) -> Float[Tensor, "pos d_vocab"]:
+    """b: the same with TransformerLens' hooks."""
+    pair = work.jobs[cell.job].pair
+    hooks = [(Site(f"blocks.{cell.layer}.hook_resid_post", cell.step), replace(cell.value))]
+    run = work.bench.codi.run_with_hooks(
+        pair.corrupted.question, pair.clean.answer, fwd_hooks=hooks
+    )
+    return run.logits[0]
+
+
+def sweep(work: Work) -> list[dict[str, Tensor]]:
+    """c: all metrics of all cells of all pairs."""
+
+    def run(jobs: Sequence[Job]) -> list[dict[str, Tensor]]:
+        rows, reading = run_jobs(work.bench.codi, jobs, work.settings)
+        return measure(reading, list(own_runs(rows, jobs)), work.settings)
+
+    return list(in_batches(work.jobs, work.size, run))
+
+
+def disagreement(work: Work) -> float:
+    """Largest difference of a, b and c on the sampled cells, as a share of the logits' spread."""
+    worst = 0.0
+    plain = Plain(work.bench, keep_prompt=False)
+    for cell in work.cells:
+        job = work.jobs[cell.job]
+        row = int(job.plan.cells[0, cell.layer, cell.step])
+        rows, reading = run_jobs(work.bench.codi, [job], work.settings)
+        ours = reading.readout(0, [rows.place[row]]).clean[0].float()
+        start = len(job.answer.stem)
+        for other in (plain.run(job, cell.job, cell), with_hooks(work, cell)):
+            read = other[start : start + len(ours)].float()
+            worst = max(worst, float((ours - read).abs().max() / read.std()))
+    return worst
+
+
+# -- d, d′ -------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Passes:
+    """The shapes of what c ran: its passes [batch, new positions], and positions unembedded at a time."""
+
+    fed: list[tuple[int, int]] = field(default_factory=list)
+    read: list[int] = field(default_factory=list)
+
+
+@contextmanager
+def counted(loop: LatentLoop) -> Iterator[Passes]:
+    """Records the passes of a loop for as long as the context is open."""
+    passes = Passes()
+    advance, unembed = loop.advance, loop.unembed
+
+    def count_advance(state: Any, embeddings: Tensor, *rest: Any, **options: Any) -> Tensor:
+        passes.fed.append((embeddings.shape[0], embeddings.shape[1]))
+        return advance(state, embeddings, *rest, **options)
+
+    def count_unembed(final: Tensor, *rest: Any) -> Tensor:
+        passes.read.append(final[..., 0].numel())
+        return unembed(final, *rest)
+
+    loop.__dict__ |= {"advance": count_advance, "unembed": count_unembed}
+    try:
+        yield passes
+    finally:
+        del loop.advance, loop.unembed
+
+
+def floor(bench: Bench, passes: Passes, own_shapes: bool) -> Callable[[], None]:
+    """A run over c's tokens in plain transformers: in prompt-sized sequences, or in c's own shapes."""
+    llama = bench.llama
+    shapes = passes.fed
+    if not own_shapes:
+        total = sum(batch * new for batch, new in passes.fed)
+        width = max(new for _, new in passes.fed)
+        most = max(1, max(batch * new for batch, new in passes.fed) // width)
+        whole, rest = divmod(total, width)
+        shapes = [(min(most, whole - i), width) for i in range(0, whole, most)]
+        shapes += [(1, rest)] if rest else []
+    final = torch.zeros(1, max(passes.read), llama.config.hidden_size, device=llama.device)
+    final = final.to(llama.dtype)
+    tokens = [torch.randint(0, 8, shape, device=llama.device) for shape in shapes]
+
+    def run() -> None:
+        for ids in tokens:
+            llama.model(input_ids=ids, use_cache=False)
+        for positions in passes.read:
+            llama.lm_head(final[:, :positions])
+
+    return run
+
+
+# -- the comparison ----------------------------------------------------------------------------------
+
+
+@torch.no_grad()
+def compare(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Checks that the runs agree, then times them in turn.
+
+    Raises:
+        UserError: they do not agree.
+    """
+    dtype = getattr(torch, arguments.dtype)
+    bench = make_bench(arguments.shape, arguments.limit, arguments.device, dtype)
+    work = make_work(bench, arguments.batch_rows, arguments.sample, arguments.seed)
+    apart = disagreement(work)
+    if apart > TOLERANCE[arguments.dtype]:
+        raise UserError(f"a, b and c differ by {apart:.1e} of the logits' spread; nothing is timed")
+    with counted(bench.codi.loop) as passes:
+        peak = peak_memory(bench, lambda: sweep(work))
+    cells = len(work.jobs) * work.jobs[0].plan.cells.numel()
+    runs = runs_to_time(work, passes)
+    times: dict[str, list[float]] = {name: [] for name in runs}
+    for _ in range(arguments.repeats):
+        for name, (run, scale) in runs.items():
+            times[name].append(timed(run, bench) * scale)
+    seconds = {name: summary(values) for name, values in times.items()}
+    middle = {name: values["median"] for name, values in seconds.items()}
+    return {
+        "shape": arguments.shape,
+        "device": str(bench.codi.loop.device),
+        "dtype": arguments.dtype,
+        "threads": torch.get_num_threads(),
+        "pairs": len(work.jobs),
+        "pairs_in_a_batch": min(work.size, len(work.jobs)),
+        "cells_per_pair": work.jobs[0].plan.cells.numel(),
+        "sampled_cells": len(work.cells),
+        "repeats": arguments.repeats,
+        "disagreement": apart,
+        "seconds": seconds,
+        "ratios": ratios(middle),
+        "cells_a_second": cells / middle["c"],
+        "tokens": {
+            "fed": sum(batch * new for batch, new in passes.fed),
+            "passes": len(passes.fed),
+            "unembedded": sum(passes.read),
+        },
+        "peak_bytes": peak,
+        "weight_bytes": sum(p.numel() * p.element_size() for p in bench.llama.parameters()),
+    }
+
+
+def runs_to_time(work: Work, passes: Passes) -> dict[str, tuple[Callable[[], Any], float]]:
+    """Name -> run, and by how much its time is scaled up to stand for all cells."""
+    plain, keeping = Plain(work.bench, False), Plain(work.bench, True)
+    cells = sum(job.plan.cells.numel() for job in work.jobs)
+    scale = cells / len(work.cells)
+
+    def each(run: Callable[[Cell], Any]) -> Callable[[], Any]:
+        return lambda: [run(cell) for cell in work.cells]
+
+    for cell in work.cells:  # a′ has read every prompt before it is timed
+        keeping.run(work.jobs[cell.job], cell.job, cell)
+    return {
+        "a": (each(lambda cell: plain.run(work.jobs[cell.job], cell.job, cell)), scale),
+        "a′": (each(lambda cell: keeping.run(work.jobs[cell.job], cell.job, cell)), scale),
+        "b": (each(lambda cell: with_hooks(work, cell)), scale),
+        "c": (lambda: sweep(work), 1.0),
+        "d": (floor(work.bench, passes, own_shapes=False), 1.0),
+        "d′": (floor(work.bench, passes, own_shapes=True), 1.0),
+    }
+
+
+def timed(run: Callable[[], Any], bench: Bench) -> float:
+    """Seconds of one run."""
+    if bench.llama.device.type == "cuda":
+        torch.cuda.synchronize()
+    started = time.perf_counter()
+    run()
+    if bench.llama.device.type == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter() - started
+
+
+def ratios(seconds: dict[str, float]) -> dict[str, float]:
+    """The ratios by which c is judged."""
+    over = [("a", "c"), ("a′", "c"), ("b", "c"), ("c", "d"), ("c", "d′")]
+    return {f"{one}/{other}": seconds[one] / seconds[other] for one, other in over}
+
+
+def summary(values: Sequence[float]) -> dict[str, float]:
+    """Median and spread."""
+    return {"median": statistics.median(values), "least": min(values), "most": max(values)}
+
+
+def peak_memory(bench: Bench, run: Callable[[], Any]) -> int:
+    """Bytes that a run takes beyond what was there before it."""
+    if bench.llama.device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        run()
+        return torch.cuda.max_memory_allocated() - before
+    with sampled() as samples:
+        run()
+    return max(sample["RssAnon"] for sample in samples) - samples[0]["RssAnon"]

@@ -1,0 +1,82 @@
+"""The pictures of README: one of each experiment, on the embedded model.
+
+    python -m experiments.figures
+
+measures what they show and writes them to notebooks/figures. Needs the extra `export` and a browser.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from experiments import cli
+
+if TYPE_CHECKING:
+    import plotly.graph_objects as go
+
+    from codi_lens import HookedCodi, Pair
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Runs the program; exit code 0, or 2 for input that cannot be used."""
+    parser = argparse.ArgumentParser(
+        prog="python -m experiments.figures", description=__doc__.splitlines()[0]
+    )
+    parser.add_argument("--out", type=Path, default=Path("notebooks/figures"), help="folder")
+    parser.add_argument("--format", default="png", choices=("png", "svg", "pdf"))
+    parser.add_argument("--limit", type=int, help="only the first LIMIT pairs (default: all)")
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    arguments = parser.parse_args(argv)
+    return cli.run(lambda: write(arguments), arguments.debug)
+
+
+def write(arguments: argparse.Namespace) -> None:
+    """Measures, draws and writes every picture."""
+    from codi_lens import HookedCodi, load_pairs, plots
+
+    cli.check_numbers(arguments)
+    codi = HookedCodi.from_pretrained("toy")
+    pairs = load_pairs("toy")[: arguments.limit]
+    drawn = patching(codi, pairs) | looking(codi, pairs)
+    for path in plots.write_images(arguments.out, drawn, arguments.format):
+        print(path)
+
+
+def patching(codi: "HookedCodi", pairs: list["Pair"]) -> dict[str, "go.Figure"]:
+    """Figures of the three patching experiments."""
+    from codi_lens import patch_iteratively, patch_layers, patch_positions, plots
+
+    position = patch_positions(codi, pairs, mode="all", controls=True)
+    layer = patch_layers(codi, pairs, controls=True)
+    iterative = patch_iteratively(codi, pairs)
+    runs = {sweep.experiment: sweep for sweep in (position, layer, iterative)}
+    return {
+        "heatmap": plots.heatmap(position),
+        "by-operand": plots.heatmap_by_operand(position),
+        "effects": plots.effects(position),
+        "layers": plots.layer_profile({"layer_patching": layer}),
+        "trajectories": plots.trajectories(iterative),
+        "comparison": plots.layer_profile(runs),
+    }
+
+
+def looking(codi: "HookedCodi", pairs: list["Pair"]) -> dict[str, "go.Figure"]:
+    """Figures of the necessity check and of the logit lens on one question."""
+    from codi_lens import load_pairs, plots
+    from codi_lens.lens import intermediate_ranks, logit_lens, steps_of
+    from codi_lens.necessity import measure_necessity
+
+    held_out = [side for pair in load_pairs("toy-heldout") for side in (pair.clean, pair.corrupted)]
+    questions, answers = [v.question for v in held_out], [v.answer for v in held_out]
+    _, cache = codi.run_with_cache(pairs[0].clean.question, pairs[0].clean.answer)
+    ranks = intermediate_ranks(codi, logit_lens(codi, cache), pairs[0].clean)
+    rows = range(codi.model.cfg.n_layers)
+    return {
+        "necessity": plots.necessity_bars(measure_necessity(codi, questions, answers)),
+        "ranks": plots.ranks(ranks, rows=rows, columns=steps_of(cache)),
+    }
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,65 @@
+"""Send a finished run to Weights & Biases.
+
+    python -m experiments.upload RUN
+
+sends what `--wandb online` would have sent while it ran: settings, aggregates, figures, cells and the record.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from codi_lens.errors import UserError
+from experiments import cli
+
+if TYPE_CHECKING:
+    import plotly.graph_objects as go
+
+    from codi_lens import Sweep
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Runs the program; exit code 0, or 2 for a run that cannot be read or sent."""
+    parser = argparse.ArgumentParser(
+        prog="python -m experiments.upload", description=__doc__.splitlines()[0]
+    )
+    parser.add_argument("run", metavar="RUN", type=Path, help="folder of a finished run")
+    parser.add_argument("--wandb", default="online", choices=("offline", "online"))
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    arguments = parser.parse_args(argv)
+    return cli.run(lambda: upload(arguments), arguments.debug)
+
+
+def upload(arguments: argparse.Namespace) -> None:
+    """Reads the run and sends it."""
+    from codi_lens.results import load, read_manifest
+    from codi_lens.tracking import Tracker
+
+    manifest, sweep = read_manifest(arguments.run), load(arguments.run)
+    tracker = Tracker(
+        arguments.wandb,
+        experiment=sweep.experiment,
+        folder=arguments.run.resolve(),
+        config=manifest["config"] | manifest["settings"],
+        tags=["uploaded"],
+    )
+    if not tracker.finish(sweep, maps(sweep), record_files(arguments.run)):
+        raise UserError(f"{arguments.run} was not sent")
+    print(f"sent ({arguments.wandb}): {arguments.run}")
+
+
+def maps(sweep: "Sweep") -> dict[str, "go.Figure"]:
+    """The two maps that every run has."""
+    from codi_lens import plots
+
+    return {name: plots.heatmap(sweep, name) for name in ("recovery", "kl_divergence")}
+
+
+def record_files(folder: Path) -> list[Path]:
+    """The files of a record, without what W&B itself keeps beside them."""
+    return sorted(path for path in folder.iterdir() if path.is_file())
+
+
+if __name__ == "__main__":
+    sys.exit(main())

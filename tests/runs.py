@@ -1,0 +1,44 @@
+"""A small job for the tests that break things: a random model, four pairs, two pairs a batch."""
+
+import json
+from pathlib import Path
+
+from codi_lens.journal import JOURNAL
+from codi_lens.pairs import Pair, Variant, write_pairs
+from experiments import iterative_patching, layer_patching, position_patching
+from tests.tiny import write_tiny
+
+PAIRS = [
+    Pair(0, Variant("12 plus 30?", 42), Variant("12 plus 31?", 43), "plus", "x"),
+    Pair(7, Variant("one plus two plus 3?", 6, (1, 2, 3), (3,)), Variant("12 plus 3?", 15)),
+    Pair(2, Variant("1 plus 2?", 12), Variant("1 plus 3?", 17), None, "y"),
+    Pair(3, Variant("5 plus 6?", 2.5), Variant("5 plus 7?", 98), "plus"),
+]
+PROGRAMS = {
+    "position_patching": position_patching,
+    "layer_patching": layer_patching,
+    "iterative_patching": iterative_patching,
+}
+
+
+def write_job(folder: Path) -> list[str]:
+    """Writes model and pairs; returns the flags of a run on them."""
+    write_tiny(folder / "model", seed=13)
+    write_pairs(folder / "pairs.json", PAIRS)
+    flags = ["--model", folder / "model", "--pairs", folder / "pairs.json", "--layers", "0,2"]
+    flags += ["--positions", "0,1"]
+    return [*map(str, flags), "--batch-rows", "40"]
+
+
+def contents(folder: Path) -> dict[str, object]:
+    """All files of a finished run, without times, paths, and memory."""
+    found: dict[str, object] = {}
+    for path in sorted(folder.rglob("*")):
+        found[str(path.relative_to(folder))] = path.read_bytes() if path.is_file() else None
+    for name in found:
+        if name.endswith(".json"):
+            found[name] = json.loads((folder / name).read_text())
+    manifest = found["manifest.json"]
+    del manifest["peak_memory_bytes"], manifest["config"]["seconds"], manifest["config"]["out"]
+    found[JOURNAL] = found[JOURNAL].split(b"\n")[1:]  # the first line knows the folder
+    return found

@@ -1,0 +1,255 @@
+"""Input that cannot be used: one message that names it, exit code 2, nothing written, no traceback."""
+
+import json
+import os
+import shutil
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from codi_lens import UserError, load_pairs, patch_positions
+from codi_lens.config import CONFIG_NAME
+from codi_lens.pairs import Pair, Variant, write_pairs
+from codi_lens.pretrained import pick_device
+from codi_lens.soundness import NotFinite
+from experiments import cli, compare, layer_patching, necessity, position_patching
+from tests.runs import PAIRS, write_job
+from tests.tiny import tiny_config, write_tiny
+
+
+@pytest.fixture(scope="module")
+def flags(tmp_path_factory):
+    return write_job(tmp_path_factory.mktemp("job"))
+
+
+@pytest.fixture
+def refused(flags, tmp_path, capsys):
+    """Runs a program that must refuse its flags; returns what it said."""
+
+    def run(*more, program=position_patching, out=tmp_path / "out"):
+        assert program.main([*flags, "--out", str(out), *map(str, more)]) == 2
+        said = capsys.readouterr().err
+        assert any(line.startswith("error: ") for line in said.splitlines())
+        assert "Traceback" not in said
+        if out == tmp_path / "out":
+            assert not out.exists() or not list(out.iterdir())
+        return said
+
+    return run
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["--limit", 0], "--limit is 0; it must be 1 or more"),
+        (["--limit", -3], "--limit is -3; it must be 1 or more"),
+        (["--batch-rows", 0], "--batch-rows is 0; it must be 1 or more"),
+        (["--seed", -1], "--seed is -1; it must be 0 or more"),
+        (["--seed", 2**63], "--seed is 9223372036854775808; it must be"),
+        (["--min-gap", "nan"], "--min-gap is nan; it must be 0 or more"),
+        (["--min-gap", -1], "--min-gap is -1.0; it must be 0 or more"),
+        (["--num-latents", -2], "num_latents is -2; it must be 0 or more"),
+        (["--num-latents", 0], "positions [0, 1]: give no numbers (there are none), or bot, eot"),
+        (
+            ["--layers", "0-3"],
+            "layers [0, 1, 2, 3]: give different numbers from 0 to 2, or thought",
+        ),
+        (["--layers", "2-1"], "layers []: give different numbers from 0 to 2"),
+        (["--positions", "3"], "positions [3]: give different numbers from 0 to 2, or bot, eot"),
+        (["--model", "no/such/folder"], "no/such/folder"),
+        (["--pairs", "missing.json"], "cannot read pairs from missing.json: No such file"),
+        (["--device", "gpu"], "no device 'gpu' here; give 'auto', 'cpu', 'cuda' or 'mps'"),
+        (["--device", "meta"], "no device 'meta' here"),
+        (["--device", "cuda:99"], "no device 'cuda:99' here"),
+    ],
+)
+def test_flags_that_cannot_be_used(refused, more, message):
+    assert message in refused(*more)
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["--site", "resid_end"], "invalid choice: 'resid_end'"),
+        (["--dtype", "int8"], "invalid choice: 'int8'"),
+        (["--mode", "frozen"], "invalid choice: 'frozen'"),
+        (["--positions", "first"], "'first' is not a list such as bot,0-3,7"),
+        (["--limit", "many"], "invalid int value: 'many'"),
+        (["--lairs", "1"], "unrecognized arguments: --lairs 1"),
+    ],
+)
+def test_flags_that_are_no_words_of_the_program(flags, more, message, capsys):
+    with pytest.raises(SystemExit) as stop:
+        position_patching.main([*flags, *more])
+    assert stop.value.code == 2
+    assert message in capsys.readouterr().err
+
+
+def test_other_programs_check_their_numbers_too(tmp_path, capsys):
+    for more, message in ((["--batch", "0"], "--batch is 0"), (["--limit", "0"], "--limit is 0")):
+        assert necessity.main([*more, "--out", str(tmp_path / "out")]) == 2
+        assert message in capsys.readouterr().err
+    assert compare.main([str(tmp_path), str(tmp_path / "other")]) == 2
+    assert "holds no finished record" in capsys.readouterr().err
+
+
+def test_unknown_sites_and_modes_in_a_notebook(tiny):
+    for options, message in (
+        ({"site": "resid_end"}, "no site 'resid_end'; known are resid_pre, resid_mid"),
+        ({"answer_start": "now"}, "no answer_start 'now'"),
+        ({"layers": [-1]}, r"layers \[-1\]"),
+    ):
+        with pytest.raises(UserError, match=message):
+            patch_positions(tiny, PAIRS, **options)
+
+
+def test_more_thoughts_than_trained_are_allowed_and_warned_of(flags, tmp_path, capsys):
+    out = tmp_path / "out"
+    more = ["--num-latents", "4", "--limit", "1", "--controls", "none", "--out", str(out)]
+    assert position_patching.main([*flags, *more]) == 0
+    said = capsys.readouterr().err
+    assert "warning: --num-latents 4 is more than the 3 that the model was trained with" in said
+    assert json.loads((out / "manifest.json").read_text())["settings"]["num_latents"] == 4
+
+
+def test_a_device_without_the_dtype(monkeypatch):
+    """As Apple's GPUs are without float64: the first calculation in it fails."""
+    ones = torch.ones
+
+    def refusing(*args, dtype=torch.float32, **options):
+        if dtype == torch.float64:
+            raise TypeError("Cannot convert a MPS Tensor to float64 dtype")
+        return ones(*args, dtype=dtype, **options)
+
+    monkeypatch.setattr(torch, "ones", refusing)
+    with pytest.raises(UserError, match=r"device 'cpu' cannot calculate in torch\.float64"):
+        pick_device("cpu", torch.float64)
+    assert pick_device("cpu", torch.float16) == torch.device("cpu")
+
+
+@pytest.mark.parametrize("too_long", ["clean", "corrupted"])
+def test_a_pair_that_is_longer_than_the_context_is_named_before_anything_runs(
+    refused, tmp_path, too_long
+):
+    sides = {"clean": "1 plus 2?", "corrupted": "1 plus 3?"} | {too_long: "1 plus " * 73 + "2?"}
+    long = Pair(12, Variant(sides["clean"], 3), Variant(sides["corrupted"], 4))
+    write_pairs(tmp_path / "pairs.json", [*PAIRS, long])
+    said = refused("--pairs", tmp_path / "pairs.json")
+    assert (
+        f"pair 12, {too_long}: the sequence has 259 positions; the model's context has 256" in said
+    )
+
+
+def test_a_question_that_the_tokenizer_does_not_know_is_named(refused, tmp_path):
+    pair = Pair(5, Variant("1 plus 2?", 3), Variant("The moon is 2?", 4))
+    write_pairs(tmp_path / "pairs.json", [*PAIRS, pair])
+    said = refused("--pairs", tmp_path / "pairs.json")
+    assert "pair 5, corrupted: the tokenizer does not know every word" in said
+
+
+def test_a_tokenizer_without_the_special_tokens(refused, tmp_path):
+    config = tiny_config(bot_token="<think>", eot_token="</think>")
+    folder = write_tiny(tmp_path / "model", config=config)
+    path = folder / CONFIG_NAME
+    path.write_text(path.read_text().replace("<think>", "<start>"))
+    said = refused("--model", folder)
+    assert "the tokenizer has no token '<start>' within the model's" in said
+
+
+def test_a_model_without_the_projection_that_its_settings_ask_for(refused, tmp_path, flags):
+    folder = shutil.copytree(flags[1], tmp_path / "model")
+    tensors = load_file(folder / "model.safetensors")
+    kept = {name: tensor for name, tensor in tensors.items() if not name.startswith("prj.")}
+    save_file(kept, folder / "model.safetensors", {"format": "pt"})
+    said = refused("--model", folder)
+    assert "key 'prj.1.weight' is missing" in said
+
+
+def test_pairs_that_are_no_pairs(refused, tmp_path):
+    path = tmp_path / "pairs.json"
+    for content, message in (
+        ("", "is empty"),
+        ("{", "is not readable JSON"),
+        ("[]", "holds no pairs"),
+        ('[{"pair_id": 1}]', "clean: missing"),
+    ):
+        path.write_text(content)
+        assert message in refused("--pairs", path)
+    write_pairs(path, [Pair(0, Variant("1 plus 2?", 3), Variant("2 plus 1?", 3))])
+    assert "has no pair whose answers differ" in refused("--pairs", path)
+
+
+def test_folders_that_cannot_be_written(refused, tmp_path):
+    (tmp_path / "file").write_text("mine")
+    said = refused(out=tmp_path / "file" / "out")
+    assert f"cannot make the folder {tmp_path / 'file' / 'out'}: Not a directory" in said
+    assert "Not a directory" in refused(out=tmp_path / "file")
+    used = tmp_path / "used"
+    used.mkdir()
+    (used / "mine.txt").write_text("mine")
+    assert f"the folder {used} is not empty; give a fresh one as --out" in refused(out=used)
+    assert [path.name for path in used.iterdir()] == ["mine.txt"]
+    (used / "journal.jsonl").write_text("")
+    assert f"go on with --resume {used}" in refused(out=used)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_a_folder_without_the_right_to_write(refused, tmp_path):
+    (tmp_path / "locked").mkdir(mode=0o500)
+    assert "Permission denied" in refused(out=tmp_path / "locked" / "out")
+
+
+def test_debug_shows_where_an_error_came_from(flags, tmp_path):
+    with pytest.raises(UserError, match="--limit is 0"):
+        position_patching.main([*flags, "--limit", "0", "--debug"])
+
+
+def test_files_that_fail_are_named_without_a_traceback(capsys):
+    def fail():
+        raise PermissionError(13, "Permission denied", "some/file")
+
+    assert cli.run(fail) == 2
+    assert capsys.readouterr().err == "error: some/file: Permission denied\n"
+
+
+def test_weights_that_are_not_finite(refused, flags, tmp_path):
+    folder = shutil.copytree(flags[1], tmp_path / "model")
+    tensors = load_file(folder / "model.safetensors")
+    name = next(name for name in tensors if "layers.1.input_layernorm" in name)
+    tensors[name][0] = torch.nan
+    save_file(tensors, folder / "model.safetensors", {"format": "pt"})
+    said = refused("--model", folder)
+    assert name in said
+    assert "holds 1 NaN or infinite values" in said
+
+
+@pytest.mark.parametrize("program", [position_patching, layer_patching])
+def test_numbers_that_overflow_in_half_precision(refused, tmp_path, program):
+    """Weights that float16 can hold, whose products it cannot: an error, and not a map of nothing."""
+    folder = write_tiny(tmp_path / "loud", spread=15.0)
+    more = ["--model", folder, "--dtype", "float16"]
+    said = refused(*more, program=program, out=tmp_path / "run")
+    assert "pair 0: kl_divergence is nan in the base run: the model's numbers overflow" in said
+    assert "float32 has more room than float16" in said
+    assert "--resume" not in said, "it would fail again"
+    assert not (tmp_path / "run" / "manifest.json").exists()
+
+
+def test_a_patched_run_that_is_not_finite_is_named_with_layer_and_position(tiny, monkeypatch):
+    """A source activation too large for the answer: the base run is sound, the patched one is not."""
+    from codi_lens.runner import sweep_pairs
+    from codi_lens.sweeps import make_settings
+
+    settings = make_settings(tiny, layers=[0, 1], positions=[1, 2])
+    saved = torch.zeros(2, 2, 32, dtype=torch.float64)
+    saved[1, 1, 3] = torch.inf
+    with pytest.raises(
+        NotFinite,
+        match=r"pair 7: .* is nan in the patched run at variant regenerate, layer 1, position 2",
+    ):
+        list(sweep_pairs("position_patching", tiny, PAIRS[1:2], settings, saved=[saved]))
+
+
+def test_the_pairs_of_the_job_are_sound(flags):
+    assert load_pairs(flags[3]) == PAIRS

@@ -1,0 +1,176 @@
+"""The report as its reader has it: in a browser, without a network."""
+
+import json
+import re
+import shutil
+
+import pytest
+
+from codi_lens.report import report
+from tests.invented import SCRIPT, invented_sweep
+from tests.test_report import MANIFEST, data_of
+
+pytestmark = pytest.mark.browser
+
+CELL = (2, 1)
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory):
+    """Headless Chromium that logs its console and every request."""
+    from selenium import webdriver
+    from selenium.webdriver.chrome.service import Service
+
+    options = webdriver.ChromeOptions()
+    options.binary_location = shutil.which("chromium") or shutil.which("google-chrome") or ""
+    for flag in (
+        "--headless",
+        "--no-sandbox",
+        "--disable-gpu",
+        "--disable-background-networking",
+        "--no-first-run",
+        "--window-size=1400,1000",
+        f"--user-data-dir={tmp_path_factory.mktemp('profile')}",
+    ):
+        options.add_argument(flag)
+    options.set_capability("goog:loggingPrefs", {"performance": "ALL", "browser": "ALL"})
+    driver = webdriver.Chrome(options, Service(shutil.which("chromedriver")))
+    yield driver
+    driver.quit()
+
+
+@pytest.fixture(scope="module")
+def opened(browser, tmp_path_factory):
+    """(browser with the page open, the page's data)."""
+    runs = {
+        "where": invented_sweep(),
+        "layers": invented_sweep("layer_patching"),
+        "along": invented_sweep("iterative_patching"),
+    }
+    text = report(runs, dict.fromkeys(runs, MANIFEST))
+    path = tmp_path_factory.mktemp("page") / "report.html"
+    path.write_text(text, encoding="utf-8")
+    browser.get(path.as_uri())
+    _until(lambda: browser.find_element("tag name", "body").get_attribute("data-ready"))
+    return browser, data_of(text)
+
+
+def _until(condition, seconds=60):
+    from selenium.webdriver.support.ui import WebDriverWait
+
+    return WebDriverWait(None, seconds, ignored_exceptions=[IndexError]).until(
+        lambda _: condition()
+    )
+
+
+def choose(browser, name, value):
+    from selenium.webdriver.support.ui import Select
+
+    Select(browser.find_element("id", name)).select_by_value(value)
+
+
+def click_at(browser, name, x, y, aside=0):
+    """Clicks where the figure has drawn the point (x, y), as a reader would, with the mouse."""
+    from selenium.webdriver import ActionChains
+
+    element = browser.find_element("id", name)
+    right, down = browser.execute_script(
+        "const [figure, x, y] = arguments, axes = figure._fullLayout;"
+        "figure.scrollIntoView({block: 'center'});"
+        "const box = figure.getBoundingClientRect();"
+        "return [axes.xaxis._offset + axes.xaxis.l2p(x) - box.width / 2,"
+        " axes.yaxis._offset + axes.yaxis.l2p(y) - box.height / 2]",
+        element,
+        x,
+        y,
+    )
+    mouse = ActionChains(browser)
+    mouse.move_to_element_with_offset(element, round(right) + aside, round(down) + aside)
+    mouse.pause(0.3).click().perform()
+
+
+def click_cell(browser, name, row, column):
+    """Clicks a cell of a map, beside its number."""
+    click_at(browser, name, column, row, aside=3)
+
+
+def numbers(browser, name):
+    """metric -> (value, interval) of the table of the chosen cell."""
+    rows = browser.find_elements("css selector", f"#{name}-numbers tr")
+    found = {}
+    for row in rows:
+        texts = [cell.text for cell in row.find_elements("tag name", "td")]
+        found[row.get_attribute("data-metric")] = texts[1:]
+    return found
+
+
+def check(found, values, cell, panel=0):
+    for metric, texts in found.items():
+        wanted = values[metric][panel][cell[0]][cell[1]]
+        if wanted is None:
+            assert texts[0] == "–", metric
+        else:
+            assert float(texts[0]) == pytest.approx(wanted, rel=1e-4), metric
+
+
+def test_a_reader_switches_metric_picks_a_pair_and_clicks_a_cell(opened):
+    browser, data = opened
+    run = data["runs"][0]
+    choose(browser, "run-0-metric-menu", "kl_divergence")
+    drawn = browser.execute_script("return document.getElementById('run-0-map').data[0].z")
+    assert drawn == run["groups"]["all"]["mean"]["kl_divergence"][0]
+
+    click_cell(browser, "run-0-map", *CELL)
+    _until(lambda: browser.find_elements("id", "run-0-numbers"))
+    found = numbers(browser, "run-0")
+    assert set(found) == {metric["name"] for metric in run["metrics"]}
+    check(found, run["groups"]["all"]["mean"], CELL)
+    low, high = map(float, re.findall(r"-?[\d.e-]+", found["recovery"][1]))
+    group = run["groups"]["all"]
+    assert low == pytest.approx(group["low"]["recovery"][0][CELL[0]][CELL[1]], rel=1e-4)
+    assert high == pytest.approx(group["high"]["recovery"][0][CELL[0]][CELL[1]], rel=1e-4)
+
+    choose(browser, "run-0-pair-menu", "2")
+    check(numbers(browser, "run-0"), run["pairs"][2]["values"], CELL)
+    choose(browser, "run-0-panel-menu", "1")
+    check(numbers(browser, "run-0"), run["pairs"][2]["values"], CELL, panel=1)
+
+
+def test_a_question_with_markup_stays_text(opened):
+    browser, _ = opened
+    choose(browser, "run-0-panel-menu", "0")
+    choose(browser, "run-0-pair-menu", "0")
+    click_cell(browser, "run-0-map", 0, 0)
+    _until(lambda: "not decoded" not in browser.find_element("id", "run-0-pair").text)
+    table = browser.find_element("id", "run-0-pair-table").text
+    assert SCRIPT in table
+    assert "The answer is: 0 <b>" in table  # what the patched run says at the chosen cell
+    assert browser.title == "codi-lens report"
+    assert not browser.find_elements("css selector", "td script, td b")
+
+
+def test_cells_of_the_other_experiments_can_be_clicked(opened):
+    browser, data = opened
+    values = [run["groups"]["all"]["mean"] for run in data["runs"]]
+    click_at(browser, "run-1-map", 1, values[1]["recovery"][0][1][0])  # a profile: layers rightward
+    click_cell(browser, "run-2-map", 1, 2)
+    for run, cell in ((1, (1, 0)), (2, (1, 2))):
+        _until(lambda run=run: browser.find_elements("id", f"run-{run}-numbers"))
+        check(numbers(browser, f"run-{run}"), values[run], cell)
+
+
+def test_every_figure_is_drawn(opened):
+    browser, data = opened
+    expected = sum(1 + len(run["figures"]) for run in data["runs"])
+    expected += len(data["comparison"]["figures"])
+    assert len(browser.find_elements("css selector", ".js-plotly-plot .main-svg")) >= expected
+
+
+def test_nothing_is_asked_of_a_network_and_nothing_goes_wrong(opened):
+    browser, _ = opened
+    messages = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
+    asked = [m["params"] for m in messages if m["method"] == "Network.requestWillBeSent"]
+    assert asked, "the page itself is a request"
+    assert {p["request"]["url"].split(":")[0] for p in asked} <= {"file", "data", "blob", "chrome"}
+    wrong = [e for e in browser.get_log("browser") if e["level"] in ("SEVERE", "WARNING")]
+    assert not wrong

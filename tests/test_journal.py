@@ -1,0 +1,243 @@
+"""The journal's lines: exact, checked, and safe to cut anywhere."""
+
+import json
+import math
+import struct
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from codi_lens import UserError
+from codi_lens.journal import JOURNAL, PARTS, Journal, decode, encode, read_header, remove_parts
+from codi_lens.manifest import SCHEMA_VERSION
+from codi_lens.outcomes import PairOutcome, RunRecord
+from codi_lens.results import RecordError
+from tests.runs import PAIRS
+
+PATH = Path("run/journal.jsonl")
+HEADER = {"schema_version": SCHEMA_VERSION, "experiment": "position_patching", "arguments": ["--x"]}
+VALUES = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(st.characters(exclude_categories=[])),
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3)
+    ),
+    max_leaves=6,
+)
+ENTRIES = st.lists(st.dictionaries(st.text(max_size=5), VALUES, max_size=3), min_size=1, max_size=5)
+
+
+def bits(value):
+    return struct.pack("d", value)
+
+
+@given(ENTRIES)
+def test_what_is_written_is_read(entries):
+    content = b"".join(map(encode, entries))
+    assert decode(content, PATH) == (entries, len(content))
+    assert content.count(b"\n") == len(entries)
+
+
+@given(st.floats(allow_nan=False, allow_infinity=False))
+def test_floats_come_back_to_the_last_bit(value):
+    (entry,), _ = decode(encode({"value": value}), PATH)
+    assert bits(entry["value"]) == bits(value)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_what_json_has_no_spelling_for_is_refused(value):
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        encode({"value": value})
+
+
+@given(ENTRIES, st.data())
+def test_a_journal_cut_anywhere_holds_what_was_whole(entries, data):
+    lines = list(map(encode, entries))
+    content = b"".join(lines)
+    cut = data.draw(st.integers(0, len(content)))
+    kept, length = decode(content[:cut], PATH)
+    whole = sum(1 for i in range(len(lines)) if len(b"".join(lines[: i + 1])) <= cut)
+    assert kept == entries[:whole]
+    assert length == len(b"".join(lines[:whole]))
+
+
+@given(ENTRIES, st.data())
+def test_a_changed_byte_is_never_taken_for_a_result(entries, data):
+    content = bytearray(b"".join(map(encode, entries)))
+    place = data.draw(st.integers(0, len(content) - 1))
+    content[place] = data.draw(st.integers(0, 255).filter(lambda byte: byte != content[place]))
+    try:
+        kept, _ = decode(bytes(content), PATH)
+    except RecordError:
+        return
+    assert kept in (entries, entries[:-1])  # a change of blanks, or a torn last line
+
+
+def test_a_damaged_earlier_line_is_named():
+    lines = [encode(dict(HEADER, n=n)) for n in range(4)]
+    lines[2] = lines[2].replace(b'"n": 2', b'"n": 3')
+    with pytest.raises(RecordError, match=r"run/journal.jsonl, line 3 is damaged"):
+        decode(b"".join(lines), PATH)
+    lines[3] = lines[3][:-5]  # a torn line behind it does not make it a last one
+    with pytest.raises(RecordError, match="line 3 is damaged"):
+        decode(b"".join(lines), PATH)
+
+
+def run_record(generator):
+    metrics = {"kl_divergence": torch.rand((), generator=generator, dtype=torch.float64).item()}
+    return RunRecord(metrics | {"recovery": math.nan, "logit_diff": -0.0}, 'says "é" \u2028', True)
+
+
+def make_outcome(pair, seed, dtype=torch.float32, generated=True):
+    generator = torch.Generator().manual_seed(seed)
+    values = torch.randn(2, 3, 4, generator=generator, dtype=torch.float64).to(dtype)
+    values[0, 0, 0] = torch.nan
+    return PairOutcome(
+        pair,
+        {"recovery": values, "kl_divergence": -values, "a_third": values[..., :1].double()},
+        run_record(generator),
+        run_record(generator),
+        activations=values[0],
+        generated=values * 2 if generated else None,
+        texts={(0, 1, 2): "a", (0, 0, 1): "b\n"},
+        donor=3,
+    )
+
+
+def same(tensor, other):
+    whole = tensor.shape == other.shape and tensor.dtype == other.dtype
+    return whole and torch.equal(tensor.nan_to_num(7), other.nan_to_num(7))
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("generated", [True, False])
+def test_a_pair_comes_back_as_it_was(tmp_path, dtype, generated):
+    wanted = {pair.pair_id: make_outcome(pair, i, dtype, generated) for i, pair in enumerate(PAIRS)}
+    with Journal(tmp_path, HEADER) as journal:
+        for outcome in wanted.values():
+            journal.add(outcome)
+        journal.add_answers(7, {(0, 2, 1): "late"})
+    with Journal(tmp_path, HEADER, resume=True) as journal:
+        found = journal.outcomes(PAIRS)
+        assert not journal.torn
+        assert journal.answers() == {7: {(0, 2, 1): "late"}}
+    assert list(found) == list(wanted)
+    for pair_id, outcome in wanted.items():
+        back = found[pair_id]
+        assert list(back.metrics) == list(outcome.metrics)
+        assert all(same(back.metrics[name], value) for name, value in outcome.metrics.items())
+        assert same(back.activations, outcome.activations)
+        assert back.generated is None if not generated else same(back.generated, outcome.generated)
+        assert (back.pair, back.texts, back.donor) == (outcome.pair, outcome.texts, outcome.donor)
+        for run, expected in ((back.base, outcome.base), (back.source, outcome.source)):
+            assert repr(run) == repr(expected)
+
+
+@settings(
+    max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None
+)
+@given(share=st.floats(0, 1))
+def test_a_journal_cut_behind_its_first_line_goes_on(tmp_path_factory, share):
+    folder = tmp_path_factory.mktemp("cut")
+    with Journal(folder, HEADER) as journal:
+        first = journal._end
+        for i, pair in enumerate(PAIRS[:2]):
+            journal.add(make_outcome(pair, i))
+    path = folder / JOURNAL
+    content = path.read_bytes()
+    path.write_bytes(content[: first + round(share * (len(content) - first))])
+    with Journal(folder, HEADER, resume=True) as journal:
+        done = journal.outcomes(PAIRS)
+        for i, pair in enumerate(PAIRS[:2]):
+            if pair.pair_id not in done:
+                journal.add(make_outcome(pair, i))
+    assert path.read_bytes() == content
+
+
+def test_a_pair_whose_tensors_are_damaged_or_gone_is_named(tmp_path):
+    with Journal(tmp_path, HEADER) as journal:
+        journal.add(make_outcome(PAIRS[1], 0))
+    part = tmp_path / PARTS / "7.safetensors"
+    part.write_bytes(part.read_bytes()[:-1] + b"x")
+    with (
+        Journal(tmp_path, HEADER, resume=True) as journal,
+        pytest.raises(RecordError, match=r"7.safetensors is damaged: its digest"),
+    ):
+        journal.outcomes(PAIRS)
+    remove_parts(tmp_path)
+    with (
+        Journal(tmp_path, HEADER, resume=True) as journal,
+        pytest.raises(RecordError, match=r"cannot read .*7.safetensors, the tensors of a pair"),
+    ):
+        journal.outcomes(PAIRS)
+
+
+def test_a_write_that_fails_leaves_the_journal_as_it_was(tmp_path, monkeypatch):
+    with Journal(tmp_path, HEADER) as journal:
+        journal.add(make_outcome(PAIRS[0], 0))
+        before = (tmp_path / JOURNAL).read_bytes()
+        with monkeypatch.context() as patch:
+            patch.setattr("os.fsync", full)
+            with pytest.raises(OSError, match="No space left"):
+                journal.add_answers(1, {})
+        assert (tmp_path / JOURNAL).read_bytes() == before
+        journal.add(make_outcome(PAIRS[1], 1))
+    assert len(decode((tmp_path / JOURNAL).read_bytes(), PATH)[0]) == 3
+
+
+def full(_):
+    raise OSError(28, "No space left on device")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"experiment": "layer_patching"}, r"experiment \(there position_patching, here layer_"),
+        ({"schema_version": 9}, rf"schema_version \(there {SCHEMA_VERSION}, here 9\)"),
+        ({"model": {"dtype": "float64"}}, r"model \(there None, here"),
+    ],
+)
+def test_another_run_is_not_gone_on_with(tmp_path, change, message):
+    Journal(tmp_path, HEADER).__exit__()
+    with pytest.raises(RecordError, match=message):
+        Journal(tmp_path, HEADER | change, resume=True)
+    Journal(tmp_path, HEADER | {"arguments": ["--out", "x"]}, resume=True).__exit__()
+
+
+def test_a_journal_of_another_schema_version_is_not_read(tmp_path):
+    (tmp_path / JOURNAL).write_bytes(encode(HEADER | {"schema_version": 0}))
+    for attempt in (lambda: read_header(tmp_path), lambda: Journal(tmp_path, HEADER, resume=True)):
+        with pytest.raises(RecordError, match=r"schema_version \(there 0, here"):
+            attempt()
+
+
+def test_where_there_is_no_journal_nothing_is_resumed(tmp_path):
+    for attempt in (lambda: read_header(tmp_path), lambda: Journal(tmp_path, HEADER, resume=True)):
+        with pytest.raises(RecordError, match=r"not a run to resume: no journal\.jsonl"):
+            attempt()
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_second_process_is_kept_out(tmp_path):
+    with Journal(tmp_path, HEADER):
+        with pytest.raises(UserError, match="another process is writing"):
+            Journal(tmp_path, HEADER, resume=True)
+        with pytest.raises(UserError, match=r"there is a run in .* already"):
+            Journal(tmp_path, HEADER)
+    Journal(tmp_path, HEADER, resume=True).__exit__()
+
+
+def test_the_pair_that_a_part_is_of_cannot_lead_out_of_the_folder(tmp_path):
+    """Paths come from the ids of the pairs that are run, which are integers, not from the journal."""
+    with Journal(tmp_path, HEADER) as journal:
+        journal.add(make_outcome(replace(PAIRS[0], pair_id=-5), 0))
+    assert (tmp_path / PARTS / "-5.safetensors").exists()
+    line = json.loads((tmp_path / JOURNAL).read_text().splitlines()[1])
+    assert "/" not in json.dumps(line["entry"])

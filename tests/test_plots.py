@@ -1,0 +1,217 @@
+"""Figures show the numbers of the record, and mark what must not be misread."""
+
+import sys
+
+import plotly.io as pio
+import pytest
+import torch
+
+from codi_lens import UserError, plots
+from codi_lens.aggregates import aggregate, donor_threshold, interaction
+from codi_lens.grids import as_grid, outlined, panels, structural_zeros
+from codi_lens.necessity import Condition, Necessity
+from tests.invented import invented_sweep
+
+
+@pytest.fixture(scope="module")
+def sweep():
+    return invented_sweep()
+
+
+@pytest.fixture(scope="module")
+def iterative():
+    return invented_sweep("iterative_patching")
+
+
+def drawn(trace):
+    return torch.tensor([[torch.nan if v is None else v for v in row] for row in trace.z]).double()
+
+
+def frames(figure):
+    """(row, column) of the outlined cells."""
+    rects = [shape for shape in figure.layout.shapes if shape.type == "rect"]
+    return [(round((s.y0 + s.y1) / 2), round((s.x0 + s.x1) / 2)) for s in rects]
+
+
+def test_drawing_changes_no_global_template(sweep):
+    before = pio.templates.default
+    plots.heatmap(sweep)
+    assert pio.templates.default == before
+
+
+@pytest.mark.parametrize("variant", [None, "freeze", "donor"])
+def test_a_heatmap_holds_the_means(sweep, variant):
+    figure = plots.heatmap(sweep, "recovery", variant)
+    expected = as_grid(aggregate(sweep).means["recovery"], sweep, variant or "regenerate")
+    torch.testing.assert_close(drawn(figure.data[0]), expected.double())
+    mean = float(expected[1, 2])
+    said = figure.data[0].customdata[1][2]
+    assert f"recovery: {mean:.4f} [" in said
+    assert "flipped" in said
+    assert "n = 4" in said
+
+
+def test_colours_are_centred_where_values_have_a_sign(sweep):
+    signed = plots.heatmap(sweep, "recovery").layout.coloraxis
+    assert signed.cmin == -signed.cmax
+    assert signed.cmid == 0
+    plain = plots.heatmap(sweep, "kl_divergence").layout.coloraxis
+    assert plain.cmid is None
+    assert plain.colorscale != signed.colorscale
+
+
+def test_cells_under_the_donors_largest_effect_have_no_frame(sweep):
+    group = aggregate(sweep)
+    limit = donor_threshold(sweep, group)
+    values = as_grid(group.means["recovery"], sweep, "regenerate")
+    found = frames(plots.heatmap(sweep, "recovery"))
+    assert found == outlined(sweep, group, "recovery", "regenerate")
+    assert found
+    assert all(values[cell] > limit for cell in found)
+    assert not frames(plots.heatmap(sweep, "recovery", "donor"))
+
+
+def test_levels_have_no_cells_that_stand_out(sweep):
+    assert not frames(plots.heatmap(sweep, "logprob_clean"))
+
+
+def test_structural_zeros_are_hatched(sweep):
+    figure = plots.heatmap(sweep, "recovery", "freeze")
+    (hatching,) = [shape for shape in figure.layout.shapes if shape.type == "path"]
+    zeros = structural_zeros(sweep, "freeze")
+    assert hatching.path.count("M") == 3 * int(zeros.sum())
+    assert "hatched" in figure.layout.title.subtitle.text.replace("<br>", " ")
+
+
+def test_structural_zeros_of_strategies():
+    sweep = invented_sweep("iterative_patching", layers=3, latents=3)
+    last = [[2, 2]]
+    assert structural_zeros(sweep, "single").nonzero().tolist() == last
+    assert structural_zeros(sweep, "chained").nonzero().tolist() == last
+    assert not structural_zeros(sweep, "cumulative").any()
+    assert not structural_zeros(sweep, "parallel").any()
+
+
+def test_small_multiples_share_one_colour_scale(sweep):
+    for figure in (
+        plots.heatmap_by_pair(sweep),
+        plots.heatmap_by_operand(sweep),
+        plots.heatmaps({"resid_post": sweep, "attn_out": sweep}),
+        plots.effects(sweep),
+    ):
+        assert len(figure.data) > 1
+        assert {trace.coloraxis for trace in figure.data} == {"coloraxis"}
+        largest = max(float(drawn(trace).abs().nan_to_num().max()) for trace in figure.data)
+        assert figure.layout.coloraxis.cmax == pytest.approx(largest)
+
+
+def test_the_pairs_of_a_figure_are_the_pairs_asked_for(sweep):
+    figure = plots.heatmap_by_pair(sweep, "kl_divergence", [2])
+    expected = sweep.values("kl_divergence", variant="regenerate")[2]
+    torch.testing.assert_close(drawn(figure.data[0]), expected.double())
+
+
+def test_effects_add_up(sweep):
+    total, direct, indirect, rest = (drawn(trace) for trace in plots.effects(sweep).data)
+    torch.testing.assert_close(total, direct + indirect + rest)
+    left = interaction(sweep, aggregate(sweep), "recovery")
+    torch.testing.assert_close(rest, left.double())
+    with pytest.raises(ValueError, match="mode 'all'"):
+        plots.effects(invented_sweep(mode="freeze"))
+
+
+def test_trajectories_have_a_line_per_layer_and_a_level(iterative):
+    figure = plots.trajectories(iterative, "recovery")
+    means = aggregate(iterative).means["recovery"]
+    assert len(figure.data) == 3 * 3
+    assert list(figure.data[4].y) == pytest.approx(means[1, 1].tolist())
+    levels = sorted({shape.y0 for shape in figure.layout.shapes})
+    assert levels == pytest.approx(sorted(means[3, :, -1].tolist()))
+
+
+def test_chained_minus_parallel(iterative):
+    means = aggregate(iterative).means["recovery"]
+    figure = plots.chained_minus_parallel(iterative)
+    torch.testing.assert_close(drawn(figure.data[0]), (means[2] - means[3, :, -1:]).double())
+
+
+def test_a_profile_has_a_line_per_sweep_or_strategy(sweep, iterative):
+    layer = invented_sweep("layer_patching")
+    runs = {s.experiment: s for s in (sweep, layer, iterative)}
+    figure = plots.layer_profile(runs)
+    assert [trace.name for trace in figure.data] == [
+        "position-wise (largest cell)",
+        "layer-wise",
+        *(f"iterative {name}" for name in panels(iterative)),
+    ]
+    group = aggregate(layer)
+    assert list(figure.data[1].y) == pytest.approx(group.means["recovery"][0].tolist())
+    above = (group.high["recovery"] - group.means["recovery"])[0]
+    assert list(figure.data[1].error_y.array) == pytest.approx(above.tolist())
+
+
+def test_a_scatter_sets_cells_against_cells_and_leaves_out_zeros(sweep, iterative):
+    figure = plots.scatter({"a": sweep, "b": iterative})
+    points = [(x, y) for trace in figure.data for x, y in zip(trace.x, trace.y, strict=True)]
+    assert len(points) == 3 * 3 - 1
+    x = aggregate(sweep).means["recovery"][0, 1, 2]
+    y = aggregate(iterative).means["recovery"][0, 1, 2]
+    assert points[5] == pytest.approx((float(x), float(y)))
+    with pytest.raises(ValueError, match="no cell in common"):
+        plots.scatter({"a": sweep, "b": invented_sweep(positions=("bot",))})
+
+
+def test_necessity_bars():
+    conditions = {
+        name: Condition(name, ("1",) * 4, right)
+        for name, right in (("2 latents", (True,) * 4), ("noise latents", (True, False) * 2))
+    }
+    figure = plots.necessity_bars(Necessity(("q",) * 4, (1,) * 4, 2, conditions))
+    assert list(figure.data[0].y) == [1.0, 0.5]
+    assert len(set(figure.data[0].marker.color)) == 2
+
+
+def test_imshow_is_called_as_in_plotly_express():
+    tensor = torch.arange(24.0).reshape(4, 2, 3)
+    figure = plots.imshow(
+        tensor,
+        facet_col=0,
+        facet_col_wrap=2,
+        facet_labels=["a", "b", "c", "<d>"],
+        labels={"x": "key", "y": "query"},
+    )
+    assert figure.layout.coloraxis.cmid == 0
+    below = {a.text: a.y for a in figure.layout.annotations}
+    assert set(below) == {"a", "b", "c", "&lt;d&gt;"}
+    assert below["a"] == below["b"] > below["c"]  # in the order of the tensor, wrapped rows too
+    assert "query" in str(figure.layout)
+
+
+def test_images_need_kaleido(sweep, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "kaleido", None)
+    with pytest.raises(UserError, match=r"codi-lens\[export\]"):
+        plots.write_images(tmp_path / "new", {"a": plots.heatmap(sweep)})
+    assert not (tmp_path / "new").exists()
+
+
+def test_images_need_a_browser(sweep, monkeypatch):
+    pytest.importorskip("kaleido")
+
+    def broken(*_, **__):
+        raise RuntimeError("no Chrome\nlong story")
+
+    monkeypatch.setattr("plotly.graph_objects.Figure.to_image", broken)
+    with pytest.raises(UserError, match=r"could not use one \(no Chrome\)"):
+        plots.to_image(plots.heatmap(sweep))
+    with pytest.raises(UserError, match="png, svg, pdf"):
+        plots.to_image(plots.heatmap(sweep), "bmp")
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize(
+    ("kind", "start"), [("png", b"\x89PNG"), ("svg", b"<svg"), ("pdf", b"%PDF")]
+)
+def test_images_are_what_they_are_called(sweep, tmp_path, kind, start):
+    (path,) = plots.write_images(tmp_path, {"map": plots.heatmap(sweep)}, kind)
+    assert path.name == f"map.{kind}"
+    assert path.read_bytes().startswith(start)

@@ -1,0 +1,114 @@
+"""The report's content: what is in the page's data, and that the page is whole and small."""
+
+import json
+import re
+
+import pytest
+import torch
+
+from codi_lens.aggregates import aggregate, donor_threshold
+from codi_lens.report import embedded, report
+from experiments.report import distinct_names, main
+from tests.invented import SCRIPT, invented_sweep
+
+MANIFEST = {
+    "model": {
+        "name": "m",
+        "digest": "d" * 64,
+        "num_layers": 3,
+        "dtype": "float32",
+        "device": "cpu",
+    },
+    "settings": {
+        "num_latents": 3,
+        "site": "resid_post",
+        "mode": "all",
+        "direction": "denoise",
+        "answer_start": "stem",
+        "min_gap": 1.0,
+        "controls": True,
+        "seed": 0,
+    },
+    "config": {"pairs": "toy", "filter": "none", "seconds": 1.5},
+    "pairs": {"digest": "e" * 64, "n_per_group": {"all": 4}},
+    "versions": {"torch": "2"},
+}
+
+
+def data_of(page):
+    """The JSON in a page."""
+    found = re.search(r'<script type="application/json" id="data">(.*?)</script>', page, re.S)
+    return json.loads(found.group(1))
+
+
+@pytest.fixture(scope="module")
+def page():
+    runs = {"one": invented_sweep(), "two": invented_sweep("iterative_patching")}
+    return report(runs, dict.fromkeys(runs, MANIFEST)), runs
+
+
+def test_the_page_holds_every_metric_of_every_cell(page):
+    data = data_of(page[0])
+    for run, sweep in zip(data["runs"], page[1].values(), strict=True):
+        assert {m["name"] for m in run["metrics"]} == set(sweep.outcomes[0].metrics)
+        for i, pair in enumerate(run["pairs"]):
+            for name, values in pair["values"].items():
+                found = torch.tensor(
+                    [
+                        [[v if v is not None else torch.nan for v in row] for row in g]
+                        for g in values
+                    ]
+                )
+                wanted = sweep.values(name)[i]
+                torch.testing.assert_close(found, wanted, rtol=1e-5, atol=0, equal_nan=True)
+
+
+def test_cells_under_the_donors_largest_effect_are_not_outlined(page):
+    group = data_of(page[0])["runs"][0]["groups"]["all"]
+    sweep = page[1]["one"]
+    limit = donor_threshold(sweep, aggregate(sweep))
+    assert group["threshold"]["recovery"] == pytest.approx(limit, rel=1e-5)
+    values = group["mean"]["recovery"]
+    above = [v for row in values[0] for v in row if abs(v) > limit]
+    outlined = [values[0][i][j] for i, j in group["outlined"]["recovery"][0]]
+    assert outlined == sorted(outlined, reverse=True)
+    assert all(value > limit for value in outlined)
+    assert 0 < len(outlined) <= min(5, len(above))
+
+
+def test_text_cannot_become_markup(page):
+    assert "<script>document" not in page[0]
+    assert data_of(page[0])["runs"][0]["pairs"][0]["clean"]["question"].startswith(SCRIPT)
+    assert json.loads(embedded({"a": "</script>\u2028"})) == {"a": "</script>\u2028"}
+    assert "<" not in embedded("</script>")
+
+
+def test_the_page_fetches_nothing(page):
+    outside = re.sub(r"<script.*?</script>", "", page[0], flags=re.S)
+    assert "default-src 'none'" in outside
+    assert not re.search(r"(src|href)=[\"']?(https?:)?//", outside)
+
+
+def test_57_pairs_of_96_cells_fit_in_15_megabytes():
+    sweep = invented_sweep(pairs=57, layers=16, latents=6)
+    size = len(report({"large": sweep}, {"large": MANIFEST}).encode())
+    assert size <= 15_000_000, size
+
+
+def test_runs_that_cannot_be_compared_are_shown_all_the_same():
+    runs = {"a": invented_sweep(), "b": invented_sweep(seed=1)}
+    found = data_of(report(runs, dict.fromkeys(runs, MANIFEST)))["comparison"]
+    assert "second run" in found["refused"]
+    assert found["figures"]
+
+
+def test_runs_get_short_names_that_differ(tmp_path):
+    a, b = tmp_path / "x" / "run", tmp_path / "y" / "run"
+    assert list(distinct_names([tmp_path / "x", tmp_path / "y"])) == ["x", "y"]
+    assert list(distinct_names([a, b])) == [str(a), str(b)]
+
+
+def test_a_folder_without_a_record_is_one_message(tmp_path, capsys):
+    assert main([str(tmp_path), "--out", str(tmp_path / "r.html")]) == 2
+    assert "holds no finished record" in capsys.readouterr().err
+    assert not (tmp_path / "r.html").exists()
