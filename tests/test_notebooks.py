@@ -1,6 +1,5 @@
 """The notebooks run from top to bottom in a fresh kernel, and are saved with what they showed."""
 
-import time
 from pathlib import Path
 
 import nbformat
@@ -22,12 +21,10 @@ def shown(notebook):
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
-def test_a_notebook_runs_from_a_clean_kernel_in_two_minutes(path):
+def test_a_notebook_runs_from_a_clean_kernel(path):
     saved = nbformat.read(path, as_version=4)
     fresh = nbformat.read(path, as_version=4)
-    started = time.perf_counter()
     NotebookClient(fresh, timeout=300, resources={"metadata": {"path": str(FOLDER)}}).execute()
-    assert time.perf_counter() - started < 120
     assert len(shown(fresh)) == len(shown(saved)), "save the notebook anew, with its outputs"
 
 
