@@ -1,5 +1,6 @@
 """Figures out of the program: pages, image files, notebooks. Each is asked for by name."""
 
+import json
 import warnings
 from base64 import b64encode
 from collections.abc import Iterator, Mapping
@@ -91,7 +92,8 @@ def show(figure: go.Figure) -> None:
     """
     from IPython.display import display
 
-    bundle: dict[str, object] = {"application/vnd.plotly.v1+json": figure.to_plotly_json()}
+    # By way of JSON, which turns NaN into null: notebooks hold no other JSON.
+    bundle: dict[str, object] = {"application/vnd.plotly.v1+json": json.loads(figure.to_json())}
     try:
         with _kaleido("png"), warnings.catch_warnings():
             import kaleido
