@@ -44,9 +44,11 @@ def test_a_command_of_the_readme(command, runs, tmp_path):
     folders = iter([runs / "layer", runs / "iterative"])
     filled = []
     for word in words[3:]:
-        value = {"FILE": ROOT / "tests/data/flat_pairs.json", "FOLDER": tmp_path / "made"}.get(
-            word, word
-        )
+        value = {
+            "FILE": ROOT / "tests/data/flat_pairs.json",
+            "FOLDER": tmp_path / "made",
+            "report.html": tmp_path / "report.html",
+        }.get(word, word)
         filled.append(str(next(folders) if word == "RUN" else value))
     if "--out" not in filled and name != "inspect_checkpoint":
         filled += ["--out", str(tmp_path / "out")]
