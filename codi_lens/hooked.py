@@ -15,7 +15,7 @@ from transformer_lens.pretrained.weight_conversions.llama import convert_llama_w
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from codi_lens.errors import UserError
-from codi_lens.shared_prefix import install
+from codi_lens.shared_blocks import install
 
 
 def to_hooked(llama: LlamaForCausalLM) -> HookedTransformer:

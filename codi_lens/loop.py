@@ -104,6 +104,8 @@ class LatentLoop:
         if mask is None:
             mask = torch.ones(embeddings.shape[:2], dtype=torch.long, device=self.device)
         state.mask = torch.cat([state.mask, mask], dim=1)
+        if isinstance(state.cache, SharedPrefixCache):
+            state.cache.begin_pass(self.model, state.mask, embeddings.shape[1])
         with self.model.hooks(fwd_hooks=list(hooks)):
             residual = self.model(
                 self.model.hook_embed(embeddings),

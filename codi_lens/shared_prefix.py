@@ -6,28 +6,22 @@ parts, against the prompt and against the suffix, and meet in one softmax: softm
 For the prompt's part all rows of a prompt are the rows of one matrix product, so that nothing is copied
 per row.
 
-The attention modules below are TransformerLens' own for everything else: they take this path only when
-the cache entry they are given is a `SharedPrefixEntry`. Hook points keep their shapes, with one
-difference: `hook_rot_k` sees the new keys only, those before them having been rotated already.
+`codi_lens.shared_blocks` has the modules that compute on these entries.
 """
 
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Self
+from typing import Self
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
-from torch.nn import functional as F
 from transformer_lens import (
     HookedTransformer,
     HookedTransformerConfig,
     TransformerLensKeyValueCache,
 )
-from transformer_lens.components.abstract_attention import AbstractAttention
-from transformer_lens.components.attention import Attention
-from transformer_lens.components.grouped_query_attention import GroupedQueryAttention
 
 from codi_lens.errors import UserError
 
@@ -70,6 +64,48 @@ def _index(numbers: list[int], device: torch.device) -> Index:
     return torch.tensor(numbers, device=device)
 
 
+@dataclass(frozen=True)
+class NewPositions:
+    """What every layer needs to know of the positions that a pass adds: worked out once for all layers."""
+
+    cos: Float[Tensor, "rows pos 1 d_head"]
+    sin: Float[Tensor, "rows pos 1 d_head"]
+    """Negative in the first half of a head, so that rotating is x · cos + roll(x) · sin."""
+    unseen: Bool[Tensor, "rows_or_1 1 pos last_keys"]
+    """Keys that the new positions may not attend to, of the last so many."""
+
+    @classmethod
+    def of(cls, model: HookedTransformer, mask: Int[Tensor, "rows pos"], new: int) -> Self:
+        """The last `new` positions of a batch with this mask."""
+        attention, (rows, length) = model.blocks[0].attn, mask.shape
+        half = model.cfg.d_head // 2
+        probe = model.W_E.new_zeros((rows, new, 1, 2 * half))
+        probe[..., :half] = 1  # turned by an angle, (1, 0) is (cos, sin)
+        turned = attention.apply_rotary(probe, length - new, mask)  # type: ignore[union-attr,operator]
+        cos, sin = turned.split(half, dim=-1)
+        later = torch.ones((new, new), dtype=torch.bool, device=mask.device).triu(1)
+        unseen = later[None, None]
+        if not mask.all():
+            padding = (mask == 0)[:, None, None].repeat(1, 1, new, 1)
+            padding[..., length - new :] |= later
+            unseen = padding
+        return cls(torch.cat([cos, cos], -1), torch.cat([-sin, sin], -1), unseen)
+
+    def rotate(
+        self, x: Float[Tensor, "rows pos heads d_head"]
+    ) -> Float[Tensor, "rows pos heads d_head"]:
+        """The rotary embedding (Su et al., arXiv 2104.09864) of the new positions' queries or keys."""
+        return x * self.cos + x.roll(x.shape[-1] // 2, dims=-1) * self.sin
+
+    def hide(
+        self, scores: Float[Tensor, "rows heads pos key_pos"]
+    ) -> Float[Tensor, "rows heads pos key_pos"]:
+        """Sets the scores of keys that are not to be seen to -inf, in place."""
+        if self.unseen.shape[-1] > 1:
+            scores[..., -self.unseen.shape[-1] :].masked_fill_(self.unseen, -torch.inf)
+        return scores
+
+
 @dataclass
 class SharedPrefixEntry:
     """One layer's keys (rotated) and values."""
@@ -79,6 +115,8 @@ class SharedPrefixEntry:
     keys: Float[Tensor, "rows kv_heads pos d_head"]
     values: Float[Tensor, "rows kv_heads pos d_head"]
     groups: tuple[Group, ...]
+    now: NewPositions | None = None
+    """Of the pass that is under way."""
 
     @property
     def length(self) -> int:
@@ -178,6 +216,12 @@ class SharedPrefixCache:
             entries.append(SharedPrefixEntry(keys, values, none, none, groups))
         return cls(entries, prompts)
 
+    def begin_pass(self, model: HookedTransformer, mask: Int[Tensor, "rows pos"], new: int) -> None:
+        """Tells every layer of the positions that the next forward pass adds."""
+        now = NewPositions.of(model, mask, new)
+        for entry in self.entries:
+            entry.now = now
+
     def select(self, rows: Sequence[int], index: Int[Tensor, " rows"]) -> Self:
         """The given rows, in that order, on the same prompts; `index` is `rows` on the device."""
         prompts = tuple(self.prompts[row] for row in rows)
@@ -198,51 +242,6 @@ class SharedPrefixCache:
         return replace(self, entries=entries)
 
 
-class _SharedPrefixForward(AbstractAttention):
-    """The forward pass for a `SharedPrefixEntry`; any other goes to TransformerLens."""
-
-    def forward(
-        self,
-        query_input: Tensor,
-        key_input: Tensor,
-        value_input: Tensor,
-        past_kv_cache_entry: Any = None,
-        additive_attention_mask: Tensor | None = None,
-        attention_mask: Tensor | None = None,
-        position_bias: Tensor | None = None,
-    ) -> Float[Tensor, "batch pos d_model"]:
-        entry = past_kv_cache_entry
-        if not isinstance(entry, SharedPrefixEntry):
-            inputs = (query_input, key_input, value_input, entry)
-            return super().forward(*inputs, additive_attention_mask, attention_mask, position_bias)
-        before = entry.length
-        q, k, v = self.calculate_qkv_matrices(query_input, key_input, value_input)
-        q = self.hook_rot_q(self.apply_rotary(q, before, attention_mask))
-        entry.append(self.hook_rot_k(self.apply_rotary(k, before, attention_mask)), v)
-        scores = self.apply_causal_mask(entry.scores(q / self.attn_scale), before, attention_mask)
-        # A new position sees itself at least, so that no row of the pattern is empty.
-        pattern = F.softmax(self.hook_attn_scores(scores), dim=-1)
-        z = self.hook_z(entry.mix(self.hook_pattern(pattern)))
-        return F.linear(z.flatten(2), self.W_O.flatten(0, 1).T, self.b_O)
-
-
-class SharedPrefixAttention(_SharedPrefixForward, Attention):
-    """Attention with a key/value head per head."""
-
-
-class SharedPrefixGroupedQueryAttention(_SharedPrefixForward, GroupedQueryAttention):
-    """Attention whose heads share key/value heads in groups."""
-
-
-def install(model: HookedTransformer) -> None:
-    """Puts attention modules in place that understand a `SharedPrefixEntry`; weights come after."""
-    grouped = model.cfg.n_key_value_heads is not None
-    kind = SharedPrefixGroupedQueryAttention if grouped else SharedPrefixAttention
-    for layer, block in enumerate(model.blocks):
-        block.attn = kind(model.cfg, "global", layer)
-    model.setup()
-
-
 def check_config(cfg: HookedTransformerConfig) -> None:
     """Refuses attention that differs from LLaMA's.
 
@@ -251,6 +250,8 @@ def check_config(cfg: HookedTransformerConfig) -> None:
     """
     implemented = {
         "positional_embedding_type": "rotary",
+        "rotary_dim": cfg.d_head,
+        "normalization_type": "RMS",
         "attention_dir": "causal",
         "attn_scores_soft_cap": -1.0,
         "clip_qkv": None,
@@ -263,6 +264,11 @@ def check_config(cfg: HookedTransformerConfig) -> None:
             "use_dynamic_ntk_rope",
             "use_attention_sinks",
             "load_in_4bit",
+            "rotary_adjacent_pairs",
+            "attn_only",
+            "parallel_attn_mlp",
+            "use_normalization_before_and_after",
+            "use_hook_mlp_in",
             "use_attn_result",
             "use_attn_in",
             "use_split_qkv_input",

@@ -10,7 +10,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 MODULES = sorted((ROOT / "codi_lens").rglob("*.py"))
 ALLOWED = {
-    "transformer_lens": {"hooked", "codi", "loop", "shared_prefix", "hooks"},
+    "transformer_lens": {"hooked", "codi", "loop", "shared_prefix", "shared_blocks", "hooks"},
     "plotly": {"plots"},
     "wandb": {"tracking"},
     "peft": {"checkpoint"},
@@ -26,6 +26,7 @@ LAYERS = [
         "checkpoint",
         "checkpoint_writer",
         "shared_prefix",
+        "shared_blocks",
         "hooked",
     },
     {"hub", "known", "pretrained"},
