@@ -154,6 +154,12 @@ class HookedCodi:
         self.tokens.check_length(tokens.shape[1])
         return self.loop.read(tokens[:, :-1], mask[:, :-1], plan)
 
+    def read_to_share(self, questions: Sequence[str]) -> LoopState:
+        """As `read`; rows of the state can be selected and repeated, its prompts shared."""
+        tokens, mask = self.tokens.prompts(questions)
+        self.tokens.check_length(tokens.shape[1])
+        return self.loop.read_to_share(tokens[:, :-1], mask[:, :-1])
+
     def think(
         self, questions: Sequence[str], num_latents: int, plan: HookPlan | None = None
     ) -> LoopState:

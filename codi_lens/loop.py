@@ -43,7 +43,7 @@ class LoopState:
         """The state of the given rows, in that order; a row may occur often. The original stays.
 
         Raises:
-            UserError: the prompt is not one that rows can share; see `LatentLoop.share`.
+            UserError: the prompt is not one that rows can share; see `LatentLoop.read_to_share`.
         """
         if not isinstance(self.cache, SharedPrefixCache):
             raise UserError("rows can be selected once the prompts are shared")
@@ -142,14 +142,19 @@ class LatentLoop:
         self.advance(state, self.embed(tokens), _at(plan, "prompt"), mask.to(self.device))
         return state
 
-    def share(self, state: LoopState) -> LoopState:
-        """The state of prompts that were read, made one whose rows can be selected and repeated.
+    def read_to_share(
+        self, tokens: Int[Tensor, "batch pos"], mask: Int[Tensor, "batch pos"]
+    ) -> LoopState:
+        """As `read`, without hooks; rows of the state can be selected and repeated, its prompts shared.
 
         Raises:
             UserError: the model has attention of a kind that this is not implemented for.
         """
-        assert isinstance(state.cache, TransformerLensKeyValueCache)
-        return replace(state, cache=SharedPrefixCache.of(self.model, state.cache, state.mask))
+        none = torch.zeros((len(tokens), 0), dtype=torch.long, device=self.device)
+        cache = SharedPrefixCache.empty(self.model, len(tokens))
+        state = LoopState(cache, none)
+        self.advance(state, self.embed(tokens), (), mask.to(self.device))
+        return replace(state, cache=cache.as_prefix())
 
     def begin(self, state: LoopState, bot: int, plan: HookPlan | None = None) -> LoopState:
         """Step `bot`, which yields z_0. Returns `state`."""

@@ -67,7 +67,7 @@ def run_rows(
     found = batches(rows, num_latents)
     hooks = _row_hooks(codi, rows, found, watched)
     plan = HookPlan(codi.model, hooks, num_latents)
-    state = loop.share(codi.read(questions))
+    state = codi.read_to_share(questions)
     state = loop.begin(state.select(found["bot"].taken_from), codi.ids.bot, plan)
     for step in range(num_latents):
         state = loop.think_once(state.select(found[step].taken_from), step, plan)

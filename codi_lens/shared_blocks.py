@@ -15,6 +15,7 @@ from transformer_lens import HookedTransformer
 from transformer_lens.components.abstract_attention import AbstractAttention
 from transformer_lens.components.attention import Attention
 from transformer_lens.components.grouped_query_attention import GroupedQueryAttention
+from transformer_lens.components.mlps.gated_mlp import GatedMLP
 from transformer_lens.components.transformer_block import TransformerBlock
 
 from codi_lens.shared_prefix import SharedPrefixEntry
@@ -40,6 +41,19 @@ class SharedPrefixBlock(TransformerBlock):
         return self.hook_resid_post(resid_mid + self.apply_mlp(self.ln2(resid_mid)))  # type: ignore[no-any-return]
 
 
+class InPlaceGatedMLP(GatedMLP):
+    """LLaMA's MLP with half the memory traffic: the product of gate and input takes the gate's place.
+
+    On every path; hook points and values are TransformerLens' own.
+    """
+
+    def forward(self, x: Float[Tensor, "batch pos d_model"]) -> Float[Tensor, "batch pos d_model"]:
+        gate = self.act_fn(self.hook_pre(F.linear(x, self.W_gate.T)))
+        linear = self.hook_pre_linear(F.linear(x, self.W_in.T))
+        post = self.hook_post(gate.mul_(linear).add_(self.b_in))
+        return F.linear(post, self.W_out.T, self.b_out)
+
+
 class _SharedPrefixForward(AbstractAttention):
     """Attention of new positions to the prefix, to the row's own suffix, and to each other."""
 
@@ -62,7 +76,6 @@ class _SharedPrefixForward(AbstractAttention):
         q, k, v = self.calculate_qkv_matrices(query_input, key_input, value_input)
         q = self.hook_rot_q(now.rotate(q))
         entry.append(self.hook_rot_k(now.rotate(k)), v)
-        # A new position sees itself at least, so that no row of the pattern is empty.
         scores = self.hook_attn_scores(now.hide(entry.scores(q / self.attn_scale)))
         z = self.hook_z(entry.mix(self.hook_pattern(F.softmax(scores, dim=-1))))
         return F.linear(z.flatten(2), self.W_O.flatten(0, 1).T, self.b_O)
@@ -83,5 +96,6 @@ def install(model: HookedTransformer) -> None:
     for layer in range(model.cfg.n_layers):
         block = SharedPrefixBlock(model.cfg, layer)
         block.attn = kind(model.cfg, "global", layer)
+        block.mlp = InPlaceGatedMLP(model.cfg)
         model.blocks[layer] = block
     model.setup()

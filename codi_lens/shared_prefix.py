@@ -9,9 +9,9 @@ per row.
 `codi_lens.shared_blocks` has the modules that compute on these entries.
 """
 
-from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import groupby
 from typing import Self
 
 import torch
@@ -20,7 +20,6 @@ from torch import Tensor
 from transformer_lens import (
     HookedTransformer,
     HookedTransformerConfig,
-    TransformerLensKeyValueCache,
 )
 
 from codi_lens.errors import UserError
@@ -30,30 +29,36 @@ Index = slice | Tensor
 
 @dataclass(frozen=True)
 class Group:
-    """Prompts with equally many rows each: their rows form one batched matrix product."""
+    """Prompts with equally many rows each, all side by side: one batched matrix product."""
 
     prompts: Index
-    rows: Index
+    rows: slice
     size: int
     """Number of prompts."""
 
+    def stacked(
+        self, x: Float[Tensor, "rows kv_heads queries width"]
+    ) -> Float[Tensor, "prompts kv_heads stacked width"]:
+        """All queries of a prompt below each other."""
+        return x[self.rows].unflatten(0, (self.size, -1)).transpose(1, 2).flatten(2, 3)
+
+    def unstacked(
+        self, x: Float[Tensor, "rows kv_heads queries width"]
+    ) -> Float[Tensor, "prompts kv_heads rows_each queries width"]:
+        """A view of the group's rows, laid out as `stacked` has them."""
+        return x[self.rows].unflatten(0, (self.size, -1)).transpose(1, 2)
+
 
 def group_rows(prompts: Sequence[int], device: torch.device) -> tuple[Group, ...]:
-    """Groups rows, of which `prompts` names the prompt; rows may stand in any order."""
-    rows_of: dict[int, list[int]] = defaultdict(list)
-    for row, prompt in enumerate(prompts):
-        rows_of[prompt].append(row)
-    prompts_with: dict[int, list[int]] = defaultdict(list)
-    for prompt, rows in rows_of.items():
-        prompts_with[len(rows)].append(prompt)
-    return tuple(
-        Group(
-            _index(group, device),
-            _index([row for prompt in group for row in rows_of[prompt]], device),
-            len(group),
-        )
-        for group in prompts_with.values()
-    )
+    """Groups rows, of which `prompts` names the prompt; best when rows of a prompt are side by side."""
+    runs = [(prompt, len(list(rows))) for prompt, rows in groupby(prompts)]
+    groups, start = [], 0
+    for each, alike in groupby(runs, key=lambda run: run[1]):
+        members = [prompt for prompt, _ in alike]
+        stop = start + each * len(members)
+        groups.append(Group(_index(members, device), slice(start, stop), len(members)))
+        start = stop
+    return tuple(groups)
 
 
 def _index(numbers: list[int], device: torch.device) -> Index:
@@ -86,16 +91,18 @@ class NewPositions:
         later = torch.ones((new, new), dtype=torch.bool, device=mask.device).triu(1)
         unseen = later[None, None]
         if not mask.all():
-            padding = (mask == 0)[:, None, None].repeat(1, 1, new, 1)
-            padding[..., length - new :] |= later
-            unseen = padding
+            unseen = (mask == 0)[:, None, None].repeat(1, 1, new, 1)
+            own = unseen[..., length - new :]
+            own |= later
+            # Padding sees itself, so that no row of the pattern is empty; nothing else sees it.
+            own.diagonal(dim1=-2, dim2=-1).fill_(False)
         return cls(torch.cat([cos, cos], -1), torch.cat([-sin, sin], -1), unseen)
 
     def rotate(
         self, x: Float[Tensor, "rows pos heads d_head"]
     ) -> Float[Tensor, "rows pos heads d_head"]:
         """The rotary embedding (Su et al., arXiv 2104.09864) of the new positions' queries or keys."""
-        return x * self.cos + x.roll(x.shape[-1] // 2, dims=-1) * self.sin
+        return torch.addcmul(x * self.cos, x.roll(x.shape[-1] // 2, dims=-1), self.sin)
 
     def hide(
         self, scores: Float[Tensor, "rows heads pos key_pos"]
@@ -142,9 +149,10 @@ class SharedPrefixEntry:
         # rows of its matrix product.
         q = q.transpose(1, 2).reshape(rows, self.keys.shape[1], -1, d_head)
         scores = q.new_empty((*q.shape[:-1], self.length))
-        for group in self.groups:
-            part = _stack(q[group.rows], group.size) @ self.prefix_keys[group.prompts]
-            scores[group.rows, ..., :prefix] = _unstack(part, q.shape[2])
+        for group in self.groups if prefix else ():
+            part = group.stacked(q) @ self.prefix_keys[group.prompts]
+            to = group.unstacked(scores[..., :prefix])
+            to.copy_(part.view(to.shape))
         scores[..., prefix:] = q @ self.keys.mT
         return scores.view(rows, heads, pos, -1)
 
@@ -156,29 +164,11 @@ class SharedPrefixEntry:
         prefix = self.prefix_keys.shape[-1]
         pattern = pattern.reshape(rows, self.values.shape[1], -1, self.length)
         z = pattern[..., prefix:] @ self.values
-        for group in self.groups:
-            weights = _stack(pattern[group.rows][..., :prefix], group.size)
-            part = weights @ self.prefix_values[group.prompts]
-            z[group.rows] += _unstack(part, pattern.shape[2])
+        for group in self.groups if prefix else ():
+            part = group.stacked(pattern[..., :prefix]) @ self.prefix_values[group.prompts]
+            to = group.unstacked(z)
+            to += part.view(to.shape)
         return z.view(rows, heads, pos, -1).transpose(1, 2)
-
-
-def _stack(
-    x: Float[Tensor, "rows kv_heads queries width"], prompts: int
-) -> Float[Tensor, "prompts kv_heads stacked width"]:
-    """All queries of one prompt below each other."""
-    rows, kv_heads, queries, width = x.shape
-    x = x.view(prompts, rows // prompts, kv_heads, queries, width).transpose(1, 2)
-    return x.reshape(prompts, kv_heads, -1, width)
-
-
-def _unstack(
-    x: Float[Tensor, "prompts kv_heads stacked width"], queries: int
-) -> Float[Tensor, "rows kv_heads queries width"]:
-    """Undoes `_stack`."""
-    prompts, kv_heads, stacked, width = x.shape
-    x = x.view(prompts, kv_heads, stacked // queries, queries, width).transpose(1, 2)
-    return x.reshape(-1, kv_heads, queries, width)
 
 
 @dataclass
@@ -193,28 +183,32 @@ class SharedPrefixCache:
         return self.entries[layer]
 
     @classmethod
-    def of(
-        cls,
-        model: HookedTransformer,
-        cache: TransformerLensKeyValueCache,
-        mask: Int[Tensor, "prompts pos"],
-    ) -> Self:
-        """The cache of a batch of prompts, made one that rows can share: one row per prompt.
+    def empty(cls, model: HookedTransformer, batch: int) -> Self:
+        """No position yet: `batch` prompts can be read on it.
 
         Raises:
             UserError: attention of a kind that is not implemented here.
         """
-        check_config(model.cfg)
-        prompts = tuple(range(len(mask)))
-        groups = group_rows(prompts, mask.device)
-        entries = []
-        for block, entry in zip(model.blocks, cache.entries, strict=True):
-            rotated = block.attn.apply_rotary(entry.past_keys, 0, mask)  # type: ignore[union-attr,operator]
-            values = entry.past_values.transpose(1, 2).contiguous()
-            none = values[:, :, :0]
-            keys = rotated.permute(0, 2, 3, 1).contiguous()
-            entries.append(SharedPrefixEntry(keys, values, none, none, groups))
-        return cls(entries, prompts)
+        cfg = model.cfg
+        check_config(cfg)
+        none = model.W_E.new_empty((batch, cfg.n_key_value_heads or cfg.n_heads, 0, cfg.d_head))
+        groups = group_rows(range(batch), none.device)
+        entries = [SharedPrefixEntry(none.mT, none, none, none, groups) for _ in model.blocks]
+        return cls(entries, tuple(range(batch)))
+
+    def as_prefix(self) -> Self:
+        """What the rows hold, made the prefix that rows to come can share."""
+        entries = [
+            replace(
+                entry,
+                prefix_keys=entry.keys.mT.contiguous(),
+                prefix_values=entry.values,
+                keys=entry.keys[:, :, :0],
+                values=entry.values[:, :, :0],
+            )
+            for entry in self.entries
+        ]
+        return replace(self, entries=entries)
 
     def begin_pass(self, model: HookedTransformer, mask: Int[Tensor, "rows pos"], new: int) -> None:
         """Tells every layer of the positions that the next forward pass adds."""

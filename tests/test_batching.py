@@ -124,7 +124,7 @@ def test_the_guess_is_about_what_a_row_takes(tiny):
     held = []
     x = torch.zeros(1, 6, 32, dtype=torch.float64)
     with torch.no_grad():
-        state = tiny.loop.share(tiny.read(["12 plus 30?"]))
+        state = tiny.read_to_share(["12 plus 30?"])
         keep = [("blocks.1." + n, lambda a, hook: held.append(a.nbytes)) for n in BLOCK_HOOKS]
         tiny.loop.advance(state, x, keep)
     assert 0.3 < row_bytes(tiny.model.cfg, **sizes) / sum(held) < 6
