@@ -5,7 +5,8 @@ step is a forward pass of its own, so a hook needs an address: a hook point's na
 factories below make the common hook functions; all clone before they write.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -114,14 +115,31 @@ def _check_step(step: Step | None, num_latents: int) -> None:
 
 
 def _matching(model: HookedTransformer, names: Names) -> list[str]:
-    matches = (lambda name: name == names) if isinstance(names, str) else names
-    found = [name for name in model.hook_dict if matches(name)]
+    if isinstance(names, str):
+        found = [names] if names in model.hook_dict else []
+    else:
+        found = [name for name in model.hook_dict if names(name)]
     if not found:
         raise UserError(
             f"no hook point matches {names!r}; names look like 'hook_embed', "
             f"'blocks.0.hook_resid_post' … 'blocks.{model.cfg.n_layers - 1}.attn.hook_z'"
         )
     return found
+
+
+@contextmanager
+def attached(model: HookedTransformer, hooks: Sequence[tuple[str, HookFn]]) -> Iterator[None]:
+    """`model.hooks(fwd_hooks=hooks)`, which on leaving clears these hook points alone.
+
+    TransformerLens visits every hook point of the model, which takes as long as a small model's pass.
+    """
+    level = model.context_level + 1
+    try:
+        with model.hooks(fwd_hooks=list(hooks), reset_hooks_end=False):
+            yield
+    finally:
+        for name, _ in hooks:
+            model.hook_dict[name].remove_hooks(level=level)
 
 
 def capture(into: list[Tensor]) -> HookFn:

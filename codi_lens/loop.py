@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from transformer_lens import HookedTransformer, TransformerLensKeyValueCache
 
 from codi_lens.errors import UserError
-from codi_lens.hooks import HookFn, HookPlan
+from codi_lens.hooks import HookFn, HookPlan, attached
 from codi_lens.shared_prefix import SharedPrefixCache
 
 Hooks = Sequence[tuple[str, HookFn]]
@@ -106,7 +106,7 @@ class LatentLoop:
         state.mask = torch.cat([state.mask, mask], dim=1)
         if isinstance(state.cache, SharedPrefixCache):
             state.cache.begin_pass(self.model, state.mask, embeddings.shape[1])
-        with self.model.hooks(fwd_hooks=list(hooks)):
+        with attached(self.model, hooks):
             residual = self.model(
                 self.model.hook_embed(embeddings),
                 start_at_layer=0,
@@ -124,7 +124,7 @@ class LatentLoop:
         self, final: Float[Tensor, "... d_model"], hooks: Hooks = ()
     ) -> Float[Tensor, "... d_vocab"]:
         """Logits of final states (which carry the final norm already)."""
-        with self.model.hooks(fwd_hooks=[hook for hook in hooks if hook[0].startswith("unembed.")]):
+        with attached(self.model, [hook for hook in hooks if hook[0].startswith("unembed.")]):
             return self.model.unembed(final)  # type: ignore[no-any-return]
 
     def project(self, final: Float[Tensor, "... d_model"]) -> Float[Tensor, "... d_model"]:

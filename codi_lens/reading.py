@@ -16,7 +16,7 @@ from torch import Tensor
 from codi_lens.answers import AnswerPair
 from codi_lens.codi import HookedCodi
 from codi_lens.loop import LoopState
-from codi_lens.metrics import Readout
+from codi_lens.metrics import Readout, top_1
 from codi_lens.patching import Ended, RowsRun, end_thoughts
 from codi_lens.tokens import right_pad
 
@@ -73,15 +73,16 @@ class Answers:
             return Readout(none, logits.expand(-1, clean, -1), logits.expand(-1, corrupted, -1))
         stem, shared = len(answer.stem), len(before_difference(answer)) + 1
         logits = loop.unembed(self.ended.final[index, :shared])
+        number = logits[:, stem:]
         own = {}
         for name, branch in self._branches.items():
-            own[name] = logits[:, stem:]
+            own[name] = number
             length = len(after_difference(answer, name))
             if branch.final is not None and length:
                 rows = torch.tensor([branch.at[run] for run in runs], device=loop.device)
                 rest = loop.unembed(branch.final[rows, :length])
-                own[name] = torch.cat([own[name], rest], dim=1)
-        return Readout(logits[:, :stem].argmax(-1), own["clean"], own["corrupted"])
+                own[name] = torch.cat([number, rest], dim=1)
+        return Readout(top_1(logits[:, :stem]), own["clean"], own["corrupted"])
 
 
 def read_answers(
