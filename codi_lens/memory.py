@@ -14,7 +14,7 @@ LARGEST_SHARE = 0.5
 """Of the free memory, for activations: the guess is rough, and other programs grow too."""
 LARGEST_BUDGET = 4 * 2**30
 """Bytes."""
-MOST_ROWS = 1024
+MOST_ROWS = 2048
 """Larger batches are no faster, and less is lost when a run is interrupted. Where memory is not scarce this is
 what decides, so that batches are the same from run to run."""
 

@@ -20,7 +20,7 @@ from codi_lens.metrics import Readout, top_1
 from codi_lens.patching import Ended, RowsRun, end_thoughts
 from codi_lens.tokens import right_pad
 
-LOGIT_BYTES = 2**28
+LOGIT_BYTES = 2**26
 """Of the logits that are read at a time."""
 
 
