@@ -3,6 +3,9 @@
     journal.jsonl           a first line that says what is run, then a line per finished pair
     parts/PAIR.safetensors  the tensors of a pair: on disk before its line is, removed after the manifest
 
+Processes that share a run keep a journal each, `journal-1.jsonl` and so on beside the first's, which takes
+their lines over when they are done, or when the run is resumed.
+
 A line is an entry with its checksum, `{"check": …, "entry": {…}}`, appended and forced to disk. Only what has
 a line is believed. Whatever ends the process, it leaves whole lines and at most a torn last one, which
 is dropped on resuming: the pair is then run again. A lock on the journal, which dies with its process,
@@ -18,7 +21,7 @@ import shutil
 import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import IO, Any, Self
 
 from safetensors.torch import load, save
 from torch import Tensor
@@ -112,11 +115,14 @@ class Journal:
         torn: whether a torn last line was dropped on opening.
     """
 
-    def __init__(self, folder: Path, header: Entry, *, resume: bool = False) -> None:
+    def __init__(
+        self, folder: Path, header: Entry, *, resume: bool = False, index: int = 0
+    ) -> None:
         """Opens the journal of a new run, or that of one which is to go on.
 
         Args:
             header: what is run, ready for JSON; its "arguments" may differ from the ones there.
+            index: of this process, where several share the run; but for 0 its journal is a new one.
 
         Raises:
             RecordError: nothing to resume, a damaged line, or a run of something else; says what differs.
@@ -124,18 +130,22 @@ class Journal:
         """
         self.folder = folder
         self.torn = False
-        self._path = folder / JOURNAL
+        self._path = folder / (f"journal-{index}.jsonl" if index else JOURNAL)
         header = json.loads(json.dumps(header))
         self._file = self._open(resume)
         try:
-            self._lock()
+            _lock(self._file, folder)
             (folder / PARTS).mkdir(exist_ok=True)
             content = self._file.read()
-            self._entries, self._end = decode(content, self._path)
+            entries, self._end = decode(content, self._path)
             if resume:
-                self._check_header(header)
+                self._check_header(entries, header)
                 self.torn = self._end < len(content)
                 self._cut()
+                for path in _beside(folder):
+                    with path.open("rb") as other:
+                        _lock(other, folder)
+                self.absorb()
             else:
                 self._append(header)
                 sync_folder(folder)
@@ -153,14 +163,8 @@ class Journal:
         except FileNotFoundError as error:
             raise RecordError(f"{self.folder} is not a run to resume: no {JOURNAL}") from error
 
-    def _lock(self) -> None:
-        try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise UserError(f"another process is writing {self.folder}; let it finish") from error
-
-    def _check_header(self, header: Entry) -> None:
-        there = {**_header(self._entries, self._path), "arguments": None}
+    def _check_header(self, entries: Sequence[Entry], header: Entry) -> None:
+        there = {**_header(entries, self._path), "arguments": None}
         differing = list(differences(there, {**header, "arguments": None}))
         if differing:
             raise RecordError(f"{self.folder} cannot be resumed: " + "; ".join(differing))
@@ -199,11 +203,24 @@ class Journal:
             RecordError: the tensors of a pair are damaged or gone.
         """
         by_id = {pair.pair_id: pair for pair in pairs}
-        return {e["pair"]: self._outcome(e, by_id[e["pair"]]) for e in self._entries if "pair" in e}
+        entries = [entry for entry in self._entries() if "pair" in entry]
+        return {entry["pair"]: self._outcome(entry, by_id[entry["pair"]]) for entry in entries}
 
     def answers(self) -> dict[int, dict[Cell, str]]:
         """What `add_answers` has kept, by pair id."""
-        return {e["answers_of"]: _texts(e["texts"]) for e in self._entries if "answers_of" in e}
+        return {e["answers_of"]: _texts(e["texts"]) for e in self._entries() if "answers_of" in e}
+
+    def absorb(self) -> None:
+        """Takes over the lines of the journals beside this one, which no process writes any more."""
+        for path in _beside(self.folder):
+            for entry in decode(path.read_bytes(), path)[0][1:]:
+                self._append(entry)
+            path.unlink()
+
+    def _entries(self) -> list[Entry]:
+        """What is on disk, of all processes."""
+        paths = [self.folder / JOURNAL, *_beside(self.folder)]
+        return [entry for path in paths for entry in decode(path.read_bytes(), path)[0]]
 
     def _part(self, pair_id: int) -> Path:
         return self.folder / PARTS / f"{pair_id}.safetensors"
@@ -248,6 +265,18 @@ class Journal:
         """Drops what follows the last whole line."""
         self._file.truncate(self._end)
         self._file.seek(self._end)
+
+
+def _beside(folder: Path) -> list[Path]:
+    """The journals of the processes but the first."""
+    return sorted(folder.glob("journal-*.jsonl"))
+
+
+def _lock(file: IO[bytes], folder: Path) -> None:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        raise UserError(f"another process is writing {folder}; let it finish") from error
 
 
 def remove_parts(folder: Path) -> None:

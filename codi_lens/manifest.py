@@ -39,7 +39,7 @@ def describe_run(
             "trained_latents": codi.config.num_latents,
             "empty_stem": not codi.tokens.stem(),
             "dtype": str(codi.model.cfg.dtype).removeprefix("torch."),
-            "device": str(codi.loop.device),
+            "device": codi.loop.device.type,
         },
         "pairs": {"digest": pairs_digest(pairs), "n": len(pairs)},
         "versions": {name: version(name) for name in PACKAGES}

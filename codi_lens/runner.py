@@ -53,6 +53,7 @@ def sweep_pairs(
     batch_rows: int | None = None,
     decode: Decode = "none",
     saved: Saved | None = None,
+    part: slice = slice(None),
     done: Container[int] = (),
     stopped: Callable[[], bool] = lambda: False,
 ) -> Iterator[PairOutcome]:
@@ -61,8 +62,9 @@ def sweep_pairs(
     Args:
         batch_rows: rows side by side, at most (a pair is never split); None: as many as should fit in
             memory, and half as many whenever they do not.
-        done: ids of pairs that are not needed again. Batches and donors are those of all pairs, so that
-            the others come out as they would beside them.
+        part: which of the pairs to run here; donors are drawn from all of them.
+        done: ids of pairs that are not needed again. Batches and donors are as if they were,
+            so that the others come out as they would beside them.
         stopped: asked before each batch; if true, no more are run.
 
     Raises:
@@ -74,8 +76,10 @@ def sweep_pairs(
     donors = choose_donors(pairs, settings) if settings.controls else [None] * len(pairs)
     jobs = [
         make_job(experiment, codi, pair, settings, donor, None if saved is None else saved[i])
-        for i, (pair, donor) in enumerate(zip(pairs, donors, strict=True))
+        for i, (pair, donor) in list(enumerate(zip(pairs, donors, strict=True)))[part]
     ]
+    if not jobs:
+        return
 
     def run(batch: Sequence[Job]) -> list[PairOutcome]:
         if all(job.pair.pair_id in done for job in batch):

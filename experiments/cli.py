@@ -236,14 +236,19 @@ def check_unused(folder: Path | None) -> None:
         raise UserError(f"the folder {folder} is not empty; give a fresh one as --out{hint}")
 
 
-def load_model(arguments: argparse.Namespace) -> "HookedCodi":
-    """The model that --model, --device and --dtype ask for; warns of more thoughts than it was taught."""
+def load_model(arguments: argparse.Namespace, device: str | None = None) -> "HookedCodi":
+    """The model that --model, --device (or `device`) and --dtype ask for.
+
+    Warns of more thoughts than it was taught.
+    """
     import torch
 
     from codi_lens import HookedCodi
 
     dtype = getattr(torch, arguments.dtype)
-    codi = HookedCodi.from_pretrained(arguments.model, device=arguments.device, dtype=dtype)
+    codi = HookedCodi.from_pretrained(
+        arguments.model, device=device or arguments.device, dtype=dtype
+    )
     trained = codi.config.num_latents
     if codi.num_latents(arguments.num_latents) > trained:
         print(

@@ -6,12 +6,10 @@ is the baseline that position-wise and iterative patching are compared with. Wri
 `heatmap.html`, here a profile over layers.
 """
 
-import argparse
 import sys
 from typing import TYPE_CHECKING
 
-from codi_lens.choices import ANSWERS, MODES
-from experiments import cli, sweeping
+from experiments import sweeping
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -21,18 +19,7 @@ if TYPE_CHECKING:
 
 def main(argv: list[str] | None = None) -> int:
     """Runs the program; exit codes as in `experiments.cli`."""
-    parser = cli.experiment_parser("layer_patching", __doc__.splitlines()[0])
-    parser.add_argument("--mode", default="regenerate", choices=MODES)
-    parser.add_argument("--controls", default="all", choices=("all", "none"))
-    parser.add_argument("--answers", choices=ANSWERS, help="decode (default: all on toy, else top)")
-    return cli.run_experiment(parser, argv, patch)
-
-
-def patch(arguments: argparse.Namespace) -> None:
-    """Runs the sweep that the arguments ask for."""
-    controls = arguments.controls == "all"
-    options = {"mode": arguments.mode, "controls": controls}
-    sweeping.sweep("layer_patching", arguments, figures, **options)
+    return sweeping.run_with_variants("layer_patching", __doc__.splitlines()[0], figures, argv)
 
 
 def figures(sweep: "Sweep") -> dict[str, "go.Figure"]:

@@ -6,12 +6,10 @@ patches, for every pair, the clean run's activation into the corrupted run at on
 time, and measures what the answer gains. Writes a record and `heatmap.html`.
 """
 
-import argparse
 import sys
 from typing import TYPE_CHECKING
 
-from codi_lens.choices import ANSWERS, MODES
-from experiments import cli, sweeping
+from experiments import sweeping
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -21,18 +19,7 @@ if TYPE_CHECKING:
 
 def main(argv: list[str] | None = None) -> int:
     """Runs the program; exit codes as in `experiments.cli`."""
-    parser = cli.experiment_parser("position_patching", __doc__.splitlines()[0])
-    parser.add_argument("--mode", default="regenerate", choices=MODES)
-    parser.add_argument("--controls", default="all", choices=("all", "none"))
-    parser.add_argument("--answers", choices=ANSWERS, help="decode (default: all on toy, else top)")
-    return cli.run_experiment(parser, argv, patch)
-
-
-def patch(arguments: argparse.Namespace) -> None:
-    """Runs the sweep that the arguments ask for."""
-    controls = arguments.controls == "all"
-    options = {"mode": arguments.mode, "controls": controls}
-    sweeping.sweep("position_patching", arguments, figures, **options)
+    return sweeping.run_with_variants("position_patching", __doc__.splitlines()[0], figures, argv)
 
 
 def figures(sweep: "Sweep") -> dict[str, "go.Figure"]:
