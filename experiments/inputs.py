@@ -61,7 +61,7 @@ def prepare(
     folder = arguments.resume
     if folder is None and here.index == 0:
         folder = cli.fresh_folder(arguments.out, experiment)
-    folder = here.from_first(folder)
+    folder = Path(here.from_first(str(folder)))
     return Work(experiment, codi, pairs, settings, arguments, saved, folder, here)
 
 

@@ -7,14 +7,15 @@ share the run's folder, and speak to each other only to wait.
 """
 
 import contextlib
+import itertools
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any
 
 LONGEST_WAIT = timedelta(days=30)
-"""A process may wait for others that are still at their parts; one that dies ends the wait at once."""
+"""A process may wait for others that are still at their parts; if one dies, the launcher ends all."""
 
 
 @dataclass(frozen=True)
@@ -25,6 +26,9 @@ class Processes:
     count: int = 1
     local_index: int = 0
     """Among those on this machine: the number of the GPU to use."""
+    store: Any = None
+    """The launcher's key-value store (`torch.distributed.Store`), through which they speak."""
+    _meetings: Iterator[int] = field(default_factory=itertools.count)
 
     def part(self, items: int) -> slice:
         """This process' part of a list: contiguous, and as long as the others' but for one."""
@@ -41,44 +45,34 @@ class Processes:
         """Returns when all processes have come here.
 
         Raises:
-            ConnectionError: one of them has ended.
+            ConnectionError: the launcher, or the process that keeps the store, is gone.
         """
-        self.from_first(None)
+        self.from_first("")
 
-    def from_first(self, value: Any) -> Any:
-        """The value that the first process gives here; waits for all.
-
-        Raises:
-            ConnectionError: one of them has ended.
-        """
+    def from_first(self, text: str) -> str:
+        """The text that the first process gives here; waits for all. Raises as `wait` does."""
         if self.count == 1:
-            return value
-        from torch import distributed
-
-        values = [value]
+            return text
+        number = next(self._meetings)
         try:
-            distributed.broadcast_object_list(values)
-            distributed.barrier()
+            if self.index == 0:
+                self.store.set(f"text {number}", text)
+            if self.store.add(f"arrived {number}", 1) == self.count:
+                self.store.set(f"all {number}", "")
+            self.store.wait([f"all {number}"], LONGEST_WAIT)
+            return str(self.store.get(f"text {number}").decode())
         except RuntimeError as error:
-            raise ConnectionError(
-                f"process {self.index}: another process of this run ended too early"
-            ) from error
-        return values[0]
+            raise ConnectionError(f"process {self.index} has lost the others: {error}") from error
 
 
 @contextlib.contextmanager
 def together() -> Iterator[Processes]:
-    """Joins the processes that the launcher's environment tells of; only the first prints results."""
-    count = int(os.environ.get("WORLD_SIZE", "1"))
-    if count == 1:
+    """Finds the processes that the launcher's environment tells of; only the first prints results."""
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         yield Processes()
         return
-    from torch import distributed
+    from torch.distributed.rendezvous import rendezvous
 
-    distributed.init_process_group("gloo", timeout=LONGEST_WAIT)
-    try:
-        index, local = distributed.get_rank(), int(os.environ.get("LOCAL_RANK", "0"))
-        with contextlib.redirect_stdout(None) if index else contextlib.nullcontext():
-            yield Processes(index, count, local)
-    finally:
-        distributed.destroy_process_group()
+    store, index, count = next(rendezvous("env://"))
+    with contextlib.redirect_stdout(None) if index else contextlib.nullcontext():
+        yield Processes(index, count, int(os.environ.get("LOCAL_RANK", "0")), store)

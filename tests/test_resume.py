@@ -31,6 +31,14 @@ def whole(flags, tmp_path_factory):
     return folder
 
 
+@pytest.fixture(autouse=True)
+def ctrl_c_is_not_ignored():
+    """As it is for a program that a shell put in the background."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 def interrupt_after(monkeypatch, pairs, times=1):
     """Presses Ctrl-C when the given number of pairs are journaled."""
     add = Journal.add
@@ -116,7 +124,7 @@ def test_ctrl_c_while_the_last_answers_are_decoded(flags, tmp_path, monkeypatch,
 
 
 def test_ctrl_c_before_the_first_pair(flags, tmp_path, monkeypatch, capsys):
-    def pressed(_):
+    def pressed(*_):
         raise KeyboardInterrupt
 
     monkeypatch.setattr("experiments.cli.load_model", pressed)
