@@ -39,6 +39,10 @@ CELLS = {
 """Where a pair's cells stand in the JSON of each experiment."""
 
 
+REQUIRED = ("experiment", "complete", "model", "pairs", "settings", "config", "versions")
+"""Of a manifest."""
+
+
 class RecordError(UserError):
     """A record that is not there, not finished, or damaged; names the file."""
 
@@ -96,6 +100,9 @@ def read_manifest(folder: Path, *, incomplete: bool = False) -> dict[str, Any]:
     found = manifest.get("schema_version") if isinstance(manifest, dict) else None
     if found != SCHEMA_VERSION:
         raise RecordError(f"{path} has schema version {found}; this code reads {SCHEMA_VERSION}")
+    gone = [name for name in REQUIRED if name not in manifest]
+    if gone:
+        raise RecordError(f"{path} is damaged: it has no {', '.join(gone)}")
     if manifest["experiment"] not in CELLS:  # it becomes part of a path
         raise RecordError(f"{path} is of {manifest['experiment']!r}; known are {', '.join(CELLS)}")
     if not (manifest["complete"] or incomplete):

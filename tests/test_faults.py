@@ -20,8 +20,6 @@ from codi_lens import files, journal
 from experiments import cli, position_patching
 from tests.runs import PAIRS, contents, write_job
 
-pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
-
 
 def die(*_args, **_kwargs):
     os.kill(os.getpid(), signal.SIGKILL)

@@ -1,13 +1,11 @@
 """`python -m experiments.load_benchmark`, at a shape that takes no time."""
 
 import json
-import sys
 
 import pytest
 
 from experiments import load_benchmark
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 SMALL = load_benchmark.SHAPES["small"]
 
 

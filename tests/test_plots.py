@@ -195,8 +195,6 @@ def test_images_need_kaleido(sweep, tmp_path, monkeypatch):
 
 
 def test_images_need_a_browser(sweep, monkeypatch):
-    pytest.importorskip("kaleido")
-
     def broken(*_, **__):
         raise RuntimeError("no Chrome\nlong story")
 

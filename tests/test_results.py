@@ -10,7 +10,14 @@ from safetensors.torch import load_file
 from codi_lens import HookedCodi, UserError
 from codi_lens.manifest import differences, tensors_digest
 from codi_lens.metrics import CELL_METRICS
-from codi_lens.results import METRICS, RecordError, load, read_manifest, reusable_activations
+from codi_lens.results import (
+    METRICS,
+    REQUIRED,
+    RecordError,
+    load,
+    read_manifest,
+    reusable_activations,
+)
 from codi_lens.results_writer import pair_entry, write_record
 from codi_lens.runner import sweep_pairs
 from codi_lens.similarity import SIMILARITIES
@@ -221,6 +228,16 @@ def test_manifests_that_are_refused(record, changes, message):
     edit(record / "manifest.json", **changes)
     with pytest.raises(RecordError, match=message):
         load(record)
+
+
+@pytest.mark.parametrize("name", REQUIRED)
+def test_a_manifest_that_lacks_something_is_refused(record, name):
+    manifest = json.loads((record / "manifest.json").read_text())
+    del manifest[name]
+    (record / "manifest.json").write_text(json.dumps(manifest))
+    for read in (load, read_manifest):
+        with pytest.raises(RecordError, match=rf"manifest\.json is damaged: it has no {name}$"):
+            read(record)
 
 
 def test_files_that_are_damaged_or_gone_are_named(record):
