@@ -45,6 +45,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--dtype", default="float32", choices=cli.DTYPES)
     parser.add_argument("--batch-rows", type=int, help="as in the sweeps")
     parser.add_argument("--growth", action="store_true", help="how c grows, on small models")
+    parser.add_argument("--format", choices=("png", "svg", "pdf"), help="also a picture of growth")
     parser.add_argument("--out", type=Path, help="folder for the JSON (default: only print)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
@@ -60,13 +61,7 @@ def benchmark(arguments: argparse.Namespace) -> None:
             raise UserError(f"--{name.replace('_', '-')} is {value}; it must be 1 or more")
     folder = None if arguments.out is None else cli.fresh_folder(arguments.out, "benchmark")
     if arguments.growth:
-        from experiments.benchmark_growth import figure, grow
-
-        found = grow(arguments.repeats)
-        print(growth_table(found))
-        if folder is not None:
-            (folder / "growth.html").write_text(figure(found))
-            write(folder / "growth.json", found)
+        growth(arguments, folder)
         return
     from experiments.benchmark_runs import compare
 
@@ -74,6 +69,21 @@ def benchmark(arguments: argparse.Namespace) -> None:
     print(table(found))
     if folder is not None:
         write(folder / "benchmark.json", found)
+
+
+def growth(arguments: argparse.Namespace, folder: Path | None) -> None:
+    """Measures how the cost grows; writes figures and a page with --out, a picture with --format."""
+    from codi_lens import plots
+    from experiments.benchmark_growth import figure, grow
+
+    found = grow(arguments.repeats)
+    print(growth_table(found))
+    if folder is not None:
+        write(folder / "growth.json", found)
+        drawn = {"growth": figure(found)}
+        (folder / "growth.html").write_text(plots.page(drawn))
+        if arguments.format:
+            plots.write_images(folder, drawn, arguments.format)
 
 
 def write(path: Path, found: dict[str, Any]) -> None:
@@ -114,14 +124,14 @@ def table(found: dict[str, Any]) -> str:
 
 
 def growth_table(found: dict[str, Any]) -> str:
-    """Seconds of c over each axis, one line per value."""
+    """Seconds of a, c and d over each axis, one line per value."""
     lines = [f"base: {found['base']}; medians of {found['repeats']}", ""]
     for axis, points in found["axes"].items():
-        for value, seconds, per_token in zip(
-            points["values"], points["seconds"], points["microseconds_per_token"], strict=True
-        ):
+        for point in points:
+            a, c, d = (point["seconds"][name]["median"] for name in "acd")
             lines.append(
-                f"  {axis:<14} {value:>5}  {seconds:>8.3f} s  {per_token:>7.1f} µs a token"
+                f"  {axis:<8} {point['value']:>4}  a {a:>8.3f} s  c {c:>7.3f} s  d {d:>7.3f} s"
+                f"  a/c {a / c:>6.1f}  c/d {c / d:>5.2f}  {1e6 * c / point['tokens']:>6.1f} µs a token"
             )
     return "\n".join(lines)
 

@@ -7,9 +7,9 @@ import plotly.graph_objects as go
 import torch
 from plotly.subplots import make_subplots
 
-from codi_lens import plots
+from experiments.benchmark_floor import counted
 from experiments.benchmark_models import Shape, make_bench
-from experiments.benchmark_runs import counted, make_work, summary, sweep, timed
+from experiments.benchmark_runs import make_work, runs_to_time, sweep, take_turns
 
 BASE = Shape(layers=6, d_model=256, heads=4, kv_heads=2, d_mlp=1024, d_vocab=8000, prompt=60)
 AXES = {
@@ -21,61 +21,67 @@ AXES = {
 """Each is varied alone, the others as in `BASE` with one pair."""
 
 
+COLOURS = {"a": "#b44", "c": "#247", "d": "#888"}
+LINES = {
+    "a": "one run per cell, transformers",
+    "c": "this package",
+    "d": "floor: transformers over as many tokens",
+}
+
+
 @torch.no_grad()
 def grow(repeats: int) -> dict[str, Any]:
-    """Seconds of c along every axis, and per new token fed."""
-    axes: dict[str, dict[str, list[float]]] = {}
-    for axis, values in AXES.items():
-        points: dict[str, list[float]] = {
-            name: [] for name in ("values", "cells", "tokens", "seconds", "least", "most")
-        }
-        for value in values:
-            for name, found in measure(axis, value, repeats).items():
-                points[name].append(found)
-        points["microseconds_per_token"] = [
-            1e6 * s / n for s, n in zip(points["seconds"], points["tokens"], strict=True)
-        ]
-        axes[axis] = points
+    """Seconds of a, c and d along every axis; cells and new tokens fed."""
     threads = torch.get_num_threads()
+    axes = {
+        axis: [measure(axis, value, repeats) for value in values] for axis, values in AXES.items()
+    }
     return {"base": asdict(BASE), "repeats": repeats, "threads": threads, "axes": axes}
 
 
-def measure(axis: str, value: int, repeats: int) -> dict[str, float]:
-    """One point of a curve."""
+def measure(axis: str, value: int, repeats: int) -> dict[str, Any]:
+    """One point of the curves; the runs take turns."""
     shape = BASE if axis == "pairs" else replace(BASE, **{axis: value})
-    work = make_work(make_bench(shape, value if axis == "pairs" else 1), None, sample=1)
+    work = make_work(make_bench(shape, value if axis == "pairs" else 1), None, sample=2)
     with counted(work.bench.codi.loop) as passes:
         sweep(work)
-    seconds = summary([timed(lambda: sweep(work), work.bench) for _ in range(repeats)])
+    runs = {name: run for name, run in runs_to_time(work, passes).items() if name in LINES}
     return {
-        "values": value,
+        "value": value,
         "cells": sum(job.plan.cells.numel() for job in work.jobs),
         "tokens": sum(batch * new for batch, new in passes.fed),
-        "seconds": seconds["median"],
-        "least": seconds["least"],
-        "most": seconds["most"],
+        "seconds": take_turns(runs, work.bench, repeats),
     }
 
 
-def figure(found: dict[str, Any]) -> str:
-    """A page with one panel per axis: seconds of a whole sweep, with the spread of the repeats."""
+def figure(found: dict[str, Any]) -> go.Figure:
+    """A panel per axis: seconds of a whole sweep, with the spread of the repeats."""
     panels = make_subplots(rows=2, cols=2, subplot_titles=list(found["axes"]))
     for i, points in enumerate(found["axes"].values()):
-        spread = {
-            "array": [m - s for m, s in zip(points["most"], points["seconds"], strict=True)],
-            "arrayminus": [s - m for s, m in zip(points["seconds"], points["least"], strict=True)],
-        }
-        line = go.Scatter(
-            x=points["values"],
-            y=points["seconds"],
-            error_y=spread,
-            mode="lines+markers",
-            customdata=list(zip(points["cells"], points["tokens"], strict=True)),
-            hovertemplate="%{x}: %{y:.3f} s<br>%{customdata[0]} cells, %{customdata[1]} tokens",
-            showlegend=False,
-        )
-        panels.add_trace(line, row=i // 2 + 1, col=i % 2 + 1)
-    panels.update_yaxes(title_text="seconds", rangemode="tozero")
+        for name, label in LINES.items():
+            seconds = [point["seconds"][name] for point in points]
+            spread = {
+                "array": [s["most"] - s["median"] for s in seconds],
+                "arrayminus": [s["median"] - s["least"] for s in seconds],
+            }
+            line = go.Scatter(
+                x=[point["value"] for point in points],
+                y=[s["median"] for s in seconds],
+                error_y=spread,
+                mode="lines+markers",
+                name=label,
+                legendgroup=name,
+                showlegend=i == 0,
+                line_color=COLOURS[name],
+                customdata=[(point["cells"], point["tokens"]) for point in points],
+                hovertemplate="%{x}: %{y:.3f} s<br>%{customdata[0]} cells, %{customdata[1]} tokens",
+            )
+            panels.add_trace(line, row=i // 2 + 1, col=i % 2 + 1)
+    panels.update_yaxes(title_text="seconds", type="log", dtick=1)
     panels.update_xaxes(rangemode="tozero")
-    panels.update_layout(title="Seconds of a sweep over all layers and latents", height=700)
-    return plots.page({"growth": panels})
+    panels.update_layout(
+        title="Seconds of a sweep over all layers and latents",
+        height=700,
+        legend={"orientation": "h", "y": -0.08},
+    )
+    return panels

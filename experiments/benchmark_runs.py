@@ -4,8 +4,7 @@ import argparse
 import random
 import statistics
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,16 +16,19 @@ from transformers import DynamicCache
 from codi_lens import Site, UserError
 from codi_lens.hooks import replace
 from codi_lens.jobs import Job, make_job, measure, own_runs, run_jobs
-from codi_lens.loop import LatentLoop
 from codi_lens.memory import in_batches
 from codi_lens.plans import Settings
 from codi_lens.runner import fitting_pairs
 from codi_lens.sweeps import make_settings
+from experiments.benchmark_floor import Passes, counted, floor
 from experiments.benchmark_models import Bench, make_bench
 from experiments.load_benchmark import sampled
 
 TOLERANCE = {"float64": 1e-9, "float32": 1e-3, "bfloat16": 0.2, "float16": 0.05}
 """Largest difference between a, b and c, as a share of the logits' standard deviation."""
+
+Runs = dict[str, tuple[Callable[[], Any], float]]
+"""Name -> run, and by how much its time is scaled up to stand for all cells."""
 
 
 @dataclass(frozen=True)
@@ -152,62 +154,6 @@ def disagreement(work: Work) -> float:
     return worst
 
 
-# -- d, d′ -------------------------------------------------------------------------------------------
-
-
-@dataclass
-class Passes:
-    """The shapes of what c ran: its passes [batch, new positions], and positions unembedded at a time."""
-
-    fed: list[tuple[int, int]] = field(default_factory=list)
-    read: list[int] = field(default_factory=list)
-
-
-@contextmanager
-def counted(loop: LatentLoop) -> Iterator[Passes]:
-    """Records the passes of a loop for as long as the context is open."""
-    passes = Passes()
-    advance, unembed = loop.advance, loop.unembed
-
-    def count_advance(state: Any, embeddings: Tensor, *rest: Any, **options: Any) -> Tensor:
-        passes.fed.append((embeddings.shape[0], embeddings.shape[1]))
-        return advance(state, embeddings, *rest, **options)
-
-    def count_unembed(final: Tensor, *rest: Any) -> Tensor:
-        passes.read.append(final[..., 0].numel())
-        return unembed(final, *rest)
-
-    loop.__dict__ |= {"advance": count_advance, "unembed": count_unembed}
-    try:
-        yield passes
-    finally:
-        del loop.advance, loop.unembed
-
-
-def floor(bench: Bench, passes: Passes, own_shapes: bool) -> Callable[[], None]:
-    """A run over c's tokens in plain transformers: in prompt-sized sequences, or in c's own shapes."""
-    llama = bench.llama
-    shapes = passes.fed
-    if not own_shapes:
-        total = sum(batch * new for batch, new in passes.fed)
-        width = max(new for _, new in passes.fed)
-        most = max(1, max(batch * new for batch, new in passes.fed) // width)
-        whole, rest = divmod(total, width)
-        shapes = [(min(most, whole - i), width) for i in range(0, whole, most)]
-        shapes += [(1, rest)] if rest else []
-    final = torch.zeros(1, max(passes.read), llama.config.hidden_size, device=llama.device)
-    final = final.to(llama.dtype)
-    tokens = [torch.randint(0, 8, shape, device=llama.device) for shape in shapes]
-
-    def run() -> None:
-        for ids in tokens:
-            llama.model(input_ids=ids, use_cache=False)
-        for positions in passes.read:
-            llama.lm_head(final[:, :positions])
-
-    return run
-
-
 # -- the comparison ----------------------------------------------------------------------------------
 
 
@@ -228,11 +174,7 @@ def compare(arguments: argparse.Namespace) -> dict[str, Any]:
         peak = peak_memory(bench, lambda: sweep(work))
     cells = len(work.jobs) * work.jobs[0].plan.cells.numel()
     runs = runs_to_time(work, passes)
-    times: dict[str, list[float]] = {name: [] for name in runs}
-    for _ in range(arguments.repeats):
-        for name, (run, scale) in runs.items():
-            times[name].append(timed(run, bench) * scale)
-    seconds = {name: summary(values) for name, values in times.items()}
+    seconds = take_turns(runs, bench, arguments.repeats)
     middle = {name: values["median"] for name, values in seconds.items()}
     return {
         "shape": arguments.shape,
@@ -258,7 +200,7 @@ def compare(arguments: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def runs_to_time(work: Work, passes: Passes) -> dict[str, tuple[Callable[[], Any], float]]:
+def runs_to_time(work: Work, passes: Passes) -> Runs:
     """Name -> run, and by how much its time is scaled up to stand for all cells."""
     plain, keeping = Plain(work.bench, False), Plain(work.bench, True)
     cells = sum(job.plan.cells.numel() for job in work.jobs)
@@ -277,6 +219,15 @@ def runs_to_time(work: Work, passes: Passes) -> dict[str, tuple[Callable[[], Any
         "d": (floor(work.bench, passes, own_shapes=False), 1.0),
         "d′": (floor(work.bench, passes, own_shapes=True), 1.0),
     }
+
+
+def take_turns(runs: Runs, bench: Bench, repeats: int) -> dict[str, dict[str, float]]:
+    """Seconds of each run, scaled, over repeats in which all take their turn."""
+    times: dict[str, list[float]] = {name: [] for name in runs}
+    for _ in range(repeats):
+        for name, (run, scale) in runs.items():
+            times[name].append(timed(run, bench) * scale)
+    return {name: summary(values) for name, values in times.items()}
 
 
 def timed(run: Callable[[], Any], bench: Bench) -> float:

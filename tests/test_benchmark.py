@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from experiments import benchmark, benchmark_growth, benchmark_models, benchmark_runs
+from experiments.benchmark_floor import counted, floor
 from experiments.benchmark_models import Shape, make_bench
-from experiments.benchmark_runs import counted, floor, make_work, sweep
+from experiments.benchmark_runs import make_work, sweep
 
 SMALL = Shape(layers=2, d_model=32, heads=4, kv_heads=2, d_mlp=48, d_vocab=1100, prompt=12)
 
@@ -91,9 +92,11 @@ def test_growth_is_measured_along_every_axis(monkeypatch, tmp_path, capsys):
     out = tmp_path / "growth"
     assert benchmark.main(["--growth", "--repeats", "1", "--out", str(out)]) == 0
     found = json.loads((out / "growth.json").read_text())["axes"]
-    assert {name: tuple(points["values"]) for name, points in found.items()} == axes
-    assert found["pairs"]["cells"] == [12, 24]
-    assert found["layers"]["cells"] == [6, 12]
-    assert found["prompt"]["tokens"][1] - found["prompt"]["tokens"][0] == 2 * 4
+    assert {name: tuple(p["value"] for p in points) for name, points in found.items()} == axes
+    assert [point["cells"] for point in found["pairs"]] == [12, 24]
+    assert [point["cells"] for point in found["layers"]] == [6, 12]
+    short, long = found["prompt"]
+    assert long["tokens"] - short["tokens"] == 2 * 4
+    assert set(short["seconds"]) == {"a", "c", "d"}
     page = (out / "growth.html").read_text()
     assert all(name in page for name in axes)
