@@ -7,7 +7,7 @@ intervention comes later, is read off the prompt's one unpatched run. `batches` 
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from jaxtyping import Float
 from torch import Tensor
@@ -62,11 +62,11 @@ def shifted(rows: Sequence[Row], by_rows: int, by_prompts: int) -> list[Row]:
         return source + by_rows if isinstance(source, int) else source
 
     return [
-        replace(
-            row,
-            prompt=row.prompt + by_prompts,
-            patches=tuple(replace(p, source=moved(p.source)) for p in row.patches),
-            thoughts_of=None if row.thoughts_of is None else row.thoughts_of + by_rows,
+        Row(
+            row.prompt + by_prompts,
+            tuple(Patch(p.name, p.step, moved(p.source)) for p in row.patches),
+            None if row.thoughts_of is None else row.thoughts_of + by_rows,
+            row.watch,
         )
         for row in rows
     ]
@@ -97,18 +97,19 @@ def batches(rows: Sequence[Row], num_latents: int) -> dict[Step, Batch]:
     """
     first = _first_steps(rows, num_latents)
     found: dict[Step, Batch] = {}
-    before = {(row.prompt, -1): row.prompt for row in rows}
+    prompts = [row.prompt for row in rows]
+    before = {~prompt: prompt for prompt in prompts}
     for now, step in enumerate(steps_of(num_latents)):
-        runs = [
-            (row.prompt, index if first[index] <= now else -1) for index, row in enumerate(rows)
-        ]
-        distinct = set(runs)
-        size = Counter(prompt for prompt, _ in distinct)
+        # A run has a number: its row's, or ~prompt for the unpatched run of a prompt.
+        runs = [i if first[i] <= now else ~prompt for i, prompt in enumerate(prompts)]
+        prompt_of = {run: ~run if run < 0 else prompts[run] for run in runs}
+        size = Counter(prompt_of.values())
         # Prompts with equally many runs lie side by side too: they are one matrix product.
-        order = sorted(distinct, key=lambda run: (size[run[0]], run))
-        taken_from = tuple(before[run if run in before else (run[0], -1)] for run in order)
+        keys = [(size[prompt], prompt, run) for run, prompt in prompt_of.items()]
+        order = [run for _, _, run in sorted(keys)]
+        taken_from = tuple(before[run if run in before else ~prompt_of[run]] for run in order)
         before = {run: place for place, run in enumerate(order)}
-        joined = tuple(index >= 0 for _, index in runs)
+        joined = tuple(run >= 0 for run in runs)
         found[step] = Batch(taken_from, tuple(before[run] for run in runs), joined)
     return found
 
