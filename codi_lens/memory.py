@@ -1,5 +1,6 @@
-"""How many rows fit side by side: a first guess from free memory, halved whenever it proves too many."""
+"""Memory: how many rows fit side by side, a first guess that is halved whenever it proves too many."""
 
+import ctypes
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
 
@@ -10,6 +11,8 @@ from codi_lens.errors import UserError
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
+"""Of mallopt(3)."""
 LARGEST_SHARE = 0.5
 """Of the free memory, for activations: the guess is rough, and other programs grow too."""
 LARGEST_BUDGET = 4 * 2**30
@@ -52,6 +55,18 @@ def free_memory(device: torch.device) -> int:
     import psutil
 
     return int(psutil.virtual_memory().available)
+
+
+def keep_freed_memory() -> None:
+    """Has glibc keep what is freed for the next tensors, of which a sweep makes thousands of a few sizes.
+
+    Left alone it gives large ones back to the system, and every page of the next has to be mapped anew: about a
+    tenth of a sweep on the CPU. With another C library nothing is done.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
+        mallopt(M_MMAP_THRESHOLD, 2**30)
 
 
 def in_batches(

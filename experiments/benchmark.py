@@ -59,6 +59,9 @@ def benchmark(arguments: argparse.Namespace) -> None:
         value = getattr(arguments, name)
         if value is not None and value < 1:
             raise UserError(f"--{name.replace('_', '-')} is {value}; it must be 1 or more")
+    from codi_lens.memory import keep_freed_memory
+
+    keep_freed_memory()  # as the programs do, for all runs alike
     folder = None if arguments.out is None else cli.fresh_folder(arguments.out, "benchmark")
     if arguments.growth:
         growth(arguments, folder)

@@ -244,11 +244,13 @@ def load_model(arguments: argparse.Namespace, device: str | None = None) -> "Hoo
     import torch
 
     from codi_lens import HookedCodi
+    from codi_lens.memory import keep_freed_memory
 
     dtype = getattr(torch, arguments.dtype)
     codi = HookedCodi.from_pretrained(
         arguments.model, device=device or arguments.device, dtype=dtype
     )
+    keep_freed_memory()
     trained = codi.config.num_latents
     if codi.num_latents(arguments.num_latents) > trained:
         print(

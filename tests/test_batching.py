@@ -1,5 +1,8 @@
 """How many pairs run side by side, and that nothing is lost when memory runs out."""
 
+import subprocess
+import sys
+
 import pytest
 import torch
 
@@ -131,3 +134,19 @@ def test_the_guess_is_about_what_a_row_takes(tiny):
 
 
 BLOCK_HOOKS = ("attn.hook_attn_scores", "attn.hook_pattern", "mlp.hook_pre", "mlp.hook_post")
+
+
+def test_freed_memory_is_kept():
+    """The second large tensor takes the pages of the first."""
+    program = """
+import resource, torch
+from codi_lens.memory import keep_freed_memory
+keep_freed_memory()
+for _ in range(2):
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    torch.ones(2**24)
+    print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    first, second = map(int, done.stdout.split())
+    assert second < first / 10, "with glibc"
