@@ -154,11 +154,12 @@ class HookedCodi:
         self.tokens.check_length(tokens.shape[1])
         return self.loop.read(tokens[:, :-1], mask[:, :-1], plan)
 
-    def read_to_share(self, questions: Sequence[str]) -> LoopState:
-        """As `read`; rows of the state can be selected and repeated, its prompts shared."""
+    def read_to_share(self, questions: Sequence[str], *, through_bot: bool = False) -> LoopState:
+        """As `read`, or on through bot; rows of the state can be selected and repeated."""
         tokens, mask = self.tokens.prompts(questions)
         self.tokens.check_length(tokens.shape[1])
-        return self.loop.read_to_share(tokens[:, :-1], mask[:, :-1])
+        end = tokens.shape[1] if through_bot else -1
+        return self.loop.read_to_share(tokens[:, :end], mask[:, :end], through_bot=through_bot)
 
     def think(
         self, questions: Sequence[str], num_latents: int, plan: HookPlan | None = None

@@ -143,9 +143,15 @@ class LatentLoop:
         return state
 
     def read_to_share(
-        self, tokens: Int[Tensor, "batch pos"], mask: Int[Tensor, "batch pos"]
+        self,
+        tokens: Int[Tensor, "batch pos"],
+        mask: Int[Tensor, "batch pos"],
+        *,
+        through_bot: bool = False,
     ) -> LoopState:
         """As `read`, without hooks; rows of the state can be selected and repeated, its prompts shared.
+
+        `through_bot`: the tokens go on to bot, so that step `bot` is done in the same pass.
 
         Raises:
             UserError: the model has attention of a kind that this is not implemented for.
@@ -153,7 +159,9 @@ class LatentLoop:
         none = torch.zeros((len(tokens), 0), dtype=torch.long, device=self.device)
         cache = SharedPrefixCache.empty(self.model, len(tokens))
         state = LoopState(cache, none)
-        self.advance(state, self.embed(tokens), (), mask.to(self.device))
+        final = self.advance(state, self.embed(tokens), (), mask.to(self.device))
+        if through_bot:
+            self._think(state, final)
         return replace(state, cache=cache.as_prefix())
 
     def begin(self, state: LoopState, bot: int, plan: HookPlan | None = None) -> LoopState:

@@ -67,8 +67,11 @@ def run_rows(
     found = batches(rows, num_latents)
     hooks = _row_hooks(codi, rows, found, watched)
     plan = HookPlan(codi.model, hooks, num_latents)
-    state = codi.read_to_share(questions)
-    state = loop.begin(state.select(found["bot"].taken_from), codi.ids.bot, plan)
+    at_bot = bool(plan.at("bot"))  # if not, bot needs no pass of its own
+    state = codi.read_to_share(questions, through_bot=not at_bot)
+    state = state.select(found["bot"].taken_from)
+    if at_bot:
+        state = loop.begin(state, codi.ids.bot, plan)
     for step in range(num_latents):
         state = loop.think_once(state.select(found[step].taken_from), step, plan)
     end = found["eot"]

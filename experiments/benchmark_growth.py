@@ -7,6 +7,7 @@ import plotly.graph_objects as go
 import torch
 from plotly.subplots import make_subplots
 
+from codi_lens.plots import style
 from experiments.benchmark_floor import counted
 from experiments.benchmark_models import Shape, make_bench
 from experiments.benchmark_runs import make_work, runs_to_time, sweep, take_turns
@@ -21,6 +22,7 @@ AXES = {
 """Each is varied alone, the others as in `BASE` with one pair."""
 
 
+TITLES = {"prompt": "prompt, in tokens"}
 COLOURS = {"a": "#b44", "c": "#247", "d": "#888"}
 LINES = {
     "a": "one run per cell, transformers",
@@ -56,32 +58,43 @@ def measure(axis: str, value: int, repeats: int) -> dict[str, Any]:
 
 def figure(found: dict[str, Any]) -> go.Figure:
     """A panel per axis: seconds of a whole sweep, with the spread of the repeats."""
-    panels = make_subplots(rows=2, cols=2, subplot_titles=list(found["axes"]))
-    for i, points in enumerate(found["axes"].values()):
-        for name, label in LINES.items():
-            seconds = [point["seconds"][name] for point in points]
-            spread = {
-                "array": [s["most"] - s["median"] for s in seconds],
-                "arrayminus": [s["median"] - s["least"] for s in seconds],
-            }
-            line = go.Scatter(
-                x=[point["value"] for point in points],
-                y=[s["median"] for s in seconds],
-                error_y=spread,
-                mode="lines+markers",
-                name=label,
-                legendgroup=name,
-                showlegend=i == 0,
-                line_color=COLOURS[name],
-                customdata=[(point["cells"], point["tokens"]) for point in points],
-                hovertemplate="%{x}: %{y:.3f} s<br>%{customdata[0]} cells, %{customdata[1]} tokens",
-            )
-            panels.add_trace(line, row=i // 2 + 1, col=i % 2 + 1)
-    panels.update_yaxes(title_text="seconds", type="log", dtick=1)
-    panels.update_xaxes(rangemode="tozero")
-    panels.update_layout(
-        title="Seconds of a sweep over all layers and latents",
-        height=700,
-        legend={"orientation": "h", "y": -0.08},
+    panels = make_subplots(
+        rows=2,
+        cols=2,
+        subplot_titles=[TITLES.get(axis, axis) for axis in found["axes"]],
+        shared_yaxes=True,
+        vertical_spacing=0.14,
     )
-    return panels
+    for i, points in enumerate(found["axes"].values()):
+        for name in LINES:
+            line = curve(points, name).update(showlegend=i == 0)
+            panels.add_trace(line, row=i // 2 + 1, col=i % 2 + 1)
+    panels.update_yaxes(type="log", dtick=1)
+    panels.update_yaxes(title_text="seconds", col=1)
+    panels.update_layout(legend={"orientation": "h", "y": -0.08})
+    base = ", ".join(f"{name} {value}" for name, value in found["base"].items())
+    subtitle = f"all layers × latents; one axis varied, else {base} and one pair; medians of "
+    subtitle += (
+        f"{found['repeats']} on {found['threads']} threads, lines on the bars: least to most"
+    )
+    lined = style.lined(panels)
+    return style.headed(lined, "Seconds of a sweep", subtitle, width=760, body=520, extra=40)
+
+
+def curve(points: list[dict[str, Any]], name: str) -> go.Scatter:
+    """One line of a panel."""
+    seconds = [point["seconds"][name] for point in points]
+    return go.Scatter(
+        x=[point["value"] for point in points],
+        y=[s["median"] for s in seconds],
+        error_y={
+            "array": [s["most"] - s["median"] for s in seconds],
+            "arrayminus": [s["median"] - s["least"] for s in seconds],
+        },
+        mode="lines+markers",
+        name=LINES[name],
+        legendgroup=name,
+        line_color=COLOURS[name],
+        customdata=[(point["cells"], point["tokens"]) for point in points],
+        hovertemplate="%{x}: %{y:.3f} s<br>%{customdata[0]} cells, %{customdata[1]} tokens",
+    )

@@ -40,9 +40,9 @@ def test_tokens_are_those_that_have_to_be_fed(small):
     work = make_work(bench, None, sample=1)
     with torch.no_grad(), counted(bench.codi.loop) as passes:
         sweep(work)
-    # Two prompts without bot, bot, a base, a source and 2 layers × k cells, all with eot and stem.
+    # Two prompts with bot, a base, a source and 2 layers × k cells, all with eot and stem.
     latents = [(2 + 2 * k, 1) for k in range(1, 7)]
-    assert passes.fed == [(2, 11), (2, 1), *latents, (14, 9)]
+    assert passes.fed == [(2, 12), *latents, (14, 9)]
     assert sum(passes.read) == 14 * 9
     before = len(passes.fed)
     sweep(work)

@@ -98,8 +98,9 @@ def test_a_step_at_which_rows_cannot_be_patched(tiny, step):
             run_rows(tiny, ["1 plus 2?"], [row], 3)
 
 
-def test_the_batch_grows_as_rows_join(tiny):
-    settings = make_settings(tiny)
+@pytest.mark.parametrize("positions", [None, ("bot", 0, 1, 2)])
+def test_the_batch_grows_as_rows_join(tiny, positions):
+    settings = make_settings(tiny, positions=positions)
     jobs = [make_job("position_patching", tiny, pair, settings) for pair in PAIRS[:2]]
     sizes = []
 
@@ -112,8 +113,11 @@ def test_the_batch_grows_as_rows_join(tiny):
         len(tiny.tokens.prompt(v.question)) for p in PAIRS[:2] for v in (p.clean, p.corrupted)
     )
     stem = len(jobs[0].answer.stem)
-    # Prompts without bot, bot, three latents with 3 more cells each per pair, eot with the stem.
-    assert sizes == [(4, prompt - 1), (4, 1), (10, 1), (16, 1), (22, 1), (22, 1 + stem)]
+    # Prompts, three latents with 3 more cells each per pair, eot with the stem; bot with the prompts, but for
+    # rows that are patched there.
+    prompts, first = ([(4, prompt)], 4) if positions is None else ([(4, prompt - 1), (10, 1)], 10)
+    latents = [(first + more, 1) for more in (6, 12, 18)]
+    assert sizes == [*prompts, *latents, (first + 18, 1 + stem)]
 
 
 # -- equality with the plain path -------------------------------------------------------------------

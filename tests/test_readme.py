@@ -1,5 +1,6 @@
 """Every command and every snippet of the README, run."""
 
+import json
 import re
 import shlex
 import subprocess
@@ -18,7 +19,9 @@ COMMANDS = [
     for line in block.strip().splitlines()
 ]
 PROGRAMS = [line for line in COMMANDS if line.startswith("python -m experiments.")]
+LAUNCHED = [line for line in COMMANDS if line.startswith("accelerate launch ")]
 QUICK = {
+    "benchmark": ["--repeats", "1", "--sample", "1"],
     "necessity": ["--limit", "4"],
     "position_patching": ["--limit", "3"],
     "layer_patching": ["--limit", "3"],
@@ -62,6 +65,20 @@ def test_a_command_of_the_readme(command, runs, tmp_path):
     assert done.returncode == 0, done.stderr
 
 
+def test_the_readme_launches_several_processes(tmp_path):
+    (command,) = LAUNCHED
+    words = [*shlex.split(command)[2:], "--limit", "3", "--out", str(tmp_path / "out")]
+    done = subprocess.run(
+        [sys.executable, "-m", "accelerate.commands.launch", *words],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert json.loads((tmp_path / "out/manifest.json").read_text())["config"]["processes"] == 2
+
+
 def test_every_program_is_in_the_readme():
     programs = {p.stem for p in (ROOT / "experiments").glob("*.py") if "def main(" in p.read_text()}
     named = set(re.findall(r"experiments\.(\w+)", README))
@@ -75,7 +92,7 @@ def test_the_first_screen_has_the_two_commands_and_ci_runs_the_second():
     assert install in first_screen
     assert test in first_screen
     assert f"\n{test}\n" in (ROOT / ".ci" / "run").read_text()
-    assert set(COMMANDS) == {install, test, *PROGRAMS}
+    assert set(COMMANDS) == {install, test, *PROGRAMS, *LAUNCHED}
 
 
 def test_the_python_of_the_readme_runs(monkeypatch):
