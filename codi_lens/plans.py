@@ -18,6 +18,7 @@ Every patched cell comes in *variants*:
 import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Int
@@ -165,46 +166,46 @@ def _noise(settings: Settings, pair_id: int, d_model: int) -> SourceOf:
     return displaced
 
 
-def position_plan(
+def position_plan(settings: Settings, **options: Any) -> Plan:
+    """One cell per (layer, position): axes variant × layer × position; `options` as in `_plan`."""
+    places = [[site_at(settings, la, k)] for la in settings.layers for k in settings.positions]
+    return _plan(settings, places, {"position": settings.positions}, **options)
+
+
+def layer_plan(settings: Settings, **options: Any) -> Plan:
+    """All chosen positions of a layer together (parallel patching): axes variant × layer.
+
+    `options` as in `_plan`.
+    """
+    places = [[site_at(settings, la, k) for k in settings.positions] for la in settings.layers]
+    return _plan(settings, places, {}, **options)
+
+
+def _plan(
     settings: Settings,
+    places: Sequence[Sequence[Site]],
+    inner: dict[str, tuple[Label, ...]],
     *,
     pair_id: int,
     d_model: int,
     with_donor: bool = False,
     source: SourceOf = lambda _: SOURCE,
 ) -> Plan:
-    """One cell per (layer, position): axes variant × layer × position."""
-    grid = [
-        site_at(settings, layer, step) for layer in settings.layers for step in settings.positions
-    ]
+    """Cells that each patch some places at once, in all variants: axes variant × layer × `inner`.
+
+    Args:
+        pair_id, d_model: what the noise control's directions are made of.
+        with_donor: whether there is another pair's run for the donor control.
+        source: what is patched in; the source run's activation, or a saved one.
+    """
+    grid = tuple(site for together in places for site in together)
     rows = _Rows(settings, grid, with_donor)
     noise = _noise(settings, pair_id, d_model)
-    cells = [rows.add_variants([site], source, noise) for site in grid]
-    shape = (len(settings.variants), len(settings.layers), len(settings.positions))
-    index = [[cell[variant] for cell in cells] for variant in settings.variants]
-    axes = {"variant": settings.variants, "layer": settings.layers, "position": settings.positions}
-    return Plan(tuple(rows.rows), axes, torch.tensor(index).reshape(shape), tuple(grid))
-
-
-def layer_plan(
-    settings: Settings,
-    *,
-    pair_id: int,
-    d_model: int,
-    with_donor: bool = False,
-    source: SourceOf = lambda _: SOURCE,
-) -> Plan:
-    """All chosen positions of a layer together (parallel patching): axes variant × layer."""
-    grid = [
-        [site_at(settings, layer, step) for step in settings.positions] for layer in settings.layers
-    ]
-    flat = [site for row in grid for site in row]
-    rows = _Rows(settings, flat, with_donor)
-    noise = _noise(settings, pair_id, d_model)
-    cells = [rows.add_variants(places, source, noise) for places in grid]
-    index = [[cell[variant] for cell in cells] for variant in settings.variants]
-    axes = {"variant": settings.variants, "layer": settings.layers}
-    return Plan(tuple(rows.rows), axes, torch.tensor(index), tuple(flat))
+    cells = [rows.add_variants(together, source, noise) for together in places]
+    index = torch.tensor([[cell[variant] for cell in cells] for variant in settings.variants])
+    axes = {"variant": settings.variants, "layer": settings.layers, **inner}
+    shape = [len(labels) for labels in axes.values()]
+    return Plan(tuple(rows.rows), axes, index.reshape(shape), grid)
 
 
 def iterative_plan(

@@ -74,9 +74,7 @@ def figure(found: dict[str, Any]) -> go.Figure:
     panels.update_layout(legend={"orientation": "h", "y": -0.08})
     base = ", ".join(f"{name} {value}" for name, value in found["base"].items())
     subtitle = f"all layers × latents; one axis varied, else {base} and one pair; medians of "
-    subtitle += (
-        f"{found['repeats']} on {found['threads']} threads, lines on the bars: least to most"
-    )
+    subtitle += f"{found['repeats']} on {found['threads']} threads, bars from least to most"
     lined = style.lined(panels)
     return style.headed(lined, "Seconds of a sweep", subtitle, width=760, body=520, extra=40)
 

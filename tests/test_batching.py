@@ -137,16 +137,16 @@ BLOCK_HOOKS = ("attn.hook_attn_scores", "attn.hook_pattern", "mlp.hook_pre", "ml
 
 
 def test_freed_memory_is_kept():
-    """The second large tensor takes the pages of the first."""
+    """Sooner or later a large tensor takes pages that are there, with glibc; without, it never does."""
     program = """
 import resource, torch
 from codi_lens.memory import keep_freed_memory
 keep_freed_memory()
-for _ in range(2):
+for _ in range(30):
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
     torch.ones(2**24)
     print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
-    first, second = map(int, done.stdout.split())
-    assert second < first / 10, "with glibc"
+    first, *later = map(int, done.stdout.split())
+    assert min(later) < first / 10
