@@ -203,12 +203,12 @@ def test_the_two_routes_of_a_patch(tiny):
     readout, _ = run_pair(tiny, PAIRS[0], rows)
     base, total_l, direct_l, indirect_l = (readout.clean[i] for i in (0, 2, 3, 4))
     assert (total_l - base).abs().max() > 1e-3
-    torch.testing.assert_close(direct_l, base, atol=1e-11, rtol=0)
-    torch.testing.assert_close(indirect_l, total_l, atol=1e-11, rtol=0)
+    torch.testing.assert_close(direct_l, base, atol=1e-12, rtol=0)
+    torch.testing.assert_close(indirect_l, total_l, atol=1e-12, rtol=0)
     total_k, direct_k, indirect_k = (readout.clean[i] for i in (5, 6, 7))
     assert (total_k - base).abs().max() > 1e-3
-    torch.testing.assert_close(direct_k, total_k, atol=1e-11, rtol=0)
-    torch.testing.assert_close(indirect_k, base, atol=1e-11, rtol=0)
+    torch.testing.assert_close(direct_k, total_k, atol=1e-12, rtol=0)
+    torch.testing.assert_close(indirect_k, base, atol=1e-12, rtol=0)
 
 
 def test_patches_at_bot_and_eot_and_of_the_thought(tiny):

@@ -16,7 +16,7 @@ SHAPES = {
     "biases": {"llama_options": {"attention_bias": True}},
 }
 QUESTIONS = ["12 plus 30?", "one plus two plus 3 plus 4 plus 5?", "1 plus 2?"]
-TOLERANCE = 1e-11
+TOLERANCE = 1e-12
 """The two orders of summation differ by roundings of 1e-16 that three layers amplify."""
 
 
