@@ -48,18 +48,17 @@ def sweep(experiment: str, arguments: argparse.Namespace, figures: Figures, **op
     """
     cli.check_numbers(arguments)
     with processes.together() as here:
-        # Looked at before there is a model, and by all before one makes anything.
-        folder = arguments.resume or arguments.out
-        if arguments.resume is None and here.index == 0:
-            cli.check_unused(folder)
-        if arguments.resume is not None and is_finished(folder):
-            clear_up(folder, here)
+        if arguments.resume is not None and is_finished(arguments.resume):
+            clear_up(arguments.resume, here)
             return
+        if arguments.resume is None and here.index == 0:
+            cli.check_unused(arguments.out)  # before there is a model to wait for
         started = time.perf_counter()
         work = inputs.prepare(experiment, arguments, here, options)
         with open_journal(work) as journal, cli.resume_hint(work.command):
             tracker = follow(work)
             result, whole = run(work, journal, tracker)
+            here.wait()  # until all have read what the first now puts away
             if here.index:
                 return
             journal.absorb()

@@ -34,6 +34,20 @@ sys.exit(position_patching.main())
 """
 
 
+SLOW = """
+import os, sys, time
+from codi_lens.journal import Journal
+from experiments import position_patching
+
+outcomes = Journal.outcomes
+def late(self, pairs):
+    time.sleep(8 if os.environ["RANK"] == "1" and list(self.folder.glob("parts/*")) else 0)
+    return outcomes(self, pairs)
+Journal.outcomes = late
+sys.exit(position_patching.main())
+"""
+
+
 @pytest.fixture(scope="module")
 def flags(tmp_path_factory):
     return [*write_job(tmp_path_factory.mktemp("job")), "--answers", "top"]
@@ -96,6 +110,16 @@ def test_one_process_goes_on_where_two_were_killed(flags, whole, tmp_path):
     assert len((folder / "journal-1.jsonl").read_bytes().splitlines()) == 2, "a header and a pair"
     assert position_patching.main(["--resume", str(folder)]) == 0
     assert same_files(folder, whole)
+
+
+def test_a_process_may_be_slow_to_read_what_the_first_then_removes(flags, tmp_path):
+    folder, script = tmp_path / "run", tmp_path / "slow.py"
+    script.write_text(SLOW)
+    flags = [*flags, "--answers", "none", "--controls", "none", "--batch-rows", "12", "--out"]
+    done = launch(script, *flags, folder)
+    assert done.returncode == 0, done.stderr
+    assert position_patching.main([*flags, str(tmp_path / "one")]) == 0
+    assert same_files(folder, tmp_path / "one")
 
 
 def test_they_meet_and_hear_the_first():
