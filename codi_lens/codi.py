@@ -150,16 +150,21 @@ class HookedCodi:
 
     def read(self, questions: Sequence[str], plan: HookPlan | None = None) -> LoopState:
         """Runs the prompts, left-padded; returns the state before bot."""
-        tokens, mask = self.tokens.prompts(questions)
-        self.tokens.check_length(tokens.shape[1])
+        tokens, mask = self._prompts(questions)
         return self.loop.read(tokens[:, :-1], mask[:, :-1], plan)
 
     def read_to_share(self, questions: Sequence[str], *, through_bot: bool = False) -> LoopState:
         """As `read`, or on through bot; rows of the state can be selected and repeated."""
-        tokens, mask = self.tokens.prompts(questions)
-        self.tokens.check_length(tokens.shape[1])
+        tokens, mask = self._prompts(questions)
         end = tokens.shape[1] if through_bot else -1
         return self.loop.read_to_share(tokens[:, :end], mask[:, :end], through_bot=through_bot)
+
+    def _prompts(
+        self, questions: Sequence[str]
+    ) -> tuple[Int[Tensor, "batch pos"], Int[Tensor, "batch pos"]]:
+        tokens, mask = self.tokens.prompts(questions)
+        self.tokens.check_length(tokens.shape[1])
+        return tokens, mask
 
     def think(
         self, questions: Sequence[str], num_latents: int, plan: HookPlan | None = None

@@ -17,10 +17,7 @@ from typing import Self
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
-from transformer_lens import (
-    HookedTransformer,
-    HookedTransformerConfig,
-)
+from transformer_lens import HookedTransformer, HookedTransformerConfig
 
 from codi_lens.errors import UserError
 
@@ -122,6 +119,7 @@ class SharedPrefixEntry:
     keys: Float[Tensor, "rows kv_heads pos d_head"]
     values: Float[Tensor, "rows kv_heads pos d_head"]
     groups: tuple[Group, ...]
+    """Which rows share which prompt's prefix; none while there is no prefix."""
     now: NewPositions | None = None
     """Of the pass that is under way."""
 
@@ -149,7 +147,7 @@ class SharedPrefixEntry:
         # rows of its matrix product.
         q = q.transpose(1, 2).reshape(rows, self.keys.shape[1], -1, d_head)
         scores = q.new_empty((*q.shape[:-1], self.length))
-        for group in self.groups if prefix else ():
+        for group in self.groups:
             part = group.stacked(q) @ self.prefix_keys[group.prompts]
             to = group.unstacked(scores[..., :prefix])
             to.copy_(part.view(to.shape))
@@ -164,7 +162,7 @@ class SharedPrefixEntry:
         prefix = self.prefix_keys.shape[-1]
         pattern = pattern.reshape(rows, self.values.shape[1], -1, self.length)
         z = pattern[..., prefix:] @ self.values
-        for group in self.groups if prefix else ():
+        for group in self.groups:
             part = group.stacked(pattern[..., :prefix]) @ self.prefix_values[group.prompts]
             to = group.unstacked(z)
             to += part.view(to.shape)
@@ -192,12 +190,12 @@ class SharedPrefixCache:
         cfg = model.cfg
         check_config(cfg)
         none = model.W_E.new_empty((batch, cfg.n_key_value_heads or cfg.n_heads, 0, cfg.d_head))
-        groups = group_rows(range(batch), none.device)
-        entries = [SharedPrefixEntry(none.mT, none, none, none, groups) for _ in model.blocks]
+        entries = [SharedPrefixEntry(none.mT, none, none, none, ()) for _ in model.blocks]
         return cls(entries, tuple(range(batch)))
 
     def as_prefix(self) -> Self:
         """What the rows hold, made the prefix that rows to come can share."""
+        groups = group_rows(self.prompts, self.entries[0].keys.device)
         entries = [
             replace(
                 entry,
@@ -205,6 +203,7 @@ class SharedPrefixCache:
                 prefix_values=entry.values,
                 keys=entry.keys[:, :, :0],
                 values=entry.values[:, :, :0],
+                groups=groups,
             )
             for entry in self.entries
         ]
