@@ -1,4 +1,7 @@
-"""The one exception that stands for a mistake in what the user gave."""
+"""The one exception that stands for a mistake in what the user gave, and the check that most numbers need."""
+
+import operator
+from typing import Any
 
 
 class UserError(ValueError):
@@ -6,3 +9,21 @@ class UserError(ValueError):
 
     Command-line programs print it without a traceback and end with exit code 2.
     """
+
+
+def whole_number(value: Any, what: str, *, at_least: int = 0) -> int:
+    """`value` as an int: anything that `operator.index` takes, such as NumPy's integers, but no boolean.
+
+    Raises:
+        UserError: another kind of value, or one below `at_least`; `what` names it.
+    """
+    needed = f"a whole number of {at_least} or more"
+    if isinstance(value, bool):
+        raise UserError(f"{what} is {value!r}; it must be {needed}")
+    try:
+        number = operator.index(value)
+    except TypeError as error:
+        raise UserError(f"{what} is {value!r}; it must be {needed}") from error
+    if number < at_least:
+        raise UserError(f"{what} is {number}; it must be {needed}")
+    return number

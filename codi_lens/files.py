@@ -1,4 +1,4 @@
-"""Writing files so that each is there whole or not at all, whatever ends the process or the machine."""
+"""Text in UTF-8 whatever the locale; and files that are there whole or not at all, whatever ends the process."""
 
 import json
 import os
@@ -6,8 +6,23 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from codi_lens.errors import UserError
+
 if TYPE_CHECKING:
     from torch import Tensor
+
+
+def read_text(path: Path) -> str:
+    """A text file's content, UTF-8 whatever the locale, without the byte-order mark that some editors add.
+
+    Raises:
+        UserError: not UTF-8.
+        OSError: not there, or not readable.
+    """
+    try:
+        return path.expanduser().read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: not UTF-8 text (byte {error.start})") from error
 
 
 def write_json(files: Mapping[Path, Any]) -> None:
