@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from codi_lens import plots
-    from codi_lens.codi import CodiCache, CodiRun, HookedCodi
+    from codi_lens.cache import CodiCache
+    from codi_lens.codi import CodiRun, HookedCodi
     from codi_lens.errors import UserError
     from codi_lens.hooks import Site
     from codi_lens.outcomes import Sweep
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from codi_lens.sweeps import patch_iteratively, patch_layers, patch_positions
 
 _HOMES = {
-    "CodiCache": "codi",
+    "CodiCache": "cache",
     "CodiRun": "codi",
     "HookedCodi": "codi",
     "UserError": "errors",

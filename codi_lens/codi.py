@@ -2,24 +2,22 @@
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor, nn
-from transformer_lens import ActivationCache, HookedTransformer
-from transformers import PreTrainedTokenizerBase
+from torch import Tensor
 
 from codi_lens.answers import Answer
-from codi_lens.config import CodiConfig
-from codi_lens.errors import UserError
-from codi_lens.hooked import to_hooked
+from codi_lens.cache import CodiCache
+from codi_lens.errors import UserError, whole_number
 from codi_lens.hooks import AddressedHook, HookPlan, Step
-from codi_lens.load_report import LoadReport
-from codi_lens.loop import LatentLoop, LoopState
-from codi_lens.pretrained import Pretrained, load_pretrained
-from codi_lens.tokens import CodiTokens, left_pad, right_pad
+from codi_lens.loop import LoopState
+from codi_lens.parts import CodiParts
+from codi_lens.tokens import left_pad, right_pad
+
+DECODED = 32
+"""Tokens of a greedy answer, at most, where nothing else is said."""
 
 
 @dataclass(frozen=True)
@@ -37,120 +35,17 @@ class CodiRun:
     answer_tokens: tuple[tuple[int, ...], ...]
 
 
-class CodiCache(ActivationCache):
-    """TransformerLens' cache over question + bot + thoughts + eot + answer, in one sequence.
+class HookedCodi(CodiParts):
+    """A CODI model to generate with, to look into and to intervene on; its parts are those of `CodiParts`."""
 
-    `positions[step]` is the slice of the position axis that belongs to a step: "prompt" (left padding
-    included), "bot", each latent 0 .. N-1, "eot", "answer".
-    """
+    def read(
+        self, questions: Sequence[str], plan: HookPlan | None = None, *, behind: int = 0
+    ) -> LoopState:
+        """Runs the prompts, left-padded; returns the state before bot.
 
-    def __init__(
-        self,
-        activations: dict[str, Tensor],
-        model: HookedTransformer,
-        positions: dict[Step, slice],
-        mask: Int[Tensor, "batch pos"],
-    ) -> None:
-        super().__init__(activations, model)
-        self.positions = positions
-        self.mask = mask
-
-
-class HookedCodi:
-    """A CODI LLaMA as a `HookedTransformer`, with its projection, tokenizer and latent loop.
-
-    Attributes:
-        model: the hooked LLaMA; every hook point of TransformerLens is there.
-        projection: final state -> thought, or None where the final state itself is fed.
-        tokens: text to and from token sequences; its `tokenizer` is the base model's.
-        ids: pad, bot, eot, eos.
-        config: alpha, number of latents, layout, answer stem.
-        loop: the latent-thought loop, for work below the level of this class.
-        load_report: what the checkpoint held and what became of it.
-    """
-
-    def __init__(
-        self,
-        model: HookedTransformer,
-        projection: nn.Module | None,
-        tokenizer: PreTrainedTokenizerBase,
-        config: CodiConfig,
-        load_report: LoadReport | None = None,
-        digest: str = "",
-        name: str = "",
-    ) -> None:
-        self.model = model
-        self.projection = projection
-        self.config = config
-        self.tokens = CodiTokens(tokenizer, config, model.cfg.d_vocab, model.cfg.n_ctx)
-        self.ids = self.tokens.ids
-        self.loop = LatentLoop(model, projection)
-        self.load_report = load_report
-        self.digest = digest
-        self.name = name
-
-    @classmethod
-    def from_pretrained(
-        cls,
-        name_or_folder: str | Path,
-        *,
-        base: str | Path | None = None,
-        revision: str | None = None,
-        device: str | torch.device = "cpu",
-        dtype: torch.dtype = torch.float32,
-        alpha: float | None = None,
-        num_latents: int | None = None,
-        remove_eos: bool | None = None,
-        answer_stem: str | None = None,
-    ) -> Self:
-        """Loads a model.
-
-        Args:
-            name_or_folder: "toy" (the embedded model), a folder in the official layout, or a hub id.
-            base: folder or hub id of the base model, for its config, and for its tokenizer where
-                none is beside the weights; None: beside the weights, else as the checkpoint's
-                settings say.
-            revision: branch, tag or commit of the checkpoint on the hub.
-            device: "auto", or a torch device.
-            dtype: of the merged weights.
-            alpha, num_latents, remove_eos, answer_stem: what the tensors cannot say, where neither
-                `codi_config.json` nor the table of known checkpoints says it, or to override them.
-
-        Raises:
-            UserError: nothing there, or something that the tensors cannot tell is not given.
-            CheckpointError: the checkpoint is not exactly the model it claims to be.
+        `behind`: positions that are to follow the prompt, which the context must have room for.
         """
-        parts = load_pretrained(
-            name_or_folder,
-            base=base,
-            revision=revision,
-            device=device,
-            dtype=dtype,
-            lora_alpha=alpha,
-            num_latents=num_latents,
-            remove_eos=remove_eos,
-            answer_stem=answer_stem,
-        )
-        return cls.from_parts(parts, str(name_or_folder))
-
-    @classmethod
-    def from_parts(cls, parts: Pretrained, name: str = "") -> Self:
-        """Wraps a loaded model; `parts.llama` shares its weights with the result."""
-        return cls(
-            to_hooked(parts.llama),
-            parts.projection,
-            parts.tokenizer,
-            parts.config,
-            parts.report,
-            parts.report.digest,
-            name,
-        )
-
-    # -- runs ------------------------------------------------------------------------------------
-
-    def read(self, questions: Sequence[str], plan: HookPlan | None = None) -> LoopState:
-        """Runs the prompts, left-padded; returns the state before bot."""
-        tokens, mask = self._prompts(questions)
+        tokens, mask = self._prompts(questions, behind)
         return self.loop.read(tokens[:, :-1], mask[:, :-1], plan)
 
     def read_to_share(self, questions: Sequence[str], *, through_bot: bool = False) -> LoopState:
@@ -160,25 +55,34 @@ class HookedCodi:
         return self.loop.read_to_share(tokens[:, :end], mask[:, :end], through_bot=through_bot)
 
     def _prompts(
-        self, questions: Sequence[str]
+        self, questions: Sequence[str], behind: int = 0
     ) -> tuple[Int[Tensor, "batch pos"], Int[Tensor, "batch pos"]]:
         tokens, mask = self.tokens.prompts(questions)
-        self.tokens.check_length(tokens.shape[1])
+        self.tokens.check_length(tokens.shape[1] + behind)
         return tokens, mask
 
     def think(
-        self, questions: Sequence[str], num_latents: int, plan: HookPlan | None = None
+        self,
+        questions: Sequence[str],
+        num_latents: int,
+        plan: HookPlan | None = None,
+        *,
+        behind: int = 0,
     ) -> LoopState:
-        """Runs the prompts, bot and the thoughts; returns the state before eot."""
-        state = self.loop.begin(self.read(questions, plan), self.ids.bot, plan)
-        return self.loop.think(state, num_latents, plan)
+        """Runs the prompts, bot and the thoughts; returns the state before eot.
+
+        `behind`: positions that are to follow the thoughts, which the context must have room for.
+        """
+        count = self.num_latents(num_latents)
+        state = self.read(_batch(questions), plan, behind=count + behind)
+        return self.loop.think(self.loop.begin(state, self.ids.bot, plan), count, plan)
 
     def generate(
         self,
         questions: str | Sequence[str],
         *,
         num_latents: int | None = None,
-        max_new_tokens: int = 32,
+        max_new_tokens: int = DECODED,
         fwd_hooks: Iterable[AddressedHook] = (),
     ) -> Any:
         """Greedy answers, as text up to eos: a string for one question, a list for several.
@@ -186,14 +90,15 @@ class HookedCodi:
         `fwd_hooks` are addressed as in `run_with_hooks`.
         """
         count = self.num_latents(num_latents)
+        behind = len(self.tokens.end()) + whole_number(max_new_tokens, "max_new_tokens")
         plan = HookPlan(self.model, fwd_hooks, count)
-        state = self.think(_batch(questions), count, plan)
+        state = self.think(_batch(questions), count, plan, behind=behind)
         answers = [self.tokens.text(ids) for ids in self.decode(state, max_new_tokens, plan)]
         plan.check_fired()
         return answers[0] if isinstance(questions, str) else answers
 
     def decode(
-        self, state: LoopState, max_new_tokens: int = 32, plan: HookPlan | None = None
+        self, state: LoopState, max_new_tokens: int = DECODED, plan: HookPlan | None = None
     ) -> list[list[int]]:
         """Tokens of the greedy answers, without eos, from a state whose thoughts are done."""
         end = torch.tensor(self.tokens.end()).expand(len(state.mask), -1)
@@ -204,7 +109,7 @@ class HookedCodi:
         self,
         state: LoopState,
         logits: Float[Tensor, "batch d_vocab"],
-        max_new_tokens: int = 32,
+        max_new_tokens: int = DECODED,
         plan: HookPlan | None = None,
     ) -> list[list[int]]:
         """Tokens of greedy answers, given the logits that predict their first token."""
@@ -219,12 +124,13 @@ class HookedCodi:
         )
 
     def decode_without_wrapper(
-        self, questions: Sequence[str], max_new_tokens: int = 32
+        self, questions: Sequence[str], max_new_tokens: int = DECODED
     ) -> list[list[int]]:
         """Tokens of greedy answers to `[BOS question][stem]`: no bot, no thoughts, no eot."""
         stem = self.tokens.stem()
-        texts = [self.tokens.question(question) + stem for question in questions]
+        texts = [self.tokens.question(question) + stem for question in _batch(questions)]
         tokens, mask = left_pad(texts, self.ids.pad)
+        self.tokens.check_length(tokens.shape[1] + max_new_tokens)
         state = self.loop.read(tokens[:, :-1], mask[:, :-1])
         logits = self.loop.speak(state, tokens[:, -1:])
         return self.decode_from(state, logits[:, -1], max_new_tokens)
@@ -256,9 +162,8 @@ class HookedCodi:
         plan = HookPlan(self.model, fwd_hooks, count)
         forced = self._forced(questions, answer)
         tokens, mask = right_pad(forced, self.ids.pad)
-        state = self.think(questions, count, plan)
         end = torch.tensor(self.tokens.end()).expand(len(forced), -1)
-        self.tokens.check_length(state.mask.shape[1] + end.shape[1] + tokens.shape[1])
+        state = self.think(questions, count, plan, behind=end.shape[1] + tokens.shape[1])
         logits = [
             self.loop.speak(state, end, plan.at("eot"))[:, -1:],
             self.loop.speak(state, tokens, plan.at("answer"), mask),
@@ -290,16 +195,17 @@ class HookedCodi:
             names_filter: as in `HookedTransformer.run_with_cache`.
         """
         questions, count = _batch(questions), self.num_latents(num_latents)
-        state = self.think(questions, count)
-        forced = self.decode(state.fork()) if answer is None else self._forced(questions, answer)
+        given = None if answer is None else self._forced(questions, answer)
+        end = torch.tensor(self.tokens.end()).expand(len(questions), -1)
+        longest = DECODED if given is None else max(map(len, given))
+        state = self.think(questions, count, behind=end.shape[1] + longest)
+        forced = self.decode(state.fork(), DECODED) if given is None else given
         prompt, prompt_mask = self.tokens.prompts(questions)
-        end = torch.tensor(self.tokens.end()).expand(len(forced), -1)
         tokens, answer_mask = right_pad(forced, self.ids.pad)
         thoughts = torch.stack(state.thoughts, dim=1)[:, :count]
         parts = [self.loop.embed(prompt), thoughts, self.loop.embed(end), self.loop.embed(tokens)]
         between = torch.ones((len(forced), count + end.shape[1]), dtype=torch.long)
         mask = torch.cat([prompt_mask, between, answer_mask], dim=1).to(self.loop.device)
-        self.tokens.check_length(mask.shape[1])
         activations, hooks, _ = self.model.get_caching_hooks(names_filter)  # type: ignore[arg-type]
         final = self.loop.advance(self.loop.start(len(forced)), torch.cat(parts, 1), hooks, mask)
         logits = self.loop.unembed(final, hooks)
@@ -309,23 +215,29 @@ class HookedCodi:
     def num_latents(self, num_latents: int | None = None) -> int:
         """The number of thoughts asked for; the model's own if None."""
         count = self.config.num_latents if num_latents is None else num_latents
-        if count < 0:
-            raise UserError(f"num_latents is {count}; it must be 0 or more")
-        return count
+        return whole_number(count, "num_latents")
 
     def _forced(
         self, questions: Sequence[str], answer: Answer | Sequence[Answer]
     ) -> list[list[int]]:
-        answers = [answer] if isinstance(answer, str | int | float) else list(answer)
+        single = isinstance(answer, str) or not isinstance(answer, Iterable)
+        answers = [answer] if single else list(answer)  # type: ignore[arg-type]
         if len(answers) != len(questions):
             raise UserError(
                 f"{len(questions)} questions and {len(answers)} answers; give one answer each"
             )
-        return [self.tokens.answer(a) for a in answers]
+        return [self.tokens.answer(a) for a in answers]  # type: ignore[arg-type]
 
 
 def _batch(questions: str | Sequence[str]) -> Sequence[str]:
-    return [questions] if isinstance(questions, str) else list(questions)
+    """The questions as a list of at least one text."""
+    batch = [questions] if isinstance(questions, str) else list(questions)
+    if not batch:
+        raise UserError("no questions; give a text, or a list of at least one")
+    for question in batch:
+        if not isinstance(question, str):
+            raise UserError(f"a question is {question!r}; it must be a text")
+    return batch
 
 
 def _positions(prompt: int, latents: int, end: int, answer: int) -> dict[Step, slice]:

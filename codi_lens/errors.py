@@ -17,7 +17,7 @@ def whole_number(value: Any, what: str, *, at_least: int = 0) -> int:
     Raises:
         UserError: another kind of value, or one below `at_least`; `what` names it.
     """
-    needed = f"a whole number of {at_least} or more"
+    needed = f"a whole number, {at_least} or more"
     if isinstance(value, bool):
         raise UserError(f"{what} is {value!r}; it must be {needed}")
     try:

@@ -43,6 +43,18 @@ def to_hooked(llama: LlamaForCausalLM) -> HookedTransformer:
     return model
 
 
+def move(model: HookedTransformer, where: torch.device | torch.dtype) -> None:
+    """Moves a hooked model to a device, or changes its dtype.
+
+    Rotary tables are made anew in another dtype, as they are on loading: rounded ones would stay rounded.
+    """
+    model.to(where, print_details=False)
+    if isinstance(where, torch.dtype):
+        for block in model.blocks:
+            attention: Any = block.attn
+            attention._extend_rotary_embeddings(len(attention.rotary_sin))
+
+
 def _hooked_config(
     config: LlamaConfig, dtype: torch.dtype, device: torch.device
 ) -> HookedTransformerConfig:

@@ -5,16 +5,18 @@ step is a forward pass of its own, so a hook needs an address: a hook point's na
 factories below make the common hook functions; all clone before they write.
 """
 
+import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Literal, NamedTuple
+from weakref import WeakKeyDictionary
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 from transformer_lens import HookedTransformer
 
-from codi_lens.errors import UserError
+from codi_lens.errors import UserError, whole_number
 
 Step = int | Literal["prompt", "bot", "eot", "answer"]
 """A latent step (0 .. N-1) or a named one; `bot` is the prompt's last position, a pass of its own."""
@@ -57,7 +59,7 @@ class HookPlan:
             site = (
                 Site(address) if isinstance(address, str) or callable(address) else Site(*address)
             )
-            _check_step(site.step, num_latents)
+            site = Site(site.name, checked_step(site.step, num_latents))
             index = len(self._sites)
             self._sites.append(site)
             self.fired.append(0)
@@ -106,12 +108,23 @@ class HookPlan:
         return counted
 
 
-def _check_step(step: Step | None, num_latents: int) -> None:
-    named = isinstance(step, str) and step in NAMED_STEPS
-    latent = isinstance(step, int) and not isinstance(step, bool) and 0 <= step < num_latents
-    if step is not None and not named and not latent:
-        latents = f"latent steps 0..{num_latents - 1}" if num_latents else "no latent step"
-        raise UserError(f"no step {step!r}; this run has {', '.join(NAMED_STEPS)} and {latents}")
+def checked_step(step: Any, num_latents: int) -> Step | None:
+    """The step that is meant; any kind of integer counts a latent.
+
+    Raises:
+        UserError: a step that a run with `num_latents` thoughts does not have.
+    """
+    if step is None or (isinstance(step, str) and step in NAMED_STEPS):
+        return step  # type: ignore[return-value]
+    latents = f"latent steps 0..{num_latents - 1}" if num_latents else "no latent step"
+    known = f"this run has {', '.join(NAMED_STEPS)} and {latents}"
+    try:
+        latent = whole_number(step, "a latent step")
+    except UserError as error:
+        raise UserError(f"no step {step!r}; {known}") from error
+    if latent >= num_latents:
+        raise UserError(f"no step {step!r}; {known}")
+    return latent
 
 
 def _matching(model: HookedTransformer, names: Names) -> list[str]:
@@ -127,19 +140,44 @@ def _matching(model: HookedTransformer, names: Names) -> list[str]:
     return found
 
 
+_LOCKS: WeakKeyDictionary[HookedTransformer, threading.RLock] = WeakKeyDictionary()
+"""One per model: hooks hang on the model itself, so two threads' passes must not overlap."""
+
+
+def lock_of(model: HookedTransformer) -> "threading.RLock":
+    """The lock that a pass through the model holds; a hook may start a run of its own under it."""
+    return _LOCKS.setdefault(model, threading.RLock())
+
+
 @contextmanager
 def attached(model: HookedTransformer, hooks: Sequence[tuple[str, HookFn]]) -> Iterator[None]:
-    """`model.hooks(fwd_hooks=hooks)`, which on leaving clears these hook points alone.
+    """`model.hooks(fwd_hooks=hooks)`, held by one thread at a time, which on leaving clears these alone.
 
     TransformerLens visits every hook point of the model, which takes as long as a small model's pass.
     """
-    level = model.context_level + 1
-    try:
-        with model.hooks(fwd_hooks=list(hooks), reset_hooks_end=False):
-            yield
-    finally:
-        for name, _ in hooks:
-            model.hook_dict[name].remove_hooks(level=level)
+    with lock_of(model):
+        level = model.context_level + 1
+        try:
+            with model.hooks(fwd_hooks=list(hooks), reset_hooks_end=False):
+                yield
+        finally:
+            for name, _ in hooks:
+                model.hook_dict[name].remove_hooks(level=level)
+
+
+def foreign_hooks(*modules: nn.Module | None) -> tuple[str, ...]:
+    """Names of the (sub)modules on which somebody has left a forward hook, in order.
+
+    Hooks of TransformerLens (`add_hook`, permanent ones too) and of torch alike. No run of this package leaves
+    any behind.
+    """
+    return tuple(
+        name or type(module).__name__
+        for module in modules
+        if module is not None
+        for name, part in module.named_modules()
+        if part._forward_hooks or part._forward_pre_hooks or part._backward_hooks
+    )
 
 
 def capture(into: list[Tensor]) -> HookFn:
@@ -151,28 +189,35 @@ def capture(into: list[Tensor]) -> HookFn:
     return hook_fn
 
 
-def replace(value: Float[Tensor, "..."], rows: Sequence[int] | None = None) -> HookFn:
-    """Sets the last position of the activation [batch, pos, …] to `value` (broadcast to [rows, …])."""
+_BY_HEAD_AND_QUERY = ("hook_pattern", "hook_attn_scores")
+"""Hook points whose activation is [batch, head, query_pos, key_pos]; all others have [batch, pos, …]."""
+
+
+def _at_last_position(change: Callable[[Tensor], Tensor], rows: Sequence[int] | None) -> HookFn:
+    """Changes the last position (of a pattern: the last query) of the given rows, in a copy."""
 
     def hook_fn(activation: Tensor, hook: Any) -> Tensor:
         out = activation.clone()
         chosen = slice(None) if rows is None else torch.as_tensor(rows, device=out.device)
-        out[chosen, -1] = value.to(out)
+        per_head = str(hook.name).endswith(_BY_HEAD_AND_QUERY)
+        index = (chosen, slice(None), -1) if per_head else (chosen, -1)
+        out[index] = change(out[index])
         return out
 
     return hook_fn
+
+
+def replace(value: Float[Tensor, "..."], rows: Sequence[int] | None = None) -> HookFn:
+    """Sets the last position of the activation to `value` (broadcast to [rows, …]).
+
+    Of an attention pattern or its scores that is the last query, [rows, head, key_pos].
+    """
+    return _at_last_position(lambda now: value.to(now).expand_as(now), rows)
 
 
 def add(value: Float[Tensor, "..."], rows: Sequence[int] | None = None) -> HookFn:
-    """Adds `value` at the last position of the activation [batch, pos, …] (steering)."""
-
-    def hook_fn(activation: Tensor, hook: Any) -> Tensor:
-        out = activation.clone()
-        chosen = slice(None) if rows is None else torch.as_tensor(rows, device=out.device)
-        out[chosen, -1] += value.to(out)
-        return out
-
-    return hook_fn
+    """Adds `value` at the last position of the activation, as `replace` sets it (steering)."""
+    return _at_last_position(lambda now: now + value.to(now), rows)
 
 
 def ablate(mean: Float[Tensor, "..."] | None = None) -> HookFn:

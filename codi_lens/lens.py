@@ -13,7 +13,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from codi_lens.answers import answer_tokens
-from codi_lens.codi import CodiCache, HookedCodi
+from codi_lens.cache import CodiCache
+from codi_lens.codi import HookedCodi
 from codi_lens.hooks import Step
 from codi_lens.pairs import Variant
 

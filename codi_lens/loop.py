@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from transformer_lens import HookedTransformer, TransformerLensKeyValueCache
 
 from codi_lens.errors import UserError
+from codi_lens.hooked import move
 from codi_lens.hooks import HookFn, HookPlan, attached
 from codi_lens.shared_prefix import SharedPrefixCache
 
@@ -84,6 +85,12 @@ class LatentLoop:
     def device(self) -> torch.device:
         return self.model.W_E.device
 
+    def to(self, where: torch.device | torch.dtype) -> None:
+        """Moves model and projection to a device, or changes their dtype."""
+        move(self.model, where)
+        if self.projection is not None:
+            self.projection.to(where)
+
     def start(self, batch: int) -> LoopState:
         """The empty state of `batch` rows."""
         cache = TransformerLensKeyValueCache.init_cache(self.model.cfg, self.device, batch)
@@ -104,9 +111,9 @@ class LatentLoop:
         if mask is None:
             mask = torch.ones(embeddings.shape[:2], dtype=torch.long, device=self.device)
         state.mask = torch.cat([state.mask, mask], dim=1)
-        if isinstance(state.cache, SharedPrefixCache):
-            state.cache.begin_pass(self.model, state.mask, embeddings.shape[1])
         with attached(self.model, hooks):
+            if isinstance(state.cache, SharedPrefixCache):
+                state.cache.begin_pass(self.model, state.mask, embeddings.shape[1])
             residual = self.model(
                 self.model.hook_embed(embeddings),
                 start_at_layer=0,
@@ -178,7 +185,9 @@ class LatentLoop:
 
     def think_once(self, state: LoopState, step: int, plan: HookPlan | None = None) -> LoopState:
         """One latent step, called `step` in the plan. Returns `state`."""
-        self._think(state, self.advance(state, state.thoughts[-1][:, None], _at(plan, step)))
+        # A copy is fed: a hook that writes in place must not reach the thoughts that are kept.
+        fed = state.thoughts[-1][:, None].clone()
+        self._think(state, self.advance(state, fed, _at(plan, step)))
         return state
 
     def _think(self, state: LoopState, final: Float[Tensor, "batch pos d_model"]) -> None:

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from codi_lens.answers import Answer, is_correct, same_answer
 from codi_lens.choices import Filter
-from codi_lens.codi import HookedCodi
+from codi_lens.codi import DECODED, HookedCodi
 from codi_lens.errors import UserError
 from codi_lens.hooks import Site, replace
 from codi_lens.pairs import Pair
@@ -132,7 +132,8 @@ def _count_down(
     codi: HookedCodi, questions: Sequence[str], count: int, texts: dict[str, list[str]]
 ) -> Float[Tensor, "batch latent d_model"]:
     """Decodes with N, … 0 thoughts into `texts`; returns the thoughts. Each prompt is read once."""
-    state = codi.loop.begin(codi.read(questions), codi.ids.bot)
+    behind = count + len(codi.tokens.end()) + DECODED
+    state = codi.loop.begin(codi.read(questions, behind=behind), codi.ids.bot)
     given = {0: codi.decode(state.fork())}
     for latents in range(1, count + 1):
         codi.loop.think(state, 1)

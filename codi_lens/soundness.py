@@ -6,15 +6,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from codi_lens.codi import HookedCodi
+from codi_lens.codi import DECODED, HookedCodi
 from codi_lens.errors import UserError
 from codi_lens.pairs import Pair
 from codi_lens.plans import BASE, DONOR, SOURCE, Plan
 
 MAY_BE_UNDEFINED = ("logit_diff", "recovery")
 """Metrics that are NaN by definition for some pairs; all others are numbers for every run."""
-DECODED = 32
-"""Tokens of a greedy answer, at most: what a question needs room for behind its thoughts."""
 
 
 class NotFinite(UserError):

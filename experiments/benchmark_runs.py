@@ -17,6 +17,7 @@ from codi_lens import Site, UserError
 from codi_lens.hooks import replace
 from codi_lens.jobs import Job, make_job, measure, own_runs, run_jobs
 from codi_lens.memory import in_batches
+from codi_lens.plain_cache import cached
 from codi_lens.plans import Settings
 from codi_lens.runner import fitting_pairs
 from codi_lens.sweeps import make_settings
@@ -115,7 +116,7 @@ class Plain:
 
     def _pass(self, past: DynamicCache, **inputs: Tensor) -> Float[Tensor, "1 new d_model"]:
         model = self.bench.llama.model
-        return model(**inputs, past_key_values=past, use_cache=True).last_hidden_state
+        return model(**inputs, **cached(past)).last_hidden_state
 
 
 def with_hooks(work: Work, cell: Cell) -> Float[Tensor, "pos d_vocab"]:

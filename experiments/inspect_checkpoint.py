@@ -151,18 +151,20 @@ def plain_run(
         Thoughts [num_latents + 1, d_model], and the logits [pos, vocab] after each `spoken` token.
     """
     import torch
+    from transformers import DynamicCache
+
+    from codi_lens.plain_cache import cached
 
     llama = parts.llama
     thoughts = []
     inputs = {"input_ids": torch.tensor([prompt], device=llama.device)}
-    cache = None
+    cache = DynamicCache()
     with torch.no_grad():
         for _ in range(num_latents + 1):
-            out = llama.model(**inputs, past_key_values=cache, use_cache=True)
-            cache, final = out.past_key_values, out.last_hidden_state[:, -1:]
+            final = llama.model(**inputs, **cached(cache)).last_hidden_state[:, -1:]
             thoughts.append(final if parts.projection is None else parts.projection(final))
             inputs = {"inputs_embeds": thoughts[-1]}
-        logits = llama(input_ids=spoken.to(llama.device), past_key_values=cache).logits[0]
+        logits = llama(input_ids=spoken.to(llama.device), **cached(cache)).logits[0]
     return torch.cat(thoughts, dim=1)[0], logits
 
 

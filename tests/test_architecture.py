@@ -10,14 +10,32 @@ import pytest
 ROOT = Path(__file__).parent.parent
 MODULES = sorted((ROOT / "codi_lens").rglob("*.py"))
 ALLOWED = {
-    "transformer_lens": {"hooked", "codi", "loop", "shared_prefix", "shared_blocks", "hooks"},
+    "transformer_lens": {
+        "hooked",
+        "parts",
+        "cache",
+        "loop",
+        "shared_prefix",
+        "shared_blocks",
+        "hooks",
+    },
     "plotly": {"plots"},
     "wandb": {"tracking"},
     "peft": {"checkpoint"},
     "experiments": set(),
 }
 LAYERS = [
-    {"errors", "files", "choices", "layout", "answers", "config", "tensor_files", "tokens"},
+    {
+        "errors",
+        "files",
+        "choices",
+        "layout",
+        "answers",
+        "config",
+        "tensor_files",
+        "tokens",
+        "plain_cache",
+    },
     {"pairs", "pair_report", "counterfactuals"},
     {
         "claims",
@@ -30,8 +48,8 @@ LAYERS = [
         "hooked",
     },
     {"hub", "known", "pretrained"},
-    {"hooks", "loop", "memory"},
-    {"codi"},
+    {"hooks", "loop", "memory", "cache"},
+    {"parts", "codi"},
     {
         "rows",
         "metrics",

@@ -49,7 +49,7 @@ def refused(flags, tmp_path, capsys):
         (["--seed", 2**63], "--seed is 9223372036854775808; it must be"),
         (["--min-gap", "nan"], "--min-gap is nan; it must be 0 or more"),
         (["--min-gap", -1], "--min-gap is -1.0; it must be 0 or more"),
-        (["--num-latents", -2], "num_latents is -2; it must be 0 or more"),
+        (["--num-latents", -2], "num_latents is -2; it must be a whole number, 0 or more"),
         (["--num-latents", 0], "positions [0, 1]: give no numbers (there are none), or bot, eot"),
         (
             ["--layers", "0-3"],

@@ -7,11 +7,12 @@ import torch
 from peft import LoraConfig, get_peft_model
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, processors
 from torch import nn
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import DynamicCache, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from transformers.models.llama.modeling_llama import LlamaRMSNorm, LlamaRotaryEmbedding
 
 from codi_lens.checkpoint import make_projection, write_checkpoint
 from codi_lens.config import CodiConfig
+from codi_lens.plain_cache import cached
 
 TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 LLAMA3_ROPE = {
@@ -233,14 +234,14 @@ class PlainCodi:
         prompt += [bot] if self.config.remove_eos else [eos, bot]
         hidden, thoughts, states = [], [], []
 
-        def call(past, **inputs):
-            out = self.llama(
-                **inputs, past_key_values=past, use_cache=True, output_hidden_states=True
-            )
+        past = DynamicCache()
+
+        def call(**inputs):
+            out = self.llama(**inputs, **cached(past), output_hidden_states=True)
             hidden.append(torch.stack(out.hidden_states)[:, 0])
             return out
 
-        out = call(None, input_ids=torch.tensor([prompt]))
+        out = call(input_ids=torch.tensor([prompt]))
         states.append(out.hidden_states[-1][:, -1])
         thoughts.append(self.project(states[-1]))
         for step in range(num_latents):
@@ -248,14 +249,14 @@ class PlainCodi:
             if patch is not None and patch[1] == step:
                 layer = self.llama.get_base_model().model.layers[patch[0]]
                 handle = layer.register_forward_hook(lambda *_: patch[2].view(1, 1, -1))
-            out = call(out.past_key_values, inputs_embeds=thoughts[-1][:, None])
+            out = call(inputs_embeds=thoughts[-1][:, None])
             if handle is not None:
                 handle.remove()
             states.append(out.hidden_states[-1][:, -1])
             thoughts.append(self.project(states[-1]))
         end = [eot] if self.config.remove_eos else [eot, eos]
         tail = torch.tensor([end + answer_ids])
-        out = call(out.past_key_values, input_ids=tail)
+        out = call(input_ids=tail)
         return {
             "thoughts": torch.cat(thoughts),
             "final_states": torch.cat(states),

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from transformers import LlamaForCausalLM, PreTrainedTokenizerBase
 from transformers.cache_utils import DynamicCache, DynamicLayer
 
+from codi_lens.plain_cache import cached
 from codi_lens.toy.task import Problem
 from codi_lens.toy.tokenizer import ANSWER_STEM, cot_text
 
@@ -107,9 +108,8 @@ def _extend(
         inputs_embeds=inputs,
         attention_mask=bias.masked_fill_(~mask, torch.finfo(inputs.dtype).min),
         position_ids=positions,
-        past_key_values=cache,
-        use_cache=True,
         output_hidden_states=all_layers,
+        **cached(cache),
     )
     return output.hidden_states[1:] if all_layers else (output.last_hidden_state,)
 

@@ -1,0 +1,277 @@
+"""`CodiCache`: TransformerLens' activation cache over a whole CODI sequence, right for unfolded norms.
+
+TransformerLens folds the gain of every norm into the weights behind it, and its cache counts on that: it
+divides by the norm's scale and no more. A CODI model keeps its gains (the projection reads the state after the
+final one), so everything that goes through a norm is multiplied by the gain here: then the parts of the
+residual stream sum to the logits.
+"""
+
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from transformer_lens import ActivationCache, HookedTransformer
+from transformer_lens.utilities.slice import Slice, SliceInput
+
+from codi_lens.errors import UserError
+from codi_lens.hooks import Step
+
+
+class CodiCache(ActivationCache):
+    """TransformerLens' cache over question + bot + thoughts + eot + answer, in one sequence.
+
+    `positions[step]` is the slice of the position axis that belongs to a step: "prompt" (left padding
+    included), "bot", each latent 0 .. N-1, "eot", "answer". "embed" at a latent is the thought that was fed.
+    """
+
+    def __init__(
+        self,
+        activations: dict[str, Tensor],
+        model: HookedTransformer,
+        positions: dict[Step, slice],
+        mask: Int[Tensor, "*batch pos"],
+        has_batch_dim: bool = True,
+    ) -> None:
+        super().__init__(activations, model, has_batch_dim)
+        self.positions = positions
+        self.mask = mask
+
+    def __repr__(self) -> str:
+        rows = len(self.mask) if self.has_batch_dim else "no"
+        steps = ", ".join(map(str, self.positions))
+        return f"CodiCache({len(self)} activations, {rows} batch rows, steps {steps})"
+
+    def remove_batch_dim(self) -> "CodiCache":
+        """Drops the batch dimension of a batch of one, of the mask too."""
+        if self.has_batch_dim:
+            super().remove_batch_dim()
+            self.mask = self.mask[0]
+        return self
+
+    def apply_slice_to_batch_dim(self, batch_slice: Slice | SliceInput) -> "CodiCache":
+        """The cache of some rows of the batch; of a single one, given as an int, without the dimension."""
+        rows = super().apply_slice_to_batch_dim(batch_slice)
+        chosen = batch_slice if isinstance(batch_slice, Slice) else Slice(batch_slice)
+        mask = chosen.apply(self.mask, dim=0)
+        return CodiCache(rows.cache_dict, self.model, self.positions, mask, rows.has_batch_dim)
+
+    def to(self, device: str | torch.device) -> "CodiCache":
+        """Moves the activations and the mask to a device."""
+        super().to(device)
+        self.mask = self.mask.to(device)
+        return self
+
+    # -- through a norm ----------------------------------------------------------------------------
+
+    def apply_ln_to_stack(
+        self,
+        residual_stack: Float[Tensor, "component *batch_and_pos d_model"],
+        layer: int | None = None,
+        mlp_input: bool = False,
+        pos_slice: Slice | SliceInput = None,
+        batch_slice: Slice | SliceInput = None,
+        has_batch_dim: bool = True,
+        recompute_ln: bool = False,
+    ) -> Float[Tensor, "component *batch_and_pos d_model"]:
+        """Components as a norm of the model passes them on, with its gain; arguments as in TransformerLens.
+
+        With the scale of the whole residual stream (the default) this is linear: components that sum to the
+        norm's input come out summing to its output. `recompute_ln` at the last layer gives each
+        component the scale of its own (the logit lens).
+        """
+        passed = super().apply_ln_to_stack(
+            residual_stack, layer, mlp_input, pos_slice, batch_slice, has_batch_dim, recompute_ln
+        )
+        recomputed = recompute_ln and self._layer(layer) == self.model.cfg.n_layers
+        return passed if recomputed else passed * self._gain(layer, mlp_input)
+
+    def logit_attrs(
+        self,
+        residual_stack: Float[Tensor, "component *batch_and_pos d_model"],
+        tokens: int | Int[Tensor, "*batch_and_pos"],  # type: ignore[override]
+        incorrect_tokens: int | Int[Tensor, "*batch_and_pos"] | None = None,  # type: ignore[override]
+        pos_slice: Slice | SliceInput = None,
+        batch_slice: Slice | SliceInput = None,
+        has_batch_dim: bool = True,
+    ) -> Float[Tensor, "component *batch_and_pos"]:
+        """What each component adds to the logit of `tokens` (minus that of `incorrect_tokens`).
+
+        Args:
+            residual_stack: as `decompose_resid` and its kin return it, before any norm.
+            tokens: ids: one, or one per row [batch], or one per row and position [batch, pos].
+            incorrect_tokens: of the same shape.
+            pos_slice, batch_slice: those that the stack was made with.
+            has_batch_dim: whether the stack has a batch dimension.
+
+        Raises:
+            UserError: tokens given as text, or not one per row or position of the stack.
+        """
+        rows = batch_slice if isinstance(batch_slice, Slice) else Slice(batch_slice)
+        leading = (rows.apply(residual_stack, dim=1) if has_batch_dim else residual_stack).shape[
+            1:-1
+        ]
+        right = _ids_for(tokens, leading)
+        wrong = None if incorrect_tokens is None else _ids_for(incorrect_tokens, leading)
+        return super().logit_attrs(residual_stack, right, wrong, pos_slice, rows, has_batch_dim)
+
+    def decompose_resid(
+        self,
+        layer: int | None = None,
+        mlp_input: bool = False,
+        mode: Literal["all", "mlp", "attn"] = "all",
+        apply_ln: bool = False,
+        pos_slice: Slice | SliceInput = None,
+        incl_embeds: bool = True,
+        return_labels: bool = False,
+    ) -> Any:
+        """As in TransformerLens; the embeddings are never left out for want of a cached activation.
+
+        Raises:
+            UserError: `hook_embed` is not in the cache, or an unknown `mode`.
+        """
+        if mode not in ("all", "mlp", "attn"):
+            raise UserError(f"no mode {mode!r}; known are 'all', 'mlp' and 'attn'")
+        if incl_embeds:
+            self._check_embeddings()
+        return super().decompose_resid(
+            layer, mlp_input, mode, apply_ln, pos_slice, incl_embeds, return_labels
+        )
+
+    def compute_head_results(self) -> None:
+        """Caches what each head adds to the residual stream, unless that has been done."""
+        if "blocks.0.attn.hook_result" not in self.cache_dict:
+            super().compute_head_results()
+
+    def stack_neuron_results(
+        self,
+        layer: int,
+        pos_slice: Slice | SliceInput = None,
+        neuron_slice: Slice | SliceInput = None,
+        return_labels: bool = False,
+        incl_remainder: bool = False,
+        apply_ln: bool = False,
+        project_output_onto: Tensor | None = None,
+    ) -> Any:
+        """As in TransformerLens; a projection behind a norm goes through the norm's gain and scale."""
+        projection, behind_norm = project_output_onto, apply_ln and project_output_onto is not None
+        if behind_norm:
+            projection = self._through_gain(project_output_onto, layer, False)  # type: ignore[arg-type]
+        stack, labels = super().stack_neuron_results(
+            layer,
+            pos_slice,
+            neuron_slice,
+            True,
+            incl_remainder,
+            apply_ln and not behind_norm,
+            projection,
+        )
+        if behind_norm:
+            stack = self._scaled(stack, layer, False, pos_slice)
+        return (stack, labels) if return_labels else stack
+
+    def get_full_resid_decomposition(
+        self,
+        layer: int | None = None,
+        mlp_input: bool = False,
+        expand_neurons: bool = True,
+        apply_ln: bool = False,
+        pos_slice: Slice | SliceInput = None,
+        return_labels: bool = False,
+        project_output_onto: Tensor | None = None,
+    ) -> Any:
+        """Heads, neurons (or MLPs), embeddings and biases, as in TransformerLens, in any dtype.
+
+        Right where its own is not: with `project_output_onto` behind a norm, of which it knows neither the gain
+        nor, for neurons in front of an MLP, the scale.
+        """
+        self._check_embeddings()
+        layer = self._layer(layer)
+        onto = project_output_onto
+        if apply_ln and onto is not None:
+            onto = self._through_gain(onto, layer, mlp_input)
+        sliced: dict[str, Any] = {"pos_slice": pos_slice, "return_labels": True}
+        heads, labels = self.stack_head_results(layer + mlp_input, **sliced)
+        rest, names = self.decompose_resid(0, **sliced)
+        heads = heads.to(rest)
+        parts = [heads if onto is None else heads @ onto]
+        if layer and expand_neurons:
+            # The one stack so large that it is projected before it is expanded.
+            neurons, neuron_names = super().stack_neuron_results(
+                layer, project_output_onto=onto, **sliced
+            )
+            parts.append(neurons)
+            labels += neuron_names
+        if layer and not expand_neurons:
+            mlps, mlp_names = self.decompose_resid(layer, mode="mlp", incl_embeds=False, **sliced)
+            rest, names = torch.cat([mlps, rest]), mlp_names + names
+        bias = self.model.accumulated_bias(layer, mlp_input, include_mlp_biases=expand_neurons)
+        rest = torch.cat([rest, bias.to(rest).expand_as(rest[:1])])
+        parts.append(rest if onto is None else rest @ onto)
+        stack = torch.cat(parts)
+        if apply_ln and onto is None:
+            stack = self.apply_ln_to_stack(stack, layer, mlp_input, pos_slice)
+        elif apply_ln:
+            stack = self._scaled(stack, layer, mlp_input, pos_slice)
+        return (stack, [*labels, *names, "bias"]) if return_labels else stack
+
+    def _through_gain(
+        self, projection: Float[Tensor, "d_model *outputs"], layer: int | None, mlp_input: bool
+    ) -> Float[Tensor, "d_model *outputs"]:
+        """A projection of a norm's output as one of its input divided by its scale."""
+        gain = self._gain(layer, mlp_input)
+        return projection * (gain if projection.ndim == 1 else gain[:, None])
+
+    def _scaled(
+        self,
+        stack: Float[Tensor, "component *batch_and_pos_and_outputs"],
+        layer: int | None,
+        mlp_input: bool,
+        pos_slice: Slice | SliceInput,
+    ) -> Float[Tensor, "component *batch_and_pos_and_outputs"]:
+        """Projected components divided by the norm's scale."""
+        chosen = pos_slice if isinstance(pos_slice, Slice) else Slice(pos_slice)
+        scale = chosen.apply(self[f"{self._norm(layer, mlp_input)}.hook_scale"], dim=-2)
+        return stack / (scale if stack.ndim > scale.ndim else scale.squeeze(-1))
+
+    def _layer(self, layer: int | None) -> int:
+        return self.model.cfg.n_layers if layer is None or layer == -1 else layer
+
+    def _norm(self, layer: int | None, mlp_input: bool) -> str:
+        """The norm in front of a layer's attention or MLP, or of the unembedding."""
+        number = self._layer(layer)
+        if number == self.model.cfg.n_layers:
+            return "ln_final"
+        return f"blocks.{number}.ln{2 if mlp_input else 1}"
+
+    def _gain(self, layer: int | None, mlp_input: bool) -> Float[Tensor, " d_model"]:
+        gain: Tensor = self.model.get_submodule(self._norm(layer, mlp_input)).w  # type: ignore[assignment]
+        return gain
+
+    def _check_embeddings(self) -> None:
+        if not self.has_embed:
+            raise UserError(
+                "the cache lacks 'hook_embed', without which the parts do not sum to the residual "
+                "stream; run_with_cache with a names_filter that keeps it"
+            )
+
+
+def _ids_for(tokens: Any, leading: torch.Size) -> int | Int[Tensor, "..."]:
+    """Token ids shaped so that they meet the rows and positions of a stack that they are meant for."""
+    if isinstance(tokens, str):
+        raise UserError(
+            f"tokens are given as text ({tokens!r}); give ids, as codi.tokens.answer(…) has them"
+        )
+    if not isinstance(tokens, Tensor) or tokens.ndim == 0:
+        return int(tokens)
+    if tokens.ndim == 1 and len(leading) == 2:
+        tokens = tokens[:, None]  # one a row, at every position
+    fits = tokens.ndim == len(leading) and all(
+        own in (1, size) for own, size in zip(tokens.shape, leading, strict=True)
+    )
+    if not fits:
+        raise UserError(
+            f"tokens of shape {tuple(tokens.shape)} for a stack over {tuple(leading)}; give one id, "
+            "one per row, or one per row and position"
+        )
+    return tokens

@@ -1,0 +1,153 @@
+"""What a `HookedCodi` consists of, where it comes from, and how it moves."""
+
+from pathlib import Path
+from typing import Self
+
+import torch
+from torch import nn
+from transformer_lens import HookedTransformer, HookedTransformerConfig
+from transformers import PreTrainedTokenizerBase
+
+from codi_lens.config import CodiConfig
+from codi_lens.errors import UserError
+from codi_lens.hooked import to_hooked
+from codi_lens.load_report import LoadReport
+from codi_lens.loop import LatentLoop
+from codi_lens.pretrained import Pretrained, load_pretrained, pick_device
+from codi_lens.tokens import CodiTokens
+
+
+class CodiParts:
+    """A CODI LLaMA as a `HookedTransformer`, with its projection, tokenizer and latent loop.
+
+    Attributes:
+        tokens: text to and from token sequences; its `tokenizer` is the base model's.
+        ids: pad, bot, eot, eos.
+        config: alpha, number of latents, layout, answer stem.
+        loop: the latent-thought loop, for work below the level of this class.
+        load_report: what the checkpoint held and what became of it.
+    """
+
+    def __init__(
+        self,
+        model: HookedTransformer,
+        projection: nn.Module | None,
+        tokenizer: PreTrainedTokenizerBase,
+        config: CodiConfig,
+        load_report: LoadReport | None = None,
+        digest: str = "",
+        name: str = "",
+    ) -> None:
+        self.config = config
+        self.tokens = CodiTokens(tokenizer, config, model.cfg.d_vocab, model.cfg.n_ctx)
+        self.ids = self.tokens.ids
+        self.loop = LatentLoop(model, projection)
+        self.load_report = load_report
+        self.digest = digest
+        self.name = name
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        name_or_folder: str | Path,
+        *,
+        base: str | Path | None = None,
+        revision: str | None = None,
+        device: str | torch.device = "cpu",
+        dtype: torch.dtype = torch.float32,
+        alpha: float | None = None,
+        num_latents: int | None = None,
+        remove_eos: bool | None = None,
+        answer_stem: str | None = None,
+    ) -> Self:
+        """Loads a model.
+
+        Args:
+            name_or_folder: "toy" (the embedded model), a folder in the official layout, or a hub id.
+            base: folder or hub id of the base model, for its config, and for its tokenizer where
+                none is beside the weights; None: beside the weights, else as the checkpoint's
+                settings say.
+            revision: branch, tag or commit of the checkpoint on the hub.
+            device: "auto", or a torch device.
+            dtype: of the merged weights.
+            alpha, num_latents, remove_eos, answer_stem: what the tensors cannot say, where neither
+                `codi_config.json` nor the table of known checkpoints says it, or to override them.
+
+        Raises:
+            UserError: nothing there, or something that the tensors cannot tell is not given.
+            CheckpointError: the checkpoint is not exactly the model it claims to be.
+        """
+        parts = load_pretrained(
+            name_or_folder,
+            base=base,
+            revision=revision,
+            device=device,
+            dtype=dtype,
+            lora_alpha=alpha,
+            num_latents=num_latents,
+            remove_eos=remove_eos,
+            answer_stem=answer_stem,
+        )
+        return cls.from_parts(parts, str(name_or_folder))
+
+    @classmethod
+    def from_parts(cls, parts: Pretrained, name: str = "") -> Self:
+        """Wraps a loaded model; `parts.llama` shares its weights with the result."""
+        return cls(
+            to_hooked(parts.llama),
+            parts.projection,
+            parts.tokenizer,
+            parts.config,
+            parts.report,
+            parts.report.digest,
+            name,
+        )
+
+    @property
+    def model(self) -> HookedTransformer:
+        """The hooked LLaMA; every hook point of TransformerLens is there."""
+        return self.loop.model
+
+    @model.setter
+    def model(self, other: HookedTransformer) -> None:
+        raise UserError(
+            "the model of a HookedCodi cannot be replaced: tokens, loop and digest belong to it; make "
+            "a new one, HookedCodi(model, projection, tokenizer, config)"
+        )
+
+    @property
+    def projection(self) -> nn.Module | None:
+        """Final state -> thought, or None where the final state itself is fed."""
+        return self.loop.projection
+
+    @projection.setter
+    def projection(self, other: nn.Module | None) -> None:
+        raise UserError(
+            "the projection of a HookedCodi cannot be replaced; make a new one, "
+            "HookedCodi(model, projection, tokenizer, config)"
+        )
+
+    @property
+    def cfg(self) -> HookedTransformerConfig:
+        """Sizes of the model, as TransformerLens names them."""
+        return self.model.cfg
+
+    @property
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        """The base model's."""
+        return self.tokens.tokenizer
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.loop.device
+
+    def to(self, *where: str | torch.device | torch.dtype) -> Self:
+        """Moves model and projection to a device, or changes their dtype, or both; returns itself.
+
+        Raises:
+            UserError: a device or dtype that is not there.
+        """
+        for target in where:
+            self.loop.to(target if isinstance(target, torch.dtype) else pick_device(target))
+        return self
