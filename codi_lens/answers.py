@@ -10,11 +10,13 @@ infinity; here it is None, so that it can be counted as what it is.
 """
 
 import math
+import operator
 import re
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from decimal import Decimal
+from numbers import Real
 from typing import Protocol, TypeAlias, runtime_checkable
 
 from codi_lens.errors import UserError
@@ -85,10 +87,15 @@ def spell(answer: Answer) -> str:
         raise UserError(_no_spelling(answer))
     if isinstance(answer, str):
         return normalise(answer)
-    if isinstance(answer, int) and abs(answer) <= sys.float_info.max:
-        return f"{int(answer):d}"
-    if isinstance(answer, float):
-        return normalise(repr(float(answer)))
+    try:
+        whole = operator.index(answer)  # type: ignore[arg-type]
+    except TypeError:
+        whole = None
+    if whole is not None and abs(whole) <= sys.float_info.max:
+        return f"{whole:d}"
+    if whole is None and isinstance(answer, Real):
+        # Not by way of float: 2.1 in single precision has another shortest spelling there.
+        return normalise(str(answer))
     raise UserError(_no_spelling(answer))
 
 

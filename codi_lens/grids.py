@@ -10,8 +10,9 @@ from torch import Tensor
 
 from codi_lens.aggregates import Aggregate, donor_threshold, top_cells
 from codi_lens.outcomes import Cell, Sweep
-from codi_lens.plans import Label, is_structural_zero
+from codi_lens.plans import Label
 from codi_lens.similarity import SIMILARITIES
+from codi_lens.structural_zeros import is_structural_zero
 
 EFFECT_METRICS = (
     "recovery",

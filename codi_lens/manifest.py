@@ -62,6 +62,7 @@ def make_manifest(
     return described | {
         "complete": complete and len(sweep.outcomes) == planned,
         "config": config,
+        "foreign_hooks": list(sweep.foreign_hooks),
         "pairs": described["pairs"] | numbers,
         "peak_memory_bytes": peak_memory(codi.loop.device),
     }

@@ -8,7 +8,8 @@ from torch import Tensor
 
 from codi_lens.errors import UserError
 from codi_lens.pairs import Pair
-from codi_lens.plans import Label, Settings, is_structural_zero
+from codi_lens.plans import Label, Settings
+from codi_lens.structural_zeros import is_structural_zero
 
 DONOR_GIVEN = "donor_given"
 """Metric of the donor control: 1 where the donor's answer is the top-1 at every position."""
@@ -57,9 +58,21 @@ class Sweep:
     """Layers that the model has, patched or not."""
     empty_stem: bool
     outcomes: tuple[PairOutcome, ...]
+    foreign_hooks: tuple[str, ...] = ()
+    """Where on the model somebody else's hooks hung, which the runs went through."""
 
     def values(self, metric: str, **where: Label) -> Float[Tensor, "pair ..."]:
-        """A metric [pair, …axes], with the axes named in `where` fixed at a label."""
+        """A metric [pair, …axes], with the axes named in `where` fixed at a label.
+
+        Raises:
+            UserError: no such metric, axis or label.
+        """
+        known_metrics = self.outcomes[0].metrics
+        if metric not in known_metrics:
+            raise UserError(f"no metric {metric!r}; this sweep has {', '.join(known_metrics)}")
+        for axis in where:
+            if axis not in self.axes:
+                raise UserError(f"no axis {axis!r}; this sweep has {', '.join(self.axes)}")
         stacked = torch.stack([outcome.metrics[metric] for outcome in self.outcomes])
         for name, labels in reversed(list(enumerate(self.axes.items(), start=1))):
             axis, known = labels
@@ -83,6 +96,9 @@ class Sweep:
     def structural_zeros(self, variant: str | None = None) -> Bool[Tensor, "layer position"]:
         """Cells of a map (position-wise) or of a profile (layer-wise) that are zero by construction."""
         variant = variant or self.settings.variants[0]
+        if variant not in self.settings.variants:
+            known = ", ".join(self.settings.variants)
+            raise UserError(f"no variant {variant!r}; this sweep has {known}")
         steps: list[tuple[Label, ...]] = [(step,) for step in self.settings.positions]
         if "position" not in self.axes:
             steps = [self.settings.positions]

@@ -11,6 +11,7 @@ from transformers import PreTrainedTokenizerBase
 from codi_lens.config import CodiConfig
 from codi_lens.errors import UserError
 from codi_lens.hooked import to_hooked
+from codi_lens.hooks import foreign_hooks, lock_of
 from codi_lens.load_report import LoadReport
 from codi_lens.loop import LatentLoop
 from codi_lens.pretrained import Pretrained, load_pretrained, pick_device
@@ -141,6 +142,11 @@ class CodiParts:
     def device(self) -> torch.device:
         """Where the weights are."""
         return self.loop.device
+
+    def foreign_hooks(self) -> tuple[str, ...]:
+        """Where on the model and the projection somebody has left hooks; see `hooks.foreign_hooks`."""
+        with lock_of(self.model):
+            return foreign_hooks(self.model, self.projection)
 
     def to(self, *where: str | torch.device | torch.dtype) -> Self:
         """Moves model and projection to a device, or changes their dtype, or both; returns itself.

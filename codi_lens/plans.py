@@ -16,8 +16,10 @@ Every patched cell comes in *variants*:
 """
 
 import hashlib
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from numbers import Real
 from typing import Any
 
 import torch
@@ -36,9 +38,9 @@ from codi_lens.choices import (
     Mode,
     ResidSite,
 )
-from codi_lens.errors import UserError
+from codi_lens.errors import UserError, whole_number
 from codi_lens.hooks import Site, Step
-from codi_lens.rows import Displaced, Patch, Row, Source
+from codi_lens.rows import Displaced, Patch, Row, Source, steps_of
 
 Label = int | str
 STRATEGIES = ("single", "cumulative", "chained", "parallel")
@@ -84,6 +86,14 @@ class Settings:
         for name, known in choices.items():
             if getattr(self, name) not in known:
                 raise UserError(f"no {name} {getattr(self, name)!r}; known are {', '.join(known)}")
+        for name in ("num_latents", "seed"):
+            object.__setattr__(self, name, whole_number(getattr(self, name), name))
+        if not isinstance(self.controls, bool):
+            raise UserError(f"controls is {self.controls!r}; it must be True or False")
+        gap = self.min_gap
+        if isinstance(gap, bool) or not isinstance(gap, Real) or not 0 <= gap < math.inf:
+            raise UserError(f"min_gap is {gap!r}; it must be a number of logits, 0 or more")
+        object.__setattr__(self, "min_gap", float(gap))
 
 
 @dataclass(frozen=True)
@@ -229,7 +239,11 @@ def iterative_plan(
     * parallel: all positions at once; it stands at the last iteration.
 
     `generated` tells which activation each iteration left at the next position (none at the last).
+
+    Raises:
+        UserError: a mode or controls, which these iterations do not have, or positions out of order.
     """
+    _check_iterative(settings)
     steps = settings.positions
     rows = _Rows(
         settings, grid := [site_at(settings, la, k) for la in settings.layers for k in steps], False
@@ -256,45 +270,23 @@ def iterative_plan(
     return Plan(tuple(rows.rows), axes, cells, tuple(grid), generated)
 
 
+def _check_iterative(settings: Settings) -> None:
+    if settings.mode != "regenerate" or settings.controls:
+        raise UserError(
+            f"iterative patching with mode={settings.mode!r}, controls={settings.controls}: it goes on "
+            "from what each patch made of the run, so it has mode 'regenerate' and no controls; "
+            "patch_positions has modes and controls"
+        )
+    order = [step for step in steps_of(settings.num_latents) if step in settings.positions]
+    if order != list(settings.positions):
+        raise UserError(
+            f"positions {list(settings.positions)}: iterations pass on from one to the next, so give "
+            f"them in the order of the run, {order}"
+        )
+
+
 PLANS = {
     "position_patching": position_plan,
     "layer_patching": layer_plan,
     "iterative_patching": iterative_plan,
 }
-
-
-def is_structural_zero(
-    settings: Settings,
-    variant: str,
-    layer: Label,
-    steps: Sequence[Label],
-    *,
-    num_layers: int,
-    empty_stem: bool,
-) -> bool:
-    """Whether patching `steps` of a layer together cannot have an effect, whatever the weights.
-
-    The last layer's output at bot or at a latent feeds nothing but the next thought: the last one is never
-    fed, under `freeze` none is. At eot it predicts the stem's first token, which is forced.
-    """
-    return all(
-        _feeds_nothing(settings, variant, layer, step, num_layers, empty_stem) for step in steps
-    )
-
-
-def _feeds_nothing(
-    settings: Settings, variant: str, layer: Label, step: Label, num_layers: int, empty_stem: bool
-) -> bool:
-    last_latent = settings.num_latents - 1
-    if variant == "thoughts" and step in (last_latent, "eot"):
-        return True
-    if variant == "thoughts" and step == "bot" and settings.num_latents == 0:
-        return True
-    if layer == THOUGHT or (layer == 0 and settings.site == "resid_pre"):
-        return step in ("bot", "eot")  # the input there is the same token in every run
-    if layer != num_layers - 1 or settings.site == "resid_pre":
-        return False
-    if step == "eot":
-        return settings.answer_start == "stem" and not empty_stem
-    unread = step == last_latent or (step == "bot" and settings.num_latents == 0)
-    return unread or variant == "freeze" or (variant in CONTROLS and settings.mode == "freeze")

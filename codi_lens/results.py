@@ -84,7 +84,8 @@ def load(folder: str | Path, *, incomplete: bool = False) -> Sweep:
     ]
     model = manifest["model"]
     shape = (model["num_layers"], model["empty_stem"])
-    return Sweep(manifest["experiment"], settings, axes, *shape, tuple(outcomes))
+    left = tuple(manifest.get("foreign_hooks", ()))
+    return Sweep(manifest["experiment"], settings, axes, *shape, tuple(outcomes), left)
 
 
 def read_manifest(folder: Path, *, incomplete: bool = False) -> dict[str, Any]:

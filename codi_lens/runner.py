@@ -10,7 +10,7 @@ from torch import Tensor
 
 from codi_lens.answers import is_correct
 from codi_lens.codi import HookedCodi
-from codi_lens.errors import UserError
+from codi_lens.errors import whole_number
 from codi_lens.jobs import (
     Job,
     Saved,
@@ -29,7 +29,7 @@ from codi_lens.patching import RowsRun
 from codi_lens.plans import BASE, SOURCE, Plan, Settings
 from codi_lens.reading import Answers, says_tokens
 from codi_lens.similarity import similarities
-from codi_lens.soundness import check_finite
+from codi_lens.soundness import check_finite, check_pairs
 
 Decode = Literal["none", "last", "all"]
 """Patched answers to decode: of no cell, of the last iteration, of every cell of the main variant."""
@@ -68,11 +68,12 @@ def sweep_pairs(
         stopped: asked before each batch; if true, no more are run.
 
     Raises:
-        UserError: no pairs, a plan that the model cannot run, or out of memory with no way to halve.
+        UserError: no pairs, a question that does not fit, a plan that the model cannot run, or out of memory with no way to halve.
         NotFinite: a metric that is no number where it is defined.
     """
-    if not pairs:
-        raise UserError("there are no pairs to run")
+    check_pairs(codi, pairs, settings.num_latents)
+    if batch_rows is not None:
+        batch_rows = whole_number(batch_rows, "batch_rows", at_least=1)
     donors = choose_donors(pairs, settings) if settings.controls else [None] * len(pairs)
     jobs = [
         make_job(experiment, codi, pair, settings, donor, None if saved is None else saved[i])

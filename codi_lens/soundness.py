@@ -20,12 +20,18 @@ class NotFinite(UserError):
 
 
 def check_pairs(codi: HookedCodi, pairs: Sequence[Pair], num_latents: int) -> None:
-    """Checks that the model can be asked every question, and has room to answer it.
+    """Checks that there are pairs, that the model can be asked every question, and has room to answer it.
 
     Raises:
-        UserError: names the pair, and what is wrong with its question.
+        UserError: no list of pairs; or names the pair, and what is wrong with its question.
     """
+    if isinstance(pairs, Pair) or not isinstance(pairs, Sequence):
+        raise UserError(f"pairs is {type(pairs).__name__}; it must be a list of pairs")
+    if not pairs:
+        raise UserError("there are no pairs to run")
     for pair in pairs:
+        if not isinstance(pair, Pair):
+            raise UserError(f"pairs holds {pair!r}; it must be a list of codi_lens.Pair")
         for side, variant in (("clean", pair.clean), ("corrupted", pair.corrupted)):
             try:
                 behind = num_latents + len(codi.tokens.end())

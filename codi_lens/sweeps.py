@@ -6,11 +6,13 @@ clean run (the source) and puts them into the corrupted run (the base); noising 
 activations carry. `codi_lens.plans` says which activations; several pairs run side by side.
 """
 
-from collections.abc import Callable, Sequence
+import warnings
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import fields
 from typing import Any
 
 from codi_lens.codi import HookedCodi
-from codi_lens.errors import UserError
+from codi_lens.errors import UserError, whole_number
 from codi_lens.outcomes import PairOutcome, Sweep
 from codi_lens.pairs import Pair
 from codi_lens.plans import PLANS, THOUGHT, Label, Settings
@@ -31,6 +33,10 @@ def make_settings(
         UserError: a layer or position that the model does not have, or an unknown option.
     """
     latents = codi.num_latents(num_latents)
+    known = [field.name for field in fields(Settings)]
+    for name in options:
+        if name not in known:
+            raise UserError(f"no option {name!r}; known are {', '.join(known)}")
     return Settings(
         latents,
         _axis("layer", layers, codi.model.cfg.n_layers, (THOUGHT,)),
@@ -42,14 +48,19 @@ def make_settings(
 def _axis(
     what: str, chosen: Sequence[Label] | None, size: int, names: tuple[str, ...]
 ) -> tuple[Label, ...]:
-    values: tuple[Label, ...] = tuple(range(size)) if chosen is None else tuple(chosen)
-    odd = [v for v in values if v not in names and not (isinstance(v, int) and 0 <= v < size)]
-    if odd or not values or len(set(values)) < len(values):
-        numbers = (
-            f"different numbers from 0 to {size - 1}" if size else "no numbers (there are none)"
-        )
-        raise UserError(f"{what}s {list(values)}: give {numbers}, or {', '.join(names)}")
-    return values
+    numbers = f"different numbers from 0 to {size - 1}" if size else "no numbers (there are none)"
+    advice = f"give {numbers}, or {', '.join(names)}"
+    if isinstance(chosen, str) or not isinstance(chosen, Iterable | None):
+        raise UserError(f"{what}s {chosen!r}: a list is needed; {advice}")
+    values = list(range(size) if chosen is None else chosen)
+    try:
+        labels = tuple(v if v in names else whole_number(v, f"a {what}") for v in values)
+    except UserError as error:
+        raise UserError(f"{what}s {values}: {advice}") from error
+    beyond = any(isinstance(label, int) and label >= size for label in labels)
+    if beyond or not labels or len(set(labels)) < len(labels):
+        raise UserError(f"{what}s {values}: {advice}")
+    return labels
 
 
 def run_experiment(
@@ -62,7 +73,16 @@ def run_experiment(
     progress: Callable[[PairOutcome], None] | None = None,
     **options: Any,
 ) -> Sweep:
-    """Runs one of `PLANS` over the pairs; `options` as in `sweep_pairs`."""
+    """Runs one of `PLANS` over the pairs; `options` as in `sweep_pairs`.
+
+    Warns of hooks that somebody left on the model: the runs go through them.
+    """
+    if left := codi.foreign_hooks():
+        warnings.warn(
+            f"the model has hooks that are not this sweep's, on {', '.join(left)}; its numbers are "
+            "those of the model with these hooks (model.reset_hooks() removes TransformerLens' own)",
+            stacklevel=3,
+        )
     outcomes = []
     for outcome in sweep_pairs(experiment, codi, pairs, settings, batch_rows=batch_rows, **options):
         outcomes.append(outcome)
@@ -76,8 +96,15 @@ def make_sweep(
 ) -> Sweep:
     """The sweep that these outcomes, one per pair, make up."""
     axes = PLANS[experiment](settings, pair_id=0, d_model=1).axes
-    layers = codi.model.cfg.n_layers
-    return Sweep(experiment, settings, axes, layers, not codi.tokens.stem(), tuple(outcomes))
+    return Sweep(
+        experiment,
+        settings,
+        axes,
+        num_layers=codi.model.cfg.n_layers,
+        empty_stem=not codi.tokens.stem(),
+        outcomes=tuple(outcomes),
+        foreign_hooks=codi.foreign_hooks(),
+    )
 
 
 def patch_positions(

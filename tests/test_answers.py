@@ -3,6 +3,7 @@
 from decimal import Decimal
 from enum import IntEnum
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -51,6 +52,9 @@ def words(ids: tuple[int, ...]) -> list[str]:
         ("0.10", "0.1"),
         ("12345678901234567890.1", "12345678901234567890.1"),
         (10**30, "1" + "0" * 30),
+        (np.int8(-7), "-7"),
+        (np.float32(2.1), "2.1"),
+        (np.float64(2.5), "2.5"),
     ],
 )
 def test_spelling(answer: int | float | str, spelling: str) -> None:
@@ -84,6 +88,8 @@ def test_spelling(answer: int | float | str, spelling: str) -> None:
         "eighteen",
         "٣",
         [18],
+        np.bool_(True),
+        np.float32("nan"),
     ],
 )
 def test_no_spelling(answer: object) -> None:

@@ -57,6 +57,7 @@ LAYERS = [
         "reading",
         "jobs",
         "plans",
+        "structural_zeros",
         "similarity",
         "soundness",
         "outcomes",

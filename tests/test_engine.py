@@ -169,7 +169,10 @@ def test_no_tensor_holds_the_logits_of_all_rows(tiny, monkeypatch):
         largest = max(largest, activation.shape[0])
 
     # The greedy texts of the unpatched runs are unembedded one position at a time, and come last.
-    with tiny.model.hooks(fwd_hooks=[("unembed.hook_out", look)]):
+    with (
+        tiny.model.hooks(fwd_hooks=[("unembed.hook_out", look)]),
+        pytest.warns(UserWarning, match="unembed.hook_out"),
+    ):
         patch_positions(tiny, PAIRS[:1])
     assert largest <= 5 + 2
 

@@ -70,6 +70,7 @@ def write_tiny(
     seed: int = 0,
     kv_heads: int = 2,
     tied: bool = True,
+    n_ctx: int = 256,
     rope: dict | None = None,
     layers: int = 3,
     rank: int = 4,
@@ -105,7 +106,7 @@ def write_tiny(
             num_key_value_heads=kv_heads,
             tie_word_embeddings=tied,
             rope_parameters=rope or {"rope_type": "default", "rope_theta": 10000.0},
-            max_position_embeddings=256,
+            max_position_embeddings=n_ctx,
             **(llama_options or {}),
         )
     )

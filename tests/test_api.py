@@ -1,0 +1,308 @@
+"""Doors of the library that a notebook comes in by: what is odd works, or is refused by a text that helps."""
+
+import copy
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+import torch
+
+from codi_lens import (
+    HookedCodi,
+    Site,
+    UserError,
+    patch_iteratively,
+    patch_layers,
+    patch_positions,
+)
+from codi_lens.hooks import ablate, add, capture, replace
+from codi_lens.necessity import measure_necessity
+from codi_lens.results import load
+from codi_lens.results_writer import write_record
+from tests.runs import PAIRS
+from tests.tiny import write_tiny
+
+QUESTIONS = ["The answer is: 12 plus 34?", "one plus 2?", "5 plus 6 plus 7?"]
+EXPERIMENTS = (patch_positions, patch_layers, patch_iteratively)
+NAME = "blocks.1.hook_resid_post"
+
+
+@pytest.fixture
+def own(tiny):
+    """A model that a test may leave hooks on."""
+    return copy.deepcopy(tiny)
+
+
+# -- kept state ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "name", ["hook_embed", "blocks.0.hook_resid_pre", NAME, "ln_final.hook_normalized"]
+)
+def test_a_hook_that_writes_in_place_reaches_the_run_and_nothing_that_is_kept(tiny, name):
+    """In place or in a copy: the same run, and what came before the hook is as it was."""
+
+    def in_place(activation, hook):
+        activation[:, -1] = 0
+        return activation
+
+    plain = tiny.run_with_hooks(QUESTIONS[0], 45)
+    for step in range(3):
+        found, expected = (
+            tiny.run_with_hooks(QUESTIONS[0], 45, fwd_hooks=[(Site(name, step), hook)])
+            for hook in (in_place, ablate())
+        )
+        for field in ("logits", "thoughts", "final_states"):
+            assert torch.equal(getattr(found, field), getattr(expected, field)), (step, field)
+        kept = (found.thoughts[:, : step + 1], plain.thoughts[:, : step + 1])
+        torch.testing.assert_close(*kept, atol=0, rtol=0)
+
+
+def test_a_fork_is_out_of_reach_of_another_forks_hooks(tiny):
+    from codi_lens.hooks import HookPlan
+
+    def in_place(activation, hook):
+        activation.zero_()
+
+    state = tiny.think(QUESTIONS, 1)
+    fork, expected = state.fork(), tiny.think(QUESTIONS, 2).thoughts
+    plan = HookPlan(tiny.model, [(Site("hook_embed", 1), in_place)], 2)
+    tiny.loop.think_once(fork, 1, plan)
+    tiny.loop.think_once(state, 1)
+    for found, thought in zip(state.thoughts, expected, strict=True):
+        assert torch.equal(found, thought)
+
+
+# -- threads and foreign hooks -------------------------------------------------------------------
+
+
+def test_threads_share_a_model_without_touching_each_others_runs(tiny):
+    def run(i):
+        hooks = [(Site(NAME, 1), ablate())] if i % 2 else []
+        return tiny.run_with_hooks(QUESTIONS[i % 3], 45, fwd_hooks=hooks).logits
+
+    expected = [run(i) for i in range(6)]
+    with ThreadPoolExecutor(3) as pool:
+        found = list(pool.map(run, [i % 6 for i in range(36)]))
+    for i, logits in enumerate(found):  # a thread may sum in another order than the first one's
+        torch.testing.assert_close(logits, expected[i % 6], atol=1e-12, rtol=1e-12)
+
+
+def test_a_hook_may_start_a_run_and_other_threads_wait_for_it(tiny):
+    seen = []
+
+    def asks(activation, hook):
+        seen.append(tiny.generate(QUESTIONS[1], max_new_tokens=2))
+
+    threads = [
+        threading.Thread(
+            target=tiny.run_with_hooks,
+            args=(QUESTIONS[0], 45),
+            kwargs={"fwd_hooks": [(NAME, asks)]},
+        )
+        for _ in range(2)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert len(set(seen)) == 1
+    assert len(seen) == 14  # seven steps, in both threads
+
+
+def test_a_sweep_names_foreign_hooks_and_its_record_keeps_them(own, tmp_path):
+    clean = patch_positions(own, PAIRS[:2])
+    assert clean.foreign_hooks == ()
+    own.model.add_hook(NAME, lambda activation, hook: activation * 0.5)
+    own.projection.register_forward_hook(lambda *_: None)
+    with pytest.warns(UserWarning, match=r"blocks\.1\.hook_resid_post, Sequential"):
+        left = patch_positions(own, PAIRS[:2])
+    assert not torch.equal(left.values("logit_diff"), clean.values("logit_diff"))
+    write_record(tmp_path, left, own, {}, pages={}, planned=2)
+    assert load(tmp_path).foreign_hooks == (NAME, "Sequential")
+
+
+# -- hook points of every shape ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["hook_pattern", "hook_attn_scores", "hook_z", "hook_k", "hook_q"])
+@pytest.mark.parametrize("rows", [None, [1]])
+def test_hook_functions_change_the_last_position_of_every_kind_of_activation(tiny, name, rows):
+    name = f"blocks.1.attn.{name}"
+    axis = 2 if name.endswith(("pattern", "scores")) else 1
+    plain, changed = [], []
+    site = Site(name, "prompt")
+    tiny.run_with_hooks(QUESTIONS, [1, 2, 3], fwd_hooks=[(site, capture(plain))])
+    for hook, value in ((replace(torch.tensor(0.25)), 0.25), (add(torch.ones(())), None)):
+        own = (
+            hook
+            if rows is None
+            else (replace if value else add)(torch.tensor(0.25 if value else 1.0), rows)
+        )
+        changed.clear()
+        tiny.run_with_hooks(QUESTIONS, [1, 2, 3], fwd_hooks=[(site, own), (site, capture(changed))])
+        expected = plain[0].clone()
+        for row in range(3) if rows is None else rows:
+            last = expected[row].select(axis - 1, -1)
+            last.copy_(torch.full_like(last, value) if value else last + 1)
+        assert torch.equal(changed[0], expected)
+
+
+# -- lengths -------------------------------------------------------------------------------------
+
+DOORS = {
+    "generate": lambda codi, q: codi.generate(q),
+    "think": lambda codi, q: codi.think([q], 60),
+    "run_with_hooks": lambda codi, q: codi.run_with_hooks(q, 45, num_latents=60),
+    "run_with_cache": lambda codi, q: codi.run_with_cache(q),
+    "run_with_cache, answer": lambda codi, q: codi.run_with_cache(q, 45, num_latents=60),
+    "decode_without_wrapper": lambda codi, q: codi.decode_without_wrapper([q]),
+    "necessity": lambda codi, q: measure_necessity(codi, [q, "one?"], [1, 2]),
+    "sweep": lambda codi, q: patch_positions(codi, PAIRS, num_latents=60),
+}
+
+
+@pytest.mark.parametrize("door", DOORS)
+def test_what_the_context_has_no_room_for_is_refused_before_any_work(
+    door, tmp_path_factory, monkeypatch
+):
+    folder = tmp_path_factory.mktemp("short")
+    codi = HookedCodi.from_pretrained(write_tiny(folder, n_ctx=48))
+    question = "one plus " * 10 + "2?"
+
+    def works(*_, **__):
+        raise AssertionError("the model was run")
+
+    monkeypatch.setattr(codi.model, "forward", works)
+    with pytest.raises(UserError, match=r"positions; the model's context has 48"):
+        DOORS[door](codi, question)
+
+
+# -- numbers, names, lists -----------------------------------------------------------------------
+
+
+def test_integers_of_numpy_and_torch_are_integers_everywhere(tiny):
+    two, one = np.int64(2), torch.tensor(1)
+    plain = tiny.run_with_hooks(QUESTIONS[0], 45, num_latents=2, fwd_hooks=[((NAME, 1), ablate())])
+    found = tiny.run_with_hooks(
+        QUESTIONS[0], np.int32(45), num_latents=two, fwd_hooks=[((NAME, one), ablate())]
+    )
+    assert torch.equal(plain.logits, found.logits)
+    options = {"layers": [1, 2], "positions": [0, 1], "num_latents": 2, "seed": 3, "batch_rows": 9}
+    odd = {
+        name: np.array(value) if isinstance(value, list) else np.int8(value)
+        for name, value in options.items()
+    }
+    sweep, other = patch_positions(tiny, PAIRS, **options), patch_positions(tiny, PAIRS, **odd)
+    assert sweep.settings == other.settings
+    assert all(type(label) is int for label in (*other.settings.layers, other.settings.seed))
+    assert torch.equal(sweep.values("logit_diff"), other.values("logit_diff"))
+
+
+@pytest.mark.parametrize(
+    ("ask", "message"),
+    [
+        (lambda c: c.generate([]), "no questions"),
+        (lambda c: c.run_with_cache([]), "no questions"),
+        (lambda c: c.think([], 1), "no questions"),
+        (lambda c: c.generate([5]), "a question is 5; it must be a text"),
+        (
+            lambda c: c.generate("one?", max_new_tokens=1.5),
+            "max_new_tokens is 1.5; it must be a whole",
+        ),
+        (lambda c: c.generate("one?", num_latents=True), "num_latents is True; it must be a whole"),
+        (lambda c: c.run_with_hooks("one?", True), "answer True has no plain decimal spelling"),
+        (
+            lambda c: c.run_with_hooks("one?", 1, fwd_hooks=[((NAME, True), ablate())]),
+            "no step True",
+        ),
+        (
+            lambda c: c.run_with_hooks("one?", 1, fwd_hooks=[((NAME, [0, 1]), ablate())]),
+            r"no step \[0, 1\]; this run has prompt, bot, eot, answer and latent steps 0..2",
+        ),
+        (lambda c: patch_positions(c, PAIRS[0]), "pairs is Pair; it must be a list"),
+        (lambda c: patch_positions(c, ["one?"]), "pairs holds 'one\\?'"),
+        (
+            lambda c: patch_positions(c, PAIRS, mode="freze"),
+            "no mode 'freze'; known are regenerate, freeze",
+        ),
+        (
+            lambda c: patch_positions(c, PAIRS, laters=[1]),
+            "no option 'laters'; known are num_latents, layers",
+        ),
+        (
+            lambda c: patch_positions(c, PAIRS, layers=2),
+            "layers 2: a list is needed; give different numbers",
+        ),
+        (
+            lambda c: patch_positions(c, PAIRS, layers=[1.5]),
+            r"layers \[1.5\]: give different numbers from 0 to 2",
+        ),
+        (
+            lambda c: patch_positions(c, PAIRS, layers=[-1]),
+            r"layers \[-1\]: give different numbers from 0 to 2",
+        ),
+        (lambda c: patch_positions(c, PAIRS, positions="bot"), "positions 'bot': a list is needed"),
+        (
+            lambda c: patch_positions(c, PAIRS, batch_rows=0),
+            "batch_rows is 0; it must be a whole number, 1 or",
+        ),
+        (
+            lambda c: patch_positions(c, PAIRS, min_gap="1"),
+            "min_gap is '1'; it must be a number of logits",
+        ),
+        (
+            lambda c: patch_positions(c, PAIRS, controls="all"),
+            "controls is 'all'; it must be True or False",
+        ),
+        (
+            lambda c: patch_iteratively(c, PAIRS, controls=True),
+            "it has mode 'regenerate' and no controls",
+        ),
+        (
+            lambda c: patch_iteratively(c, PAIRS, mode="all"),
+            "it has mode 'regenerate' and no controls",
+        ),
+        (
+            lambda c: patch_iteratively(c, PAIRS, positions=[1, 0]),
+            r"in the order of the run, \[0, 1\]",
+        ),
+        (lambda c: setattr(c, "model", c.model), "cannot be replaced"),
+        (lambda c: setattr(c, "projection", None), "cannot be replaced"),
+        (lambda c: c.to("gpu"), "no device 'gpu' here"),
+    ],
+)
+def test_what_cannot_be_meant_is_refused_with_what_can(tiny, ask, message):
+    with pytest.raises(UserError, match=message):
+        ask(tiny)
+
+
+def test_a_sweep_knows_its_metrics_axes_and_labels(tiny):
+    sweep = patch_positions(tiny, PAIRS, controls=True)
+    for metric, where, message in (
+        ("recovry", {}, "no metric 'recovry'; this sweep has kl_divergence"),
+        (
+            "recovery",
+            {"varient": "donor"},
+            "no axis 'varient'; this sweep has variant, layer, position",
+        ),
+        ("recovery", {"variant": "doner"}, "no variant 'doner' in this sweep"),
+    ):
+        with pytest.raises(UserError, match=message):
+            sweep.values(metric, **where)
+    with pytest.raises(UserError, match="no variant 'freeze'; this sweep has regenerate, self"):
+        sweep.structural_zeros("freeze")
+
+
+def test_a_model_moves_with_all_its_parts(tiny_folder):
+    moved = HookedCodi.from_pretrained(tiny_folder, dtype=torch.bfloat16)
+    plain = HookedCodi.from_pretrained(tiny_folder, dtype=torch.float64)
+    for part in ("model", "projection"):
+        rounded = getattr(moved, part).parameters()
+        for own, other in zip(getattr(plain, part).parameters(), rounded, strict=True):
+            own.copy_(other)
+    moved = moved.to(torch.float64).to("cpu")
+    assert moved.cfg.dtype == torch.float64
+    found, expected = (codi.run_with_hooks(QUESTIONS[0], 45).logits for codi in (moved, plain))
+    torch.testing.assert_close(found, expected, atol=1e-12, rtol=0)
