@@ -73,6 +73,7 @@ def load_checkpoint(
     claims = Claims(file, dtype, device)
     for prefix in config.drop_prefixes:
         claims.drop(prefix)
+    claims.drop_leftovers()
     llama = _empty_llama(claims, llama_config, config)
     claims.report.lora_alpha = config.lora_alpha
     claims.report.lora_rank = config.lora_rank or _found_rank(claims)

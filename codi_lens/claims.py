@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from codi_lens.layout import LLAMA_PREFIX, PROJECTION_PREFIX
+from codi_lens.layout import LEFTOVERS, LLAMA_PREFIX, PROJECTION_PREFIX
 from codi_lens.load_report import LoadReport
 from codi_lens.tensor_files import CheckpointError, TensorFile
 
@@ -23,7 +23,7 @@ class Claims:
         self.device = torch.device(device)
         self.unclaimed = set(file.keys())
         self.problems: list[str] = []
-        self.report = LoadReport(source=str(file.path))
+        self.report = LoadReport(source=str(file.path), wrapper=file.wrapper)
 
     def has(self, key: str) -> bool:
         return key in self.unclaimed
@@ -37,6 +37,13 @@ class Claims:
         keys = {key for key in self.unclaimed if key.startswith(prefix)}
         self.unclaimed -= keys
         self.report.dropped[prefix] = len(keys)
+
+    def drop_leftovers(self) -> None:
+        for ending in LEFTOVERS:
+            keys = {key for key in self.unclaimed if key.endswith("." + ending)}
+            self.unclaimed -= keys
+            if keys:
+                self.report.leftovers[ending] = len(keys)
 
     def take(self, key: str, shape: tuple[int, ...]) -> Float[Tensor, "..."]:
         """The tensor of `key`, checked; an empty meta tensor where the file has none that will do."""
@@ -67,10 +74,12 @@ class Claims:
         if tensor.is_meta:
             return tensor
         placed = tensor.to(device=self.device, dtype=self.dtype, copy=True)
-        if self.dtype == torch.float16 and not _all_finite(placed):
+        if not _all_finite(placed):
+            # The tensors of the file are finite: the cast, or the scale of an adapter, was too much.
+            largest = torch.finfo(self.dtype).max
             self.problems.append(
-                f"{name!r} reaches {float(tensor.abs().max()):.3g}; expected at most 65504, the "
-                "largest float16: load it in another dtype"
+                f"{name!r} reaches {float(tensor.abs().max()):.3g}; expected at most {largest:.6g}, the "
+                f"largest {str(self.dtype).removeprefix('torch.')}: load it in another dtype"
             )
         return placed
 

@@ -17,7 +17,8 @@ ALLOWED = {
     "experiments": set(),
 }
 LAYERS = [
-    {"errors", "files", "choices", "layout", "answers", "config", "tensor_files", "tokens"},
+    {"errors", "files", "fields", "choices", "layout", "answers", "memory"},
+    {"config", "tensor_files", "tokens"},
     {"pairs", "pair_report", "counterfactuals"},
     {
         "claims",
@@ -28,9 +29,10 @@ LAYERS = [
         "shared_prefix",
         "shared_blocks",
         "hooked",
+        "llama_config",
     },
     {"hub", "known", "pretrained"},
-    {"hooks", "loop", "memory"},
+    {"hooks", "loop"},
     {"codi"},
     {
         "rows",
