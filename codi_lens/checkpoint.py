@@ -118,7 +118,7 @@ def _empty_llama(claims: Claims, base: LlamaConfig, config: CodiConfig) -> Llama
     if config.bot_token is None and rows != base.vocab_size + EXTRA_TOKENS:
         raise CheckpointError(
             f"{claims.file.path}: the embedding has {rows} rows; expected {base.vocab_size} of the "
-            f"base vocabulary + {EXTRA_TOKENS} (pad, bot, eot): is this the right base model?"
+            f"base's 'vocab_size' + {EXTRA_TOKENS} (pad, bot, eot): is this the right base model?"
         )
     llama_config = LlamaConfig.from_dict(base.to_dict() | {"vocab_size": rows})
     with init_empty_weights():

@@ -72,7 +72,15 @@ def read_llama_config(path: Path) -> LlamaConfig:
     checked = check_fields(values, FIELDS, str(path))
     checked = {field: value for field, value in checked.items() if value is not None}
     if not ("rope_theta" in checked or "rope_theta" in checked.get("rope_parameters", {})):
-        raise UserError(f"{path}: field 'rope_theta' is missing; it must be a number")
+        raise UserError(
+            f"{path}: field 'rope_theta' is missing, in 'rope_parameters' too; it must be a number"
+        )
+    width, heads = checked["hidden_size"], checked["num_attention_heads"]
+    if width % heads:
+        raise UserError(
+            f"{path}: field 'hidden_size' is {width}; it must be a multiple of 'num_attention_heads' "
+            f"({heads})"
+        )
     try:
         config = LlamaConfig.from_dict(checked)
         check_supported(config)

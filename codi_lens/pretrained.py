@@ -182,20 +182,20 @@ def _fit_vocabulary(
     """Checks tokenizer, special tokens and embedding rows against each other, before loading.
 
     A `config.json` beside the weights may count CODI's three extra rows in. Where the tokenizer's
-    length shows that it does, `llama_config.vocab_size` is set back to the base's.
+    ids show that it does, `llama_config.vocab_size` is set back to the base's.
     """
     rows = embedding_rows(file) or 0
-    length = max(tokenizer.get_vocab().values(), default=-1) + 1  # ids may have gaps
+    highest = max(tokenizer.get_vocab().values(), default=-1)  # ids may have gaps
     own_tokens = config.bot_token is not None
     # A tokenizer saved after training may have a token for pad, the first of the three extra rows.
-    grown = rows == llama_config.vocab_size and length in (rows - 3, rows - 2)
+    grown = rows == llama_config.vocab_size and highest in (rows - 4, rows - 3)
     if grown and not own_tokens:
         llama_config.vocab_size -= EXTRA_TOKENS
-    room = rows if own_tokens else rows - EXTRA_TOKENS + 1
-    if rows and length > room:
+    room = rows - 1 if own_tokens else rows - EXTRA_TOKENS
+    if rows and highest > room:
         own = f"{rows} rows" if own_tokens else f"{rows} rows, the last two for bot and eot"
         raise CheckpointError(
-            f"{file.path}: the tokenizer has {length} tokens; expected at most {room}, as the "
+            f"{file.path}: the tokenizer has ids up to {highest}; expected at most {room}, as the "
             f"embedding has {own} (is it another model's tokenizer, or does it name bot_token and "
             "eot_token itself?)"
         )

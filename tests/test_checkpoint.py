@@ -10,6 +10,7 @@ from safetensors.torch import load_file, save_file
 from codi_lens import HookedCodi, UserError
 from codi_lens.checkpoint import make_projection, merge_adapter, write_checkpoint
 from codi_lens.config import CONFIG_NAME, CodiConfig
+from codi_lens.fields import read_object
 from codi_lens.tensor_files import PICKLED, SAFETENSORS, SHARD_INDEX, CheckpointError
 from tests.tiny import LLAMA3_ROPE, TARGETS, PlainCodi, tiny_config, write_tiny
 
@@ -325,22 +326,22 @@ class TestSettings:
     def test_written_and_read_back(self, tmp_path):
         config = tiny_config(drop_prefixes=("decoder.",), bot_token="<b>", eot_token="<e>")
         config.write(tmp_path)
-        values = CodiConfig.read_values(tmp_path / CONFIG_NAME)
+        values = read_object(tmp_path / CONFIG_NAME)
         assert CodiConfig.from_mapping(values, "here") == config
 
     @pytest.mark.parametrize(
         ("field", "value", "message"),
         [
-            ("lora_alpha", "32", "must be a number"),
-            ("lora_alpha", True, "must be a number"),
-            ("lora_alpha", 0, "must be positive"),
+            ("lora_alpha", "32", "must be a positive number"),
+            ("lora_alpha", True, "must be a positive number"),
+            ("lora_alpha", 0, "must be a positive number"),
             ("num_latents", 2.5, "must be a whole number"),
-            ("num_latents", -1, "must be 0 or more"),
+            ("num_latents", -1, "must be a whole number of 0 or more"),
             ("remove_eos", "yes", "must be true or false"),
             ("answer_stem", None, "must be a text"),
             ("bot_token", "<b>", "go together"),
             ("drop_prefixes", "decoder.", "must be a list"),
-            ("drop_prefixes", [1], "must be a list"),
+            ("drop_prefixes", [1], "an item of .* must be a text"),
             ("drop_prefixes", None, "must be a list"),
             ("lora_target", ["q_proj"], "unknown field 'lora_target'"),
         ],
@@ -380,7 +381,9 @@ class TestVocabulary:
         values = json.loads((tmp_path / CONFIG_NAME).read_text())
         del values["bot_token"], values["eot_token"]
         (tmp_path / CONFIG_NAME).write_text(json.dumps(values))
-        with pytest.raises(CheckpointError, match="tokenizer has 116 tokens; expected at most 114"):
+        with pytest.raises(
+            CheckpointError, match="tokenizer has ids up to 115; expected at most 113"
+        ):
             HookedCodi.from_pretrained(tmp_path)
 
     def test_special_tokens_that_the_tokenizer_lacks(self, tmp_path):
@@ -395,5 +398,7 @@ class TestVocabulary:
         tensors = load_file(tmp_path / SAFETENSORS)
         tensors[EMBEDDING] = tensors[EMBEDDING][:-1].clone()
         save_file(tensors, tmp_path / SAFETENSORS)
-        with pytest.raises(CheckpointError, match="tokenizer has 116 tokens; expected at most 115"):
+        with pytest.raises(
+            CheckpointError, match="tokenizer has ids up to 115; expected at most 114"
+        ):
             HookedCodi.from_pretrained(tmp_path)
