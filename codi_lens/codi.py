@@ -97,7 +97,7 @@ class HookedCodi:
         base: str | Path | None = None,
         revision: str | None = None,
         device: str | torch.device = "cpu",
-        dtype: torch.dtype = torch.float32,
+        dtype: torch.dtype | str = torch.float32,
         alpha: float | None = None,
         num_latents: int | None = None,
         remove_eos: bool | None = None,
@@ -112,7 +112,7 @@ class HookedCodi:
                 settings say.
             revision: branch, tag or commit of the checkpoint on the hub.
             device: "auto", or a torch device.
-            dtype: of the merged weights.
+            dtype: of the merged weights, such as torch.bfloat16 or "bfloat16".
             alpha, num_latents, remove_eos, answer_stem: what the tensors cannot say, where neither
                 `codi_config.json` nor the table of known checkpoints says it, or to override them.
 

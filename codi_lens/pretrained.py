@@ -6,7 +6,7 @@ asked for by name.
 """
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -17,6 +17,7 @@ from torch import nn
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerBase
 
 from codi_lens.checkpoint import embedding_rows, load_checkpoint
+from codi_lens.choices import DTYPES
 from codi_lens.config import CONFIG_NAME, FIELDS, CodiConfig
 from codi_lens.errors import UserError
 from codi_lens.fields import check_fields, read_object
@@ -28,8 +29,6 @@ from codi_lens.load_report import LoadReport, measure_peak
 from codi_lens.memory import enough_memory
 from codi_lens.tensor_files import CheckpointError, TensorFile, model_digest
 from codi_lens.tokens import CodiTokens
-
-DTYPES = ("float32", "bfloat16", "float16", "float64")
 
 
 @dataclass
@@ -50,19 +49,24 @@ def load_pretrained(
     revision: str | None = None,
     device: str | torch.device = "cpu",
     dtype: torch.dtype | str = torch.float32,
+    unsaid: Mapping[str, Any] | None = None,
     **given: Any,
 ) -> Pretrained:
     """Loads what `HookedCodi.from_pretrained` wraps; the arguments are the same.
 
     Args:
-        given: fields of `CodiConfig`; those that are None are left to the files.
+        unsaid: fields of `CodiConfig` for what neither caller nor files say.
+        given: fields of `CodiConfig`. Here and there, those that are None are left to the files.
+
+    Raises:
+        UserError: as `from_pretrained` does.
     """
     if why := refusal(str(name_or_folder)):
         raise UserError(f"{name_or_folder}: {why}")
     dtype = pick_dtype(dtype)
     where = pick_device(device, dtype)
     files = model_files(name_or_folder, revision)
-    config = read_codi_config(files, given)
+    config = read_codi_config(files, given, unsaid or {})
     own_tokenizer = files.tokenizer()
     base_files = _base_files(files, base, config, bool(own_tokenizer))
     config_path = base_files.require("config.json")
@@ -122,15 +126,23 @@ def pick_device(device: str | torch.device, dtype: torch.dtype = torch.float32) 
     return where
 
 
-def read_codi_config(files: ModelFiles, given: dict[str, Any]) -> CodiConfig:
-    """Caller, then `codi_config.json`, then the table; an error names what none of them says."""
+def read_codi_config(
+    files: ModelFiles, given: Mapping[str, Any], unsaid: Mapping[str, Any]
+) -> CodiConfig:
+    """Caller, then `codi_config.json`, then the table, then `unsaid`; an error names what none of them says."""
     path = files.get(CONFIG_NAME)
-    values = known_config(files.name)
+    values = _settings(unsaid) | known_config(files.name)
     if path is not None:
         values |= read_object(path)
-    given = {field: value for field, value in given.items() if value is not None}
-    values |= check_fields(given, FIELDS, "settings given")
-    return CodiConfig.from_mapping(values, files.name if path is None else str(path))
+    return CodiConfig.from_mapping(
+        values | _settings(given), files.name if path is None else str(path)
+    )
+
+
+def _settings(given: Mapping[str, Any]) -> dict[str, Any]:
+    """What a caller says, checked apart, so that no file is blamed for it."""
+    said = {field: value for field, value in given.items() if value is not None}
+    return check_fields(said, FIELDS, "settings given")
 
 
 def read_tokenizer(paths: Sequence[Path], base: ModelFiles) -> PreTrainedTokenizerBase:
