@@ -15,9 +15,11 @@ from transformer_lens.pretrained.weight_conversions.llama import convert_llama_w
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from codi_lens.errors import UserError
+from codi_lens.memory import enough_memory
 from codi_lens.shared_blocks import install
 
 
+@enough_memory("the hooked model")
 def to_hooked(llama: LlamaForCausalLM) -> HookedTransformer:
     """Wraps `llama` as a `HookedTransformer`; both use the same storage afterwards.
 

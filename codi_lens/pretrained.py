@@ -74,8 +74,8 @@ def load_pretrained(
     tokenizer = read_tokenizer(own_tokenizer or base_files.tokenizer(), base_files)
     with enough_memory(files.name):
         file = TensorFile.open(files.weights())
-        check_sizes(llama_config, config_path, file)
         tokens = _fit_vocabulary(file, llama_config, tokenizer, config)
+        check_sizes(llama_config, config_path, file)
         merged = load_checkpoint(file, llama_config, config, dtype=dtype, device=where)
     report = merged.report
     report.files = file.digests()
@@ -157,8 +157,13 @@ def read_tokenizer(paths: Sequence[Path], base: ModelFiles) -> PreTrainedTokeniz
             tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
                 copies, local_files_only=True, trust_remote_code=False
             )
-    except Exception as error:
-        # The tokenizers library raises bare Exceptions for damaged files.
+            # Some damages show only in use.
+            tokenizer("0")
+            tokenizer.convert_tokens_to_ids(tokenizer.all_special_tokens)
+    except BaseException as error:
+        # The tokenizers library raises bare Exceptions for damaged files, or panics, which is none.
+        if isinstance(error, KeyboardInterrupt | SystemExit):
+            raise
         reason = " ".join(str(error).split())[:200]
         raise UserError(f"{paths[0]}: not a readable tokenizer ({reason})") from error
     tokenizer.name_or_path = str(paths[0].parent)
@@ -196,7 +201,7 @@ def _fit_vocabulary(
     A `config.json` beside the weights may count CODI's three extra rows in. Where the tokenizer's
     ids show that it does, `llama_config.vocab_size` is set back to the base's.
     """
-    rows = embedding_rows(file) or 0
+    rows = embedding_rows(file)
     highest = max(tokenizer.get_vocab().values(), default=-1)  # ids may have gaps
     own_tokens = config.bot_token is not None
     # A tokenizer saved after training may have a token for pad, the first of the three extra rows.
@@ -204,11 +209,14 @@ def _fit_vocabulary(
     if grown and not own_tokens:
         llama_config.vocab_size -= EXTRA_TOKENS
     room = rows - 1 if own_tokens else rows - EXTRA_TOKENS
-    if rows and highest > room:
+    if highest > room:
         own = f"{rows} rows" if own_tokens else f"{rows} rows, the last two for bot and eot"
         raise CheckpointError(
             f"{file.path}: the tokenizer has ids up to {highest}; expected at most {room}, as the "
             f"embedding has {own} (is it another model's tokenizer, or does it name bot_token and "
             "eot_token itself?)"
         )
-    return CodiTokens(tokenizer, config, rows, llama_config.max_position_embeddings)
+    try:
+        return CodiTokens(tokenizer, config, rows, llama_config.max_position_embeddings)
+    except UserError as error:
+        raise UserError(f"{file.path}: {error}") from error

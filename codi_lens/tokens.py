@@ -36,6 +36,7 @@ class CodiTokens:
         self.ids = _special_ids(tokenizer, config, d_vocab)
         self._special = _special_tokens(tokenizer)
         _check_template(tokenizer)
+        self._check_words(self.stem(), "answer_stem", config.answer_stem)
 
     def question(self, question: str) -> list[int]:
         """`[BOS question]`.
@@ -52,19 +53,22 @@ class CodiTokens:
         """
         if not all(text(question, "the question").strip() for question in questions):
             raise UserError("the question is empty")
-        bos, unknown = self.tokenizer.bos_token_id, self.tokenizer.unk_token_id
         rows = self.tokenizer(list(questions), add_special_tokens=False)["input_ids"]
         for question, ids in zip(questions, rows, strict=True):
-            if unknown is not None and unknown in ids:
-                raise UserError(
-                    f"the tokenizer does not know every word of the question {question!r}"
-                )
-            if special := self._special.keys() & ids:
-                raise UserError(
-                    f"the question {question!r} holds the special token "
-                    f"{self._special[min(special)]!r}, which is no text to the model; leave it out"
-                )
+            self._check_words(ids, "the question", question)
+        bos = self.tokenizer.bos_token_id
         return rows if bos is None else [[bos, *ids] for ids in rows]
+
+    def _check_words(self, ids: Sequence[int], what: str, words: str) -> None:
+        """Refuses text in which not every token is a known word."""
+        shown = f"{what} {words[:300]!r}"
+        if self.tokenizer.unk_token_id in ids:
+            raise UserError(f"the tokenizer does not know every word of {shown}")
+        if special := self._special.keys() & ids:
+            raise UserError(
+                f"{shown} holds the special token {self._special[min(special)]!r}, which is "
+                "no text to the model; leave it out"
+            )
 
     def prompt(self, question: str) -> list[int]:
         """`[BOS question]`, eos where the model wants it, bot. Raises as `question` does."""

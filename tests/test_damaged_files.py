@@ -280,6 +280,15 @@ class TestFiles:
         path = save(folder, tensors)
         refused(folder, path, "embed_tokens.weight' is missing", "keys begin with codi.base_model")
 
+    def test_a_model_that_was_trained_without_adapters(self, folder):
+        tensors = {
+            key.replace("codi.base_model.model.", "codi.").replace(".base_layer", ""): tensor
+            for key, tensor in load_file(folder / SAFETENSORS).items()
+            if "lora_" not in key
+        }
+        path = save(folder, tensors)
+        refused(folder, path, "such as 'codi.lm_head.weight'", "expected", "with its adapters")
+
 
 class TestShards:
     @pytest.fixture
@@ -396,6 +405,23 @@ class TestConfigs:
     @pytest.mark.parametrize("content", ["{}", "{"])
     def test_a_damaged_tokenizer(self, folder, content):
         (folder / "tokenizer.json").write_text(content)
+        refused(folder, folder / "tokenizer.json", "not a readable tokenizer", error=UserError)
+
+    @pytest.mark.parametrize(
+        ("name", "path", "value"),
+        [
+            ("tokenizer_config.json", ("model_max_length",), "x"),
+            ("tokenizer_config.json", ("unk_token",), ""),
+            ("tokenizer.json", ("post_processor", "special_tokens"), {}),
+        ],
+    )
+    def test_a_tokenizer_whose_damage_shows_in_use(self, folder, name, path, value):
+        content = json.loads((folder / name).read_text())
+        place = content
+        for key in path[:-1]:
+            place = place[key]
+        place[path[-1]] = value
+        (folder / name).write_text(json.dumps(content))
         refused(folder, folder / "tokenizer.json", "not a readable tokenizer", error=UserError)
 
     def test_no_tokenizer(self, folder):

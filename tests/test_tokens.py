@@ -79,3 +79,15 @@ def test_a_special_token_in_the_question_is_refused_by_name(typed, question):
 def test_questions_that_are_none(question, message):
     with pytest.raises(UserError, match=message):
         tiny_tokens("<bos> $A").prompt(question)
+
+
+@pytest.mark.parametrize(
+    ("stem", "message"),
+    [
+        ("The moon is ", "does not know every word of answer_stem"),
+        ("The<eos> ", "holds the special"),
+    ],
+)
+def test_an_answer_stem_that_the_model_cannot_have_been_taught(stem, message):
+    with pytest.raises(UserError, match=message):
+        tiny_tokens("<bos> $A", answer_stem=stem)
