@@ -26,9 +26,9 @@ def read_object(path: Path) -> dict[str, Any]:
     Raises:
         UserError: not UTF-8, not JSON, nested too deep, or no object.
     """
-    text = read_text(path)
+    content = read_text(path)
     try:
-        values = json.loads(text)
+        values = json.loads(content)
     except RecursionError as error:
         raise UserError(f"{path}: nested too deep to be read; expected a JSON object") from error
     except ValueError as error:

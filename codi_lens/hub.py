@@ -43,10 +43,12 @@ class ModelFiles:
     """Where the files are; None on the hub until the first of them came."""
     on_hub: bool = False
     revision: str | None = None
-    empty: set[str] = field(default_factory=set)
-    """Names of files that are there, with nothing in them."""
     unreachable: bool = False
     """Whether the hub left a request unanswered, so that a file may be missing for that reason."""
+    empty: set[str] = field(default_factory=set, init=False)
+    """Names of files that are there, with nothing in them."""
+    known: dict[str, Path | None] = field(default_factory=dict, init=False)
+    """What was looked up already."""
 
     def get(self, filename: str) -> Path | None:
         """The path of a file, downloaded if need be; None if there is none, or nothing in it.
@@ -54,11 +56,13 @@ class ModelFiles:
         Raises:
             UserError: the hub refuses, and what to do about it.
         """
-        path = self._fetch(filename) if self.on_hub else self._local(filename)
-        if path is not None and _is_blank(path):
-            self.empty.add(filename)
-            return None
-        return path
+        if filename not in self.known:
+            path = self._fetch(filename) if self.on_hub else self._local(filename)
+            if path is not None and _is_blank(path):
+                self.empty.add(filename)
+                path = None
+            self.known[filename] = path
+        return self.known[filename]
 
     def _local(self, filename: str) -> Path | None:
         path = self.folder / filename if self.folder else None

@@ -1,6 +1,7 @@
 """The base model's `config.json`: read strictly, and held against the tensors before a model is made of it."""
 
 import re
+import reprlib
 from pathlib import Path
 from typing import Any
 
@@ -65,7 +66,7 @@ def read_llama_config(path: Path) -> LlamaConfig:
     values = read_object(path)
     kind = values.get("model_type")
     if kind != "llama":
-        raise UserError(f"{path}: field 'model_type' is {kind!r}; it must be 'llama'")
+        raise UserError(f"{path}: field 'model_type' is {reprlib.repr(kind)}; it must be 'llama'")
     for field in REQUIRED:
         if field not in values:
             raise UserError(f"{path}: field {field!r} is missing; it must be given")

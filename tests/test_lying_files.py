@@ -35,6 +35,7 @@ def places():
     """Every field of the two files, and those of the rotary embedding's object."""
     for name, fields in NAMES.items():
         yield from ((name, (field,)) for field in fields)
+    yield "config.json", ("model_type",)
     yield from (("config.json", ("rope_parameters", field)) for field in llama_config.ROPE)
 
 
