@@ -165,10 +165,11 @@ def _weight_map(index: Path) -> dict[str, str]:
 def _wrapper(keys: Iterable[str]) -> str:
     """The wrappers' prefixes that all keys have in front, outermost first."""
     keys, found = list(keys), ""
-    while keys and (
-        prefix := next((w for w in WRAPPERS if all(k.startswith(found + w) for k in keys)), "")
-    ):
-        found += prefix
+    while keys:
+        outer = [w for w in WRAPPERS if all(key.startswith(found + w) for key in keys)]
+        if not outer:
+            break
+        found += outer[0]
     return found
 
 
