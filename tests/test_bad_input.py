@@ -158,6 +158,12 @@ def test_what_no_file_says_is_asked_for_by_its_flags_which_then_do(refused, flag
     assert "lora_alpha (there 12.0, here 2.0)" in said
 
 
+def test_a_program_advises_flags_where_the_library_advises_arguments(capsys):
+    name = "unsloth/Llama-3.2-1B-Instruct"
+    assert inspect_checkpoint.main([name]) == 2
+    assert f'give it as --base "{name}"' in capsys.readouterr().err
+
+
 def test_a_device_without_the_dtype(monkeypatch):
     """As Apple's GPUs are without float64: the first calculation in it fails."""
     ones = torch.ones
