@@ -73,6 +73,7 @@ def load_checkpoint(
     claims = Claims(file, dtype, device)
     for prefix in config.drop_prefixes:
         claims.drop(prefix)
+    claims.drop_leftovers()
     llama = _empty_llama(claims, llama_config, config)
     claims.report.lora_alpha = config.lora_alpha
     claims.report.lora_rank = config.lora_rank or _found_rank(claims)
@@ -93,12 +94,22 @@ def load_checkpoint(
     return MergedCheckpoint(llama, projection, claims.report)
 
 
-def embedding_rows(file: TensorFile) -> int | None:
-    """Rows of the token embedding, or of the head where only that is stored; None without either."""
+def embedding_rows(file: TensorFile) -> int:
+    """Rows of the token embedding, or of the head where only that is stored.
+
+    Raises:
+        CheckpointError: neither is there, under the names of a CODI LLaMA.
+    """
+    keys = file.keys()
     for key in (LLAMA_PREFIX + EMBEDDING, LLAMA_PREFIX + HEAD):
-        if key in file.keys() and file.shape(key):  # noqa: SIM118 - the file is no mapping
+        if key in keys and file.shape(key):
             return file.shape(key)[0]
-    return None
+    found = ", ".join(map(repr, sorted(keys)[:3]))
+    raise CheckpointError(
+        f"{file.path}: key {LLAMA_PREFIX + EMBEDDING!r} is missing; found {len(keys)} keys such as "
+        f"{found}; expected the tensors of a CODI LLaMA with its adapters, whose keys begin with "
+        f"{LLAMA_PREFIX}"
+    )
 
 
 def _found_rank(claims: Claims) -> int:
@@ -109,15 +120,10 @@ def _found_rank(claims: Claims) -> int:
 def _empty_llama(claims: Claims, base: LlamaConfig, config: CodiConfig) -> LlamaForCausalLM:
     """The architecture without memory for its weights, with the vocabulary that the file has."""
     rows = embedding_rows(claims.file)
-    if rows is None:
-        raise CheckpointError(
-            f"{claims.file.path}: key {LLAMA_PREFIX + EMBEDDING!r} is missing; expected the tensors "
-            f"of a CODI LLaMA, whose keys begin with {LLAMA_PREFIX}"
-        )
     if config.bot_token is None and rows != base.vocab_size + EXTRA_TOKENS:
         raise CheckpointError(
             f"{claims.file.path}: the embedding has {rows} rows; expected {base.vocab_size} of the "
-            f"base vocabulary + {EXTRA_TOKENS} (pad, bot, eot): is this the right base model?"
+            f"base's 'vocab_size' + {EXTRA_TOKENS} (pad, bot, eot): is this the right base model?"
         )
     llama_config = LlamaConfig.from_dict(base.to_dict() | {"vocab_size": rows})
     with init_empty_weights():

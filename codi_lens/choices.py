@@ -31,3 +31,5 @@ ANSWERS = ("none", "top", "all")
 WandbMode = Literal["off", "offline", "online"]
 """off: W&B is not even loaded; offline: written below the run's folder, for `wandb sync`; online: sent."""
 WANDB_MODES = ("off", "offline", "online")
+DTYPES = ("float32", "bfloat16", "float16", "float64")
+"""In which a model can be."""

@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from codi_lens.layout import LLAMA_PREFIX, PROJECTION_PREFIX
+from codi_lens.layout import LEFTOVERS, LLAMA_PREFIX, PROJECTION_PREFIX
 from codi_lens.load_report import LoadReport
 from codi_lens.tensor_files import CheckpointError, TensorFile
 
@@ -23,7 +23,7 @@ class Claims:
         self.device = torch.device(device)
         self.unclaimed = set(file.keys())
         self.problems: list[str] = []
-        self.report = LoadReport(source=str(file.path))
+        self.report = LoadReport(source=str(file.path), wrapper=file.wrapper)
 
     def has(self, key: str) -> bool:
         return key in self.unclaimed
@@ -34,9 +34,20 @@ class Claims:
         return shape[axis] if axis < len(shape) else None
 
     def drop(self, prefix: str) -> None:
-        keys = {key for key in self.unclaimed if key.startswith(prefix)}
+        """Leaves out all keys that begin so."""
+        self.report.dropped[prefix] = self._leave_out(
+            {k for k in self.unclaimed if k.startswith(prefix)}
+        )
+
+    def drop_leftovers(self) -> None:
+        """Leaves out buffers that the config determines."""
+        for ending in LEFTOVERS:
+            if keys := {key for key in self.unclaimed if key.endswith("." + ending)}:
+                self.report.leftovers[ending] = self._leave_out(keys)
+
+    def _leave_out(self, keys: set[str]) -> int:
         self.unclaimed -= keys
-        self.report.dropped[prefix] = len(keys)
+        return len(keys)
 
     def take(self, key: str, shape: tuple[int, ...]) -> Float[Tensor, "..."]:
         """The tensor of `key`, checked; an empty meta tensor where the file has none that will do."""
@@ -66,13 +77,15 @@ class Claims:
         """
         if tensor.is_meta:
             return tensor
-        placed = tensor.to(device=self.device, dtype=self.dtype, copy=True)
-        if self.dtype == torch.float16 and not _all_finite(placed):
+        cast = tensor.to(self.dtype)
+        if not _all_finite(cast):
+            # The tensors of the file are finite: the cast, or the scale of an adapter, was too much.
+            largest = torch.finfo(self.dtype).max
             self.problems.append(
-                f"{name!r} reaches {float(tensor.abs().max()):.3g}; expected at most 65504, the "
-                "largest float16: load it in another dtype"
+                f"{name!r} reaches {float(tensor.abs().max()):.3g}; expected at most {largest:.6g}, the "
+                f"largest {str(self.dtype).removeprefix('torch.')}: load it in another dtype"
             )
-        return placed
+        return cast.to(self.device, copy=cast is tensor)
 
     def finish(self) -> None:
         """Raises if any claim failed or any key is left over."""

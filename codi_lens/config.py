@@ -6,12 +6,24 @@ them, and a wrong guess loads silently into another model. They therefore come f
 nothing in it that matters has a default.
 """
 
-import json
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Self
 
 from codi_lens.errors import UserError
+from codi_lens.fields import (
+    Kind,
+    check_fields,
+    count,
+    flag,
+    optional,
+    positive,
+    size,
+    text,
+    texts,
+)
+from codi_lens.files import write_json
 from codi_lens.layout import OWN_PREFIXES
 
 CONFIG_NAME = "codi_config.json"
@@ -48,10 +60,8 @@ class CodiConfig:
     projection_layer_norm: bool | None = None
 
     def __post_init__(self) -> None:
-        if not 0 < self.lora_alpha < float("inf"):
-            raise UserError(f"lora_alpha is {self.lora_alpha}; it must be positive and finite")
-        if self.num_latents < 0:
-            raise UserError(f"num_latents is {self.num_latents}; it must be 0 or more")
+        for name, value in check_fields(vars(self), FIELDS).items():
+            object.__setattr__(self, name, value)
         if (self.bot_token is None) != (self.eot_token is None):
             raise UserError("bot_token and eot_token go together: give both or neither")
         for prefix in self.drop_prefixes:
@@ -61,40 +71,21 @@ class CodiConfig:
                     f"name anything but {' and '.join(OWN_PREFIXES)}"
                 )
 
-    @staticmethod
-    def read_values(path: Path) -> dict[str, Any]:
-        """The JSON object in `path`, for `from_mapping`."""
-        try:
-            values = json.loads(path.read_text())
-        except ValueError as error:
-            raise UserError(f"{path}: not JSON ({error}); expected an object") from error
-        if not isinstance(values, dict):
-            raise UserError(f"{path}: holds {type(values).__name__}; expected a JSON object")
-        return values
-
     @classmethod
-    def from_mapping(cls, values: dict[str, Any], where: str) -> Self:
+    def from_mapping(cls, values: Mapping[str, Any], where: str) -> Self:
         """Builds the record from JSON values; `where` names their origin in errors."""
-        known = {field.name: field for field in fields(cls)}
-        unknown = sorted(set(values) - set(known))
+        unknown = sorted(set(values) - set(FIELDS))
         if unknown:
-            raise UserError(f"{where}: unknown field {unknown[0]!r}; known fields: {sorted(known)}")
-        for name, value in values.items():
-            kinds, needed = _KINDS[name]
-            optional = name not in _REQUIRED and known[name].default is None
-            fits = isinstance(value, kinds) and (bool in kinds or not isinstance(value, bool))
-            if isinstance(value, list | tuple):
-                fits = fits and all(isinstance(item, str) for item in value)
-            if not (fits or (value is None and optional)):
-                raise UserError(f"{where}: field {name!r} is {value!r}; it must be {needed}")
-        missing = [name for name in _REQUIRED if name not in values]
+            raise UserError(
+                f"{where}: unknown field {unknown[0]!r}; known fields: {sorted(FIELDS)}"
+            )
+        missing = [name for name in REQUIRED if name not in values]
         if missing:
             arguments = ", ".join(f"{name.removeprefix('lora_')}=…" for name in missing)
             raise UserError(
                 f"{where}: no value for {', '.join(missing)}, which the tensors cannot tell; write "
                 f"{CONFIG_NAME} beside the weights or pass {arguments}"
             )
-        values = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
         try:
             return cls(**values)
         except UserError as error:
@@ -103,22 +94,22 @@ class CodiConfig:
     def write(self, folder: Path) -> None:
         """Writes `codi_config.json` into `folder`, leaving out what is None."""
         values = {k: v for k, v in asdict(self).items() if v is not None}
-        (folder / CONFIG_NAME).write_text(json.dumps(values, indent=2) + "\n")
+        write_json({folder / CONFIG_NAME: values})
 
 
-_REQUIRED = ("lora_alpha", "num_latents", "remove_eos", "answer_stem")
-_KINDS: dict[str, tuple[tuple[type, ...], str]] = {
-    "lora_alpha": ((int, float), "a number"),
-    "num_latents": ((int,), "a whole number"),
-    "remove_eos": ((bool,), "true or false"),
-    "answer_stem": ((str,), "a text"),
-    "bot_token": ((str,), "a text"),
-    "eot_token": ((str,), "a text"),
-    "base_model": ((str,), "a text"),
-    "drop_prefixes": ((list, tuple), "a list of texts"),
-    "has_projection": ((bool,), "true or false"),
-    "lora_rank": ((int,), "a whole number"),
-    "lora_targets": ((list, tuple), "a list of module names"),
-    "projection_dim": ((int,), "a whole number"),
-    "projection_layer_norm": ((bool,), "true or false"),
+REQUIRED = ("lora_alpha", "num_latents", "remove_eos", "answer_stem")
+FIELDS: dict[str, Kind] = {
+    "lora_alpha": positive,
+    "num_latents": count,
+    "remove_eos": flag,
+    "answer_stem": text,
+    "bot_token": optional(text),
+    "eot_token": optional(text),
+    "base_model": optional(text),
+    "drop_prefixes": texts,
+    "has_projection": flag,
+    "lora_rank": optional(size),
+    "lora_targets": optional(texts),
+    "projection_dim": optional(size),
+    "projection_layer_norm": optional(flag),
 }

@@ -1,6 +1,7 @@
 """The one exception that stands for a mistake in what the user gave, and the check that most numbers need."""
 
 import operator
+import reprlib
 from typing import Any
 
 
@@ -18,12 +19,11 @@ def whole_number(value: Any, what: str, *, at_least: int = 0) -> int:
         UserError: another kind of value, or one below `at_least`; `what` names it.
     """
     needed = f"a whole number, {at_least} or more"
-    if isinstance(value, bool):
-        raise UserError(f"{what} is {value!r}; it must be {needed}")
     try:
-        number = operator.index(value)
-    except TypeError as error:
-        raise UserError(f"{what} is {value!r}; it must be {needed}") from error
-    if number < at_least:
-        raise UserError(f"{what} is {number}; it must be {needed}")
+        number = None if isinstance(value, bool) else operator.index(value)
+    except TypeError:
+        number = None
+    if number is None or number < at_least:
+        # In short: a value from a file may be of any length.
+        raise UserError(f"{what} is {reprlib.repr(value)}; it must be {needed}")
     return number

@@ -15,9 +15,11 @@ from transformer_lens.pretrained.weight_conversions.llama import convert_llama_w
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from codi_lens.errors import UserError
+from codi_lens.memory import enough_memory
 from codi_lens.shared_blocks import install
 
 
+@enough_memory("the hooked model")
 def to_hooked(llama: LlamaForCausalLM) -> HookedTransformer:
     """Wraps `llama` as a `HookedTransformer`; both use the same storage afterwards.
 
@@ -55,15 +57,43 @@ def move(model: HookedTransformer, where: torch.device | torch.dtype) -> None:
             attention._extend_rotary_embeddings(len(attention.rotary_sin))
 
 
-def _hooked_config(
-    config: LlamaConfig, dtype: torch.dtype, device: torch.device
-) -> HookedTransformerConfig:
+def attention_sizes(config: LlamaConfig) -> tuple[int, int, int]:
+    """Number of heads, number of key/value heads, width of a head; a config may leave out the last two."""
+    heads = config.num_attention_heads
+    return (
+        heads,
+        config.num_key_value_heads or heads,
+        config.head_dim or config.hidden_size // heads,
+    )
+
+
+def check_supported(config: LlamaConfig) -> None:
+    """Refuses a config that TransformerLens' LLaMA does not compute exactly.
+
+    Raises:
+        UserError: names the field, what it is and what it must be.
+    """
     if config.mlp_bias:
         raise UserError("LlamaConfig.mlp_bias is true; TransformerLens' gated MLP has no such bias")
     if config.hidden_act != "silu":
         raise UserError(f"LlamaConfig.hidden_act is {config.hidden_act!r}; LLaMA models use 'silu'")
-    heads, kv_heads = config.num_attention_heads, config.num_key_value_heads
-    d_head = config.head_dim or config.hidden_size // heads
+    heads, kv_heads, d_head = attention_sizes(config)
+    if heads % kv_heads:
+        raise UserError(
+            f"num_key_value_heads is {kv_heads}; it must divide num_attention_heads ({heads})"
+        )
+    if d_head < 2 or d_head % 2:
+        raise UserError(
+            f"head_dim is {d_head}; it must be even, as the rotary embedding turns pairs"
+        )
+    _rotary_settings(config)
+
+
+def _hooked_config(
+    config: LlamaConfig, dtype: torch.dtype, device: torch.device
+) -> HookedTransformerConfig:
+    check_supported(config)
+    heads, kv_heads, d_head = attention_sizes(config)
     return HookedTransformerConfig(
         d_model=config.hidden_size,
         d_head=d_head,
@@ -102,11 +132,14 @@ def _rotary_settings(config: LlamaConfig) -> dict[str, Any]:
     if kind == "linear":
         settings["rotary_scaling_factor"] = rope["factor"]
     elif kind == "llama3":
+        low, high = rope["low_freq_factor"], rope["high_freq_factor"]
+        if not low < high:
+            raise UserError(f"high_freq_factor is {high}; it must exceed low_freq_factor ({low})")
         settings |= {
             "use_NTK_by_parts_rope": True,
             "NTK_by_parts_factor": rope["factor"],
-            "NTK_by_parts_low_freq_factor": rope["low_freq_factor"],
-            "NTK_by_parts_high_freq_factor": rope["high_freq_factor"],
+            "NTK_by_parts_low_freq_factor": low,
+            "NTK_by_parts_high_freq_factor": high,
             "NTK_original_ctx_len": rope["original_max_position_embeddings"],
         }
     elif kind != "default":

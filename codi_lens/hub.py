@@ -1,11 +1,12 @@
 """The files of a model: in a local folder, or on the hub and in its cache (through its client only).
 
-Files are asked for one by one, by name: weights, JSON and tokenizer, and never code. From the hub all
-come from one commit. `HF_HUB_OFFLINE=1` is the client's business: it then answers from its cache.
+Files are asked for one by one, by name: weights, JSON and tokenizer, and never code. One with nothing in
+it, of which public repositories have some, counts as absent. From the hub all come from one commit. `HF_HUB_OFFLINE=1` is the client's business: it then answers from its cache.
 """
 
+import os
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import huggingface_hub
@@ -19,7 +20,7 @@ from huggingface_hub.errors import (
 
 from codi_lens.errors import UserError
 from codi_lens.known import mirror_of
-from codi_lens.tensor_files import PICKLED, SAFETENSORS, SHARD_INDEX, shard_names
+from codi_lens.tensor_files import SHARD_INDEX, WEIGHTS, shard_names
 from codi_lens.toy import TOY_FOLDER
 
 TOKENIZER = "tokenizer.json"
@@ -28,7 +29,9 @@ TOKENIZER_FILES = (
     "tokenizer_config.json",
     "special_tokens_map.json",
     "added_tokens.json",
+    "config.json",
 )
+"""In the last, transformers looks up the tokenizer's class where no other says it."""
 
 
 @dataclass
@@ -42,16 +45,30 @@ class ModelFiles:
     revision: str | None = None
     unreachable: bool = False
     """Whether the hub left a request unanswered, so that a file may be missing for that reason."""
+    empty: set[str] = field(default_factory=set, init=False)
+    """Names of files that are there, with nothing in them."""
+    known: dict[str, Path | None] = field(default_factory=dict, init=False)
+    """What was looked up already."""
 
     def get(self, filename: str) -> Path | None:
-        """The path of a file, downloaded if need be; None if the model has no such file.
+        """The path of a file, downloaded if need be; None if there is none, or nothing in it.
 
         Raises:
             UserError: the hub refuses, and what to do about it.
         """
-        if not self.on_hub:
-            path = self.folder / filename if self.folder else None
-            return path if path and path.is_file() else None
+        if filename not in self.known:
+            path = self._fetch(filename) if self.on_hub else self._local(filename)
+            if path is not None and _is_blank(path):
+                self.empty.add(filename)
+                path = None
+            self.known[filename] = path
+        return self.known[filename]
+
+    def _local(self, filename: str) -> Path | None:
+        path = self.folder / filename if self.folder else None
+        return path if path and path.is_file() else None
+
+    def _fetch(self, filename: str) -> Path | None:
         try:
             # After one unanswered request the cache is asked alone: retries would take minutes a file.
             found = huggingface_hub.hf_hub_download(
@@ -78,30 +95,31 @@ class ModelFiles:
 
     def lacks(self, what: str) -> UserError:
         """The error for something that is not there."""
+        empty = f" (there but empty: {', '.join(sorted(self.empty))})" if self.empty else ""
         if not self.on_hub:
-            return UserError(f"{self.folder}: no {what} in this folder")
+            return UserError(f"{self.folder}: no {what} in this folder{empty}")
         if self.unreachable:
             return UserError(
                 f"{self.name}: no {what} in the cache, and the hub cannot be reached (offline?); run "
-                f"`hf download {self.name}` where there is a connection, or give a local folder"
+                f"`hf download {self.name}` where there is a connection, or give a local folder{empty}"
             )
-        return UserError(f"{self.name}: this repository has no {what}")
+        return UserError(f"{self.name}: this repository has no {what}{empty}")
 
     def weights(self) -> Path:
-        """The folder of the weights, safetensors rather than a pickle where both are there."""
-        for filename in (SAFETENSORS, SHARD_INDEX, PICKLED):
+        """The file of the weights, or the index of its shards; safetensors before a pickle."""
+        for filename in WEIGHTS:
             path = self.get(filename)
             if path is None:
                 continue
             for shard in shard_names(path) if filename == SHARD_INDEX and self.on_hub else ():
                 self.require(shard)
-            return path.parent
-        raise self.lacks(f"weights ({SAFETENSORS}, {SHARD_INDEX} or {PICKLED})")
+            return path
+        raise self.lacks(f"weights ({', '.join(WEIGHTS[:-1])} or {WEIGHTS[-1]})")
 
-    def tokenizer(self) -> Path | None:
-        """The folder of the tokenizer; None if there is none."""
+    def tokenizer(self) -> list[Path]:
+        """The tokenizer's files, `tokenizer.json` first; none without it."""
         found = [path for filename in TOKENIZER_FILES if (path := self.get(filename))]
-        return found[0].parent if found and found[0].name == TOKENIZER else None
+        return found if found and found[0].name == TOKENIZER else []
 
 
 def model_files(name_or_folder: str | Path, revision: str | None = None) -> ModelFiles:
@@ -115,8 +133,8 @@ def model_files(name_or_folder: str | Path, revision: str | None = None) -> Mode
         UserError: neither a folder nor a hub id.
     """
     name = str(name_or_folder)
-    folder = TOY_FOLDER if name == "toy" else Path(name_or_folder).expanduser()
-    if folder.is_dir():
+    folder = TOY_FOLDER if name == "toy" else Path(os.path.expanduser(name_or_folder))
+    if os.path.isdir(folder):  # for any text, even one that the system would not take as a path
         if revision is not None:
             raise UserError(
                 f"revision {revision!r} is given, but {name!r} is a folder, not a hub id"
@@ -125,6 +143,12 @@ def model_files(name_or_folder: str | Path, revision: str | None = None) -> Mode
     if isinstance(name_or_folder, Path) or not re.fullmatch(r"[\w.-]*\w[\w.-]*/[\w.-]+", name):
         raise UserError(f"no model {name!r}: give 'toy', a folder, or a hub id ('owner/name')")
     return ModelFiles(name, on_hub=True, revision=revision)
+
+
+def _is_blank(path: Path) -> bool:
+    """Whether a file holds nothing but white space."""
+    with path.open("rb") as file:
+        return all(block.isspace() for block in iter(lambda: file.read(2**16), b""))
 
 
 def _advice(files: ModelFiles, error: Exception) -> str:

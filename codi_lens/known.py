@@ -1,17 +1,17 @@
 """What is known of public checkpoints that their files do not say: `known_checkpoints.json`."""
 
 import functools
-import json
 from pathlib import Path
 from typing import Any
+
+from codi_lens.fields import read_object
 
 TABLE = Path(__file__).with_name("known_checkpoints.json")
 
 
 @functools.cache
 def _table() -> dict[str, dict[str, Any]]:
-    table: dict[str, dict[str, Any]] = json.loads(TABLE.read_text())
-    return table
+    return read_object(TABLE)
 
 
 def known_checkpoints() -> dict[str, dict[str, Any]]:

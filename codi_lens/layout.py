@@ -12,3 +12,7 @@ HEAD = "lm_head.weight"
 """Behind `LLAMA_PREFIX`, as the other names of a LLaMA; the two may be one tensor."""
 EXTRA_TOKENS = 3
 """pad, bot and eot, added behind the base vocabulary where the tokenizer has no tokens of its own."""
+LEFTOVERS = ("rotary_emb.inv_freq",)
+"""How buffers end that older versions of transformers stored, and that the config determines."""
+NORM_NAMES = ("ln.", "4.")
+"""Behind `PROJECTION_PREFIX`: the projection's layer norm by its name or, unnamed, by its place."""

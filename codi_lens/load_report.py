@@ -12,11 +12,17 @@ class LoadReport:
 
     source: str = ""
     digest: str = ""
-    """SHA-256 over the weight files."""
+    """The model's: SHA-256 over the digests of its weight files, as `tensor_files.model_digest` has it."""
+    files: dict[str, str] = field(default_factory=dict)
+    """Name of a weight file -> its own SHA-256."""
     claimed: int = 0
     """Tensors of the file that became part of the model."""
     dropped: dict[str, int] = field(default_factory=dict)
     """Prefix -> number of keys left out under it."""
+    leftovers: dict[str, int] = field(default_factory=dict)
+    """Ending of a buffer's key -> number of such keys left out, as the config determines them."""
+    wrapper: str = ""
+    """What was taken off in front of every key."""
     merged: dict[str, int] = field(default_factory=dict)
     """Target module -> number of adapters merged into it."""
     lora_rank: int = 0
@@ -49,11 +55,14 @@ class LoadReport:
 
     def _facts(self) -> list[tuple[str, str]]:
         stem = repr(self.answer_stem) if self.answer_stem else "none, the answer is bare"
+        wrapper = f", {self.wrapper!r} taken off in front of each" if self.wrapper else ""
+        dropped = _listed(self.dropped, "under {} {}"), _listed(self.leftovers, "buffers {} {}")
         facts = [
             ("source", self.source),
-            ("sha256", self.digest),
-            ("keys claimed", f"{self.claimed}"),
-            ("keys dropped", _listed(self.dropped, "under {} {}") or "none"),
+            ("model digest", self.digest),
+            *(("sha256", f"{digest}  {name}") for name, digest in self.files.items()),
+            ("keys claimed", f"{self.claimed}{wrapper}"),
+            ("keys dropped", ", ".join(filter(None, dropped)) or "none"),
             ("adapters merged", _listed(self.merged, "{} {}")),
             ("LoRA", f"rank {self.lora_rank}, alpha {self.lora_alpha:g}, scale {self.scale:g}"),
             ("projection", self._projection()),

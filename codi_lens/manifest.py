@@ -34,6 +34,9 @@ def describe_run(
         "model": {
             "name": codi.name,
             "digest": codi.digest,
+            "lora_alpha": codi.config.lora_alpha,
+            "remove_eos": codi.config.remove_eos,
+            "answer_stem": codi.config.answer_stem,
             "num_layers": codi.model.cfg.n_layers,
             "d_model": codi.model.cfg.d_model,
             "trained_latents": codi.config.num_latents,

@@ -2,6 +2,7 @@
 
 import ctypes
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import torch
@@ -85,7 +86,7 @@ def in_batches(
     Raises:
         UserError: out of memory with a single item, or with `halve` off.
     """
-    from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
+    from accelerate.utils.memory import clear_device_cache
 
     start = 0
     while start < len(items) and not stopped():
@@ -93,8 +94,8 @@ def in_batches(
         results = None
         try:
             results = run(batch)
-        except RuntimeError as error:
-            if not should_reduce_batch_size(error):
+        except (RuntimeError, MemoryError) as error:
+            if not _out_of_memory(error):
                 raise
             if len(batch) == 1 or not halve:
                 raise UserError(_too_many(len(batch), halve)) from error
@@ -105,6 +106,31 @@ def in_batches(
             continue
         start += len(batch)
         yield from results
+
+
+@contextmanager
+def enough_memory(what: str) -> Iterator[None]:
+    """Names `what` needed more memory than there is, where something inside did.
+
+    Raises:
+        UserError: out of memory.
+    """
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if not _out_of_memory(error):
+            raise
+        raise UserError(
+            f"{what}: out of memory; expected room for the model's weights: choose another device, or "
+            "a smaller dtype such as bfloat16"
+        ) from error
+
+
+def _out_of_memory(error: Exception) -> bool:
+    """Whether this is how Python, or torch on any device, says so."""
+    from accelerate.utils.memory import should_reduce_batch_size
+
+    return isinstance(error, MemoryError) or should_reduce_batch_size(error)
 
 
 def _too_many(pairs: int, halve: bool) -> str:

@@ -8,13 +8,14 @@ from torch import nn
 from transformer_lens import HookedTransformer, HookedTransformerConfig
 from transformers import PreTrainedTokenizerBase
 
+from codi_lens.choices import DTYPES
 from codi_lens.config import CodiConfig
 from codi_lens.errors import UserError
 from codi_lens.hooked import to_hooked
 from codi_lens.hooks import foreign_hooks, lock_of
 from codi_lens.load_report import LoadReport
 from codi_lens.loop import LatentLoop
-from codi_lens.pretrained import Pretrained, load_pretrained, pick_device
+from codi_lens.pretrained import Pretrained, load_pretrained, pick_device, pick_dtype
 from codi_lens.tokens import CodiTokens
 
 
@@ -55,7 +56,7 @@ class CodiParts:
         base: str | Path | None = None,
         revision: str | None = None,
         device: str | torch.device = "cpu",
-        dtype: torch.dtype = torch.float32,
+        dtype: torch.dtype | str = torch.float32,
         alpha: float | None = None,
         num_latents: int | None = None,
         remove_eos: bool | None = None,
@@ -70,7 +71,7 @@ class CodiParts:
                 settings say.
             revision: branch, tag or commit of the checkpoint on the hub.
             device: "auto", or a torch device.
-            dtype: of the merged weights.
+            dtype: of the merged weights, such as torch.bfloat16 or "bfloat16".
             alpha, num_latents, remove_eos, answer_stem: what the tensors cannot say, where neither
                 `codi_config.json` nor the table of known checkpoints says it, or to override them.
 
@@ -155,5 +156,6 @@ class CodiParts:
             UserError: a device or dtype that is not there.
         """
         for target in where:
-            self.loop.to(target if isinstance(target, torch.dtype) else pick_device(target))
+            dtype = isinstance(target, torch.dtype) or target in DTYPES
+            self.loop.to(pick_dtype(target) if dtype else pick_device(target))  # type: ignore[arg-type]
         return self

@@ -5,8 +5,11 @@ caller, `codi_config.json` beside the weights, the table of known checkpoints. W
 asked for by name.
 """
 
+import shutil
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -14,25 +17,18 @@ from torch import nn
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerBase
 
 from codi_lens.checkpoint import embedding_rows, load_checkpoint
-from codi_lens.config import CONFIG_NAME, CodiConfig
+from codi_lens.choices import DTYPES
+from codi_lens.config import CONFIG_NAME, FIELDS, CodiConfig
 from codi_lens.errors import UserError
+from codi_lens.fields import check_fields, read_object
 from codi_lens.hub import TOKENIZER, ModelFiles, model_files
 from codi_lens.known import known_config, refusal
 from codi_lens.layout import EXTRA_TOKENS
+from codi_lens.llama_config import check_sizes, read_llama_config
 from codi_lens.load_report import LoadReport, measure_peak
-from codi_lens.tensor_files import CheckpointError, TensorFile
+from codi_lens.memory import enough_memory
+from codi_lens.tensor_files import CheckpointError, TensorFile, model_digest
 from codi_lens.tokens import CodiTokens
-
-REQUIRED = (
-    "vocab_size",
-    "hidden_size",
-    "intermediate_size",
-    "num_hidden_layers",
-    "num_attention_heads",
-    "max_position_embeddings",
-    "rms_norm_eps",
-)
-"""Fields of `config.json` without which transformers would fill in those of LLaMA-7B."""
 
 
 @dataclass
@@ -52,32 +48,56 @@ def load_pretrained(
     base: str | Path | None = None,
     revision: str | None = None,
     device: str | torch.device = "cpu",
-    dtype: torch.dtype = torch.float32,
+    dtype: torch.dtype | str = torch.float32,
+    unsaid: Mapping[str, Any] | None = None,
     **given: Any,
 ) -> Pretrained:
     """Loads what `HookedCodi.from_pretrained` wraps; the arguments are the same.
 
     Args:
-        given: fields of `CodiConfig`; those that are None are left to the files.
+        unsaid: fields of `CodiConfig` for what neither caller nor files say.
+        given: fields of `CodiConfig`. Here and there, those that are None are left to the files.
+
+    Raises:
+        UserError: as `from_pretrained` does.
     """
     if why := refusal(str(name_or_folder)):
         raise UserError(f"{name_or_folder}: {why}")
-    files = model_files(name_or_folder, revision)
-    config = read_codi_config(files, given)
-    base_files = _base_files(files, base, config)
-    llama_config = read_llama_config(base_files.require("config.json"))
-    tokenizer = read_tokenizer(files.tokenizer() or base_files.tokenizer(), base_files)
-    file = TensorFile.open(files.weights())
-    tokens = _fit_vocabulary(file, llama_config, tokenizer, config)
+    dtype = pick_dtype(dtype)
     where = pick_device(device, dtype)
-    merged = load_checkpoint(file, llama_config, config, dtype=dtype, device=where)
+    files = model_files(name_or_folder, revision)
+    config = read_codi_config(files, given, unsaid or {})
+    own_tokenizer = files.tokenizer()
+    base_files = _base_files(files, base, config, bool(own_tokenizer))
+    config_path = base_files.require("config.json")
+    llama_config = read_llama_config(config_path)
+    tokenizer = read_tokenizer(own_tokenizer or base_files.tokenizer(), base_files)
+    with enough_memory(files.name):
+        file = TensorFile.open(files.weights())
+        tokens = _fit_vocabulary(file, llama_config, tokenizer, config)
+        check_sizes(llama_config, config_path, file)
+        merged = load_checkpoint(file, llama_config, config, dtype=dtype, device=where)
     report = merged.report
-    report.digest = file.digest()
+    report.files = file.digests()
+    report.digest = model_digest(report.files.values())
     report.num_latents = config.num_latents
     report.remove_eos, report.answer_stem = config.remove_eos, config.answer_stem
     report.special_ids = asdict(tokens.ids)
     measure_peak(report, where)
     return Pretrained(merged.llama, merged.projection, tokenizer, config, report)
+
+
+def pick_dtype(dtype: torch.dtype | str) -> torch.dtype:
+    """A dtype by itself or by its name, "bfloat16" or "torch.bfloat16".
+
+    Raises:
+        UserError: none that a model can be in.
+    """
+    name = str(dtype).removeprefix("torch.")
+    if name not in DTYPES:
+        raise UserError(f"no dtype {str(dtype)!r} for a model; give {', '.join(DTYPES)}")
+    found: torch.dtype = getattr(torch, name)
+    return found
 
 
 def pick_device(device: str | torch.device, dtype: torch.dtype = torch.float32) -> torch.device:
@@ -93,7 +113,7 @@ def pick_device(device: str | torch.device, dtype: torch.dtype = torch.float32) 
     try:
         where = torch.device(device)
         float(torch.ones(1, device=where))
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
+    except (RuntimeError, AssertionError, NotImplementedError, TypeError) as error:
         # The first kernel tells; torch names a device that is not there in many ways.
         raise UserError(
             f"no device {str(device)!r} here; give 'auto', 'cpu', 'cuda' or 'mps'"
@@ -106,62 +126,66 @@ def pick_device(device: str | torch.device, dtype: torch.dtype = torch.float32) 
     return where
 
 
-def read_codi_config(files: ModelFiles, given: dict[str, Any]) -> CodiConfig:
-    """Caller, then `codi_config.json`, then the table; an error names what none of them says."""
+def read_codi_config(
+    files: ModelFiles, given: Mapping[str, Any], unsaid: Mapping[str, Any]
+) -> CodiConfig:
+    """Caller, then `codi_config.json`, then the table, then `unsaid`; an error names what none of them says."""
     path = files.get(CONFIG_NAME)
-    values = known_config(files.name)
+    values = _settings(unsaid) | known_config(files.name)
     if path is not None:
-        values |= CodiConfig.read_values(path)
-    values |= {field: value for field, value in given.items() if value is not None}
-    return CodiConfig.from_mapping(values, files.name if path is None else str(path))
+        values |= read_object(path)
+    return CodiConfig.from_mapping(
+        values | _settings(given), files.name if path is None else str(path)
+    )
 
 
-def read_llama_config(path: Path) -> LlamaConfig:
-    """The base model's `config.json`, refused where a default would have to stand in for a field."""
-    values = CodiConfig.read_values(path)
-    kind = values.get("model_type")
-    if kind != "llama":
-        raise UserError(f"{path}: field 'model_type' is {kind!r}; it must be 'llama'")
-    for field in REQUIRED:
-        number = values.get(field)
-        if isinstance(number, bool) or not isinstance(number, int | float) or number <= 0:
-            found = repr(number) if field in values else "missing"
-            raise UserError(f"{path}: field {field!r} is {found}; it must be a positive number")
-    if not ("rope_theta" in values or "rope_theta" in (values.get("rope_parameters") or {})):
-        raise UserError(f"{path}: field 'rope_theta' is missing; it must be a number")
-    try:
-        return LlamaConfig.from_dict(values)
-    except Exception as error:
-        # transformers validates with exceptions of many kinds.
-        reason = " ".join(str(error).split())[:200]
-        raise UserError(f"{path}: not the config of a LLaMA ({reason})") from error
+def _settings(given: Mapping[str, Any]) -> dict[str, Any]:
+    """What a caller says, checked apart, so that no file is blamed for it."""
+    said = {field: value for field, value in given.items() if value is not None}
+    return check_fields(said, FIELDS, "settings given")
 
 
-def read_tokenizer(folder: Path | None, base: ModelFiles) -> PreTrainedTokenizerBase:
-    """The tokenizer in `folder`; code that may lie there is never run."""
-    if folder is None:
+def read_tokenizer(paths: Sequence[Path], base: ModelFiles) -> PreTrainedTokenizerBase:
+    """The tokenizer in these files, of one folder; code that may lie there is never run."""
+    if not paths:
         raise base.lacks(TOKENIZER)
     try:
-        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
-            folder, local_files_only=True, trust_remote_code=False
-        )
-    except Exception as error:
-        # The tokenizers library raises bare Exceptions for damaged files.
+        # In a folder of their own: the library would trip over empty files beside them.
+        with TemporaryDirectory() as copies:
+            for path in paths:
+                shutil.copyfile(path, Path(copies, path.name))
+            tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
+                copies, local_files_only=True, trust_remote_code=False
+            )
+            # Some damages show only in use.
+            tokenizer("0")
+            tokenizer.convert_tokens_to_ids(tokenizer.all_special_tokens)
+    except BaseException as error:
+        # The tokenizers library raises bare Exceptions for damaged files, or panics, which is none.
+        if isinstance(error, KeyboardInterrupt | SystemExit):
+            raise
         reason = " ".join(str(error).split())[:200]
-        raise UserError(f"{folder / TOKENIZER}: not a readable tokenizer ({reason})") from error
+        raise UserError(f"{paths[0]}: not a readable tokenizer ({reason})") from error
+    tokenizer.name_or_path = str(paths[0].parent)
     return tokenizer
 
 
-def _base_files(files: ModelFiles, base: str | Path | None, config: CodiConfig) -> ModelFiles:
-    """Where the LLaMA's config is: `base` if given, else beside the weights, else the named base."""
+def _base_files(
+    files: ModelFiles, base: str | Path | None, config: CodiConfig, own_tokenizer: bool
+) -> ModelFiles:
+    """Where the LLaMA's config is, and its tokenizer unless the checkpoint has its own.
+
+    That is `base` if given; else beside the weights, if all is there; else the named base.
+    """
     if base is not None:
         return model_files(base)
-    if files.get("config.json"):
+    has_config = files.get("config.json") is not None
+    if has_config and (own_tokenizer or config.base_model is None):
         return files
     if config.base_model is None:
         raise UserError(
-            f"{files.name}: no config.json beside the weights, and the base model is not known; give "
-            f"base=… (a folder or a hub id) or base_model in {CONFIG_NAME}"
+            f"{files.lacks('config.json')}, and the base model is not known; give base=… (a folder or a "
+            f"hub id) or base_model in {CONFIG_NAME}"
         )
     return model_files(config.base_model)
 
@@ -175,20 +199,24 @@ def _fit_vocabulary(
     """Checks tokenizer, special tokens and embedding rows against each other, before loading.
 
     A `config.json` beside the weights may count CODI's three extra rows in. Where the tokenizer's
-    length shows that it does, `llama_config.vocab_size` is set back to the base's.
+    ids show that it does, `llama_config.vocab_size` is set back to the base's.
     """
-    rows, length = embedding_rows(file) or 0, len(tokenizer)
+    rows = embedding_rows(file)
+    highest = max(tokenizer.get_vocab().values(), default=-1)  # ids may have gaps
     own_tokens = config.bot_token is not None
     # A tokenizer saved after training may have a token for pad, the first of the three extra rows.
-    grown = rows == llama_config.vocab_size and length in (rows - 3, rows - 2)
+    grown = rows == llama_config.vocab_size and highest in (rows - 4, rows - 3)
     if grown and not own_tokens:
         llama_config.vocab_size -= EXTRA_TOKENS
-    room = rows if own_tokens else rows - EXTRA_TOKENS + 1
-    if rows and length > room:
+    room = rows - 1 if own_tokens else rows - EXTRA_TOKENS
+    if highest > room:
         own = f"{rows} rows" if own_tokens else f"{rows} rows, the last two for bot and eot"
         raise CheckpointError(
-            f"{file.path}: the tokenizer has {length} tokens; expected at most {room}, as the "
+            f"{file.path}: the tokenizer has ids up to {highest}; expected at most {room}, as the "
             f"embedding has {own} (is it another model's tokenizer, or does it name bot_token and "
             "eot_token itself?)"
         )
-    return CodiTokens(tokenizer, config, rows, llama_config.max_position_embeddings)
+    try:
+        return CodiTokens(tokenizer, config, rows, llama_config.max_position_embeddings)
+    except UserError as error:
+        raise UserError(f"{file.path}: {error}") from error

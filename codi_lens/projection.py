@@ -1,10 +1,11 @@
 """CODI's projection: from the final state at one step to the thought that is fed at the next."""
 
+import torch
 from torch import nn
 
 from codi_lens.claims import Claims, most_common
 from codi_lens.config import CodiConfig
-from codi_lens.layout import PROJECTION_PREFIX
+from codi_lens.layout import NORM_NAMES, PROJECTION_PREFIX
 
 
 def make_projection(d_model: int, projection_dim: int, layer_norm: bool = True) -> nn.Sequential:
@@ -34,13 +35,20 @@ def load_projection(claims: Claims, d_model: int, config: CodiConfig) -> nn.Sequ
         claims.size(PROJECTION_PREFIX + key, axis)
         for key, axis in (("1.weight", 0), ("1.bias", 0), ("3.weight", 1))
     )
+    stored = (
+        name
+        for name in NORM_NAMES
+        if any(claims.has(PROJECTION_PREFIX + name + leaf) for leaf in ("weight", "bias"))
+    )
+    norm_name = next(stored, None)
     norm = config.projection_layer_norm
     if norm is None:
-        norm = any(claims.has(f"{PROJECTION_PREFIX}ln.{leaf}") for leaf in ("weight", "bias"))
-    projection = make_projection(d_model, width or d_model, norm).to("meta")
+        norm = norm_name is not None
+    with torch.device("meta"):
+        projection = make_projection(d_model, width or d_model, norm)
     weights = {}
     for name, parameter in projection.state_dict().items():
-        key = PROJECTION_PREFIX + name
+        key = PROJECTION_PREFIX + name.replace("ln.", norm_name or "ln.")
         weights[name] = claims.place(claims.take(key, tuple(parameter.shape)), key)
     projection.load_state_dict(weights, strict=True, assign=True)
     projection.eval().requires_grad_(False)

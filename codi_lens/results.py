@@ -198,6 +198,8 @@ def reusable_activations(
     """
     there = read_manifest(folder)
     here = json.loads(json.dumps(describe_run(there["experiment"], codi, pairs, settings)))
+    # Of the settings, what the earlier run told: older records say less of the model.
+    here["model"] = {name: here["model"].get(name) for name in there["model"]}
     differing = list(differences(_decisive(there), _decisive(here)))
     if differing:
         raise UserError(f"the activations of {folder} cannot be used: " + "; ".join(differing))
@@ -207,8 +209,10 @@ def reusable_activations(
 def _decisive(described: dict[str, Any]) -> dict[str, Any]:
     """What source activations depend on."""
     names = ("num_latents", "site", "direction", "layers", "positions")
+    settings = ("lora_alpha", "remove_eos")
     return {
         "model digest": described["model"]["digest"],
         "dtype": described["model"]["dtype"],
+        **{name: described["model"].get(name) for name in settings},
         "pairs": described["pairs"]["digest"],
     } | {name: described["settings"][name] for name in names}

@@ -1,12 +1,13 @@
 """The tensors of a checkpoint, one by one, from any of the formats that the hub serves.
 
 `model.safetensors`, `model.safetensors.index.json` with its shards, or `pytorch_model.bin`. All are read
-through memory mapping, nothing is unpickled but plain tensors (`weights_only=True`), and a name that
-occurs in two shards is an error.
+through memory mapping (but for pickles older than torch 1.6), nothing is unpickled but plain tensors
+(`weights_only=True`), and a name that occurs in two shards is an error. A wrapper's prefix in front of
+every key (`module.` of DataParallel, `_orig_mod.` of torch.compile) is taken off.
 """
 
 import hashlib
-import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Self
 
@@ -15,10 +16,14 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from codi_lens.errors import UserError
+from codi_lens.fields import read_object, text
 
 SAFETENSORS = "model.safetensors"
 SHARD_INDEX = "model.safetensors.index.json"
 PICKLED = "pytorch_model.bin"
+WEIGHTS = (SAFETENSORS, SHARD_INDEX, PICKLED)
+"""What the weights may be in; where several are there, the first."""
+WRAPPERS = ("module.", "_orig_mod.")
 
 
 class CheckpointError(UserError):
@@ -30,25 +35,23 @@ class TensorFile:
 
     def __init__(self, path: Path, sources: dict[str, Any], shards: list[Path]) -> None:
         self.path = path
-        self._sources = sources
+        self.wrapper = _wrapper(sources)
+        """What stood in front of every key; keys are named without it."""
+        self._sources = {key.removeprefix(self.wrapper): source for key, source in sources.items()}
         self._shards = shards
 
     @classmethod
-    def open(cls, folder: Path) -> Self:
-        """Opens the weights in `folder`.
+    def open(cls, path: Path) -> Self:
+        """Opens a file of weights, or the index of its shards: one of `WEIGHTS`.
 
         Raises:
-            CheckpointError: no weights, or a file that is damaged or would run code when read.
+            CheckpointError: a file that is damaged or would run code when read.
         """
-        if (folder / SAFETENSORS).is_file():
-            return cls._open_safetensors(folder / SAFETENSORS, [folder / SAFETENSORS])
-        if (folder / SHARD_INDEX).is_file():
-            return cls._open_sharded(folder / SHARD_INDEX)
-        if (folder / PICKLED).is_file():
-            return cls._open_pickled(folder / PICKLED)
-        raise CheckpointError(
-            f"{folder}: no weights found; expected {SAFETENSORS}, {SHARD_INDEX} or {PICKLED}"
-        )
+        if path.name == SHARD_INDEX:
+            return cls._open_sharded(path)
+        if path.name == PICKLED:
+            return cls._open_pickled(path)
+        return cls._open_safetensors(path, [path])
 
     @classmethod
     def _open_safetensors(cls, path: Path, shards: list[Path]) -> Self:
@@ -87,9 +90,12 @@ class TensorFile:
     @classmethod
     def _open_pickled(cls, path: Path) -> Self:
         try:
-            tensors = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+            with path.open("rb") as file:
+                # Only a zip archive can be mapped; torch wrote another format before 1.6.
+                mapped = file.read(4) == b"PK\x03\x04"
+            tensors = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
         except Exception as error:
-            # torch raises many kinds here: truncated archives, code in the pickle, old formats.
+            # torch raises many kinds here: truncated archives, code in the pickle.
             reason = str(error).strip().splitlines()[0][:200]
             raise CheckpointError(
                 f"{path}: cannot be read as plain tensors ({type(error).__name__}: {reason}); "
@@ -104,6 +110,11 @@ class TensorFile:
                 raise CheckpointError(f"{path}: entry {key!r} is {found}; expected a tensor")
             if tensor.layout != torch.strided or tensor.is_quantized:
                 raise CheckpointError(f"{path}: key {key!r} is sparse or quantized; expected plain")
+            if tensor.nbytes > tensor.untyped_storage().nbytes():
+                raise CheckpointError(
+                    f"{path}: key {key!r} has shape {tuple(tensor.shape)}, more than the file holds of "
+                    "it; expected every value (save a contiguous tensor)"
+                )
         return cls(path, tensors, [path])
 
     def keys(self) -> list[str]:
@@ -113,19 +124,20 @@ class TensorFile:
         source = self._sources[key]
         if isinstance(source, Tensor):
             return tuple(source.shape)
-        return tuple(source.get_slice(key).get_shape())
+        return tuple(source.get_slice(self.wrapper + key).get_shape())
 
     def get(self, key: str) -> Tensor:
         source = self._sources[key]
-        return source if isinstance(source, Tensor) else source.get_tensor(key)
+        return source if isinstance(source, Tensor) else source.get_tensor(self.wrapper + key)
 
-    def digest(self) -> str:
-        """SHA-256 over the bytes of the weight files, in order of their names."""
-        total = hashlib.sha256()
-        for shard in sorted(self._shards):
-            with shard.open("rb") as handle:
-                total.update(hashlib.file_digest(handle, "sha256").digest())
-        return total.hexdigest()
+    def digests(self) -> dict[str, str]:
+        """File name -> SHA-256 of the file, as `sha256sum` prints it, in order of the names."""
+        return {shard.name: _sha256(shard) for shard in sorted(self._shards)}
+
+
+def model_digest(files: Iterable[str]) -> str:
+    """One digest for all weight files: SHA-256 over their own digests, in bytes."""
+    return hashlib.sha256(b"".join(map(bytes.fromhex, files))).hexdigest()
 
 
 def shard_names(index: Path) -> list[str]:
@@ -144,13 +156,23 @@ def shard_names(index: Path) -> list[str]:
 
 
 def _weight_map(index: Path) -> dict[str, str]:
-    try:
-        weight_map = json.loads(index.read_text())["weight_map"]
-        whole = all(isinstance(name, str) for name in weight_map.values()) and weight_map
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise CheckpointError(
-            f"{index}: not a shard index ({error!r}); expected a JSON object with 'weight_map'"
-        ) from error
-    if not whole:
-        raise CheckpointError(f"{index}: 'weight_map' is not usable; expected key -> file name")
-    return dict(weight_map)
+    weight_map = read_object(index).get("weight_map")
+    if not isinstance(weight_map, dict) or not weight_map:
+        raise CheckpointError(f"{index}: no 'weight_map'; expected an object, key -> file name")
+    return {key: text(name, f"{index}: shard of {key!r}") for key, name in weight_map.items()}
+
+
+def _wrapper(keys: Iterable[str]) -> str:
+    """The wrappers' prefixes that all keys have in front, outermost first."""
+    keys, found = list(keys), ""
+    while keys:
+        outer = [w for w in WRAPPERS if all(key.startswith(found + w) for key in keys)]
+        if not outer:
+            break
+        found += outer[0]
+    return found
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()

@@ -11,6 +11,7 @@ from transformers import PreTrainedTokenizerBase
 from codi_lens.answers import Answer, answer_tokens
 from codi_lens.config import CodiConfig
 from codi_lens.errors import UserError
+from codi_lens.fields import text
 
 
 @dataclass(frozen=True)
@@ -33,30 +34,41 @@ class CodiTokens:
         self.config = config
         self.n_ctx = n_ctx
         self.ids = _special_ids(tokenizer, config, d_vocab)
+        self._special = _special_tokens(tokenizer)
+        _check_template(tokenizer)
+        self._check_words(self.stem(), "answer_stem", config.answer_stem)
 
     def question(self, question: str) -> list[int]:
         """`[BOS question]`.
 
         Raises:
-            UserError: an empty question, or words that the tokenizer does not know.
+            UserError: an empty question, words that the tokenizer does not know, or a special token.
         """
         return self._questions([question])[0]
 
     def _questions(self, questions: Sequence[str]) -> list[list[int]]:
-        """Of several at once, which a tokenizer does far faster than one by one."""
-        if not all(question.strip() for question in questions):
+        """Of several at once, which a tokenizer does far faster than one by one.
+
+        The tokenizer's template is left out: it may put an eos behind, which CODI is not trained with.
+        """
+        if not all(text(question, "the question").strip() for question in questions):
             raise UserError("the question is empty")
-        bos, unknown = self.tokenizer.bos_token_id, self.tokenizer.unk_token_id
-        rows = []
-        for question, ids in zip(
-            questions, self.tokenizer(list(questions))["input_ids"], strict=True
-        ):
-            if unknown is not None and unknown in ids:
-                raise UserError(
-                    f"the tokenizer does not know every word of the question {question!r}"
-                )
-            rows.append(ids if bos is None or ids[:1] == [bos] else [bos, *ids])
-        return rows
+        rows = self.tokenizer(list(questions), add_special_tokens=False)["input_ids"]
+        for question, ids in zip(questions, rows, strict=True):
+            self._check_words(ids, "the question", question)
+        bos = self.tokenizer.bos_token_id
+        return rows if bos is None else [[bos, *ids] for ids in rows]
+
+    def _check_words(self, ids: Sequence[int], what: str, words: str) -> None:
+        """Refuses text in which not every token is a known word."""
+        shown = f"{what} {words[:300]!r}"
+        if self.tokenizer.unk_token_id in ids:
+            raise UserError(f"the tokenizer does not know every word of {shown}")
+        if special := self._special.keys() & ids:
+            raise UserError(
+                f"{shown} holds the special token {self._special[min(special)]!r}, which is "
+                "no text to the model; leave it out"
+            )
 
     def prompt(self, question: str) -> list[int]:
         """`[BOS question]`, eos where the model wants it, bot. Raises as `question` does."""
@@ -113,6 +125,26 @@ def right_pad(
     """Tokens and mask of a right-padded batch."""
     tokens, mask = left_pad([list(reversed(s)) for s in sequences], pad)
     return tokens.flip(1), mask.flip(1)
+
+
+def _special_tokens(tokenizer: PreTrainedTokenizerBase) -> dict[int, str]:
+    """Id -> spelling of all that the tokenizer reads as one token wherever it is typed, but is no word."""
+    marked = {i: str(token) for i, token in tokenizer.added_tokens_decoder.items() if token.special}
+    return marked | dict(zip(tokenizer.all_special_ids, tokenizer.all_special_tokens, strict=True))
+
+
+def _check_template(tokenizer: PreTrainedTokenizerBase) -> None:
+    """Refuses a tokenizer that frames text with more than bos and eos: what that is for is not known."""
+    frame = [
+        token
+        for token in tokenizer("")["input_ids"]
+        if token not in (tokenizer.bos_token_id, tokenizer.eos_token_id)
+    ]
+    if frame:
+        raise UserError(
+            f"the tokenizer puts {tokenizer.convert_ids_to_tokens(frame)} around every text; CODI's "
+            "sequence begins [BOS question]: expected a tokenizer that adds bos and eos at most"
+        )
 
 
 def _special_ids(

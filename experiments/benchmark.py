@@ -23,6 +23,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from codi_lens.choices import DTYPES
 from codi_lens.errors import UserError
 from experiments import cli
 
@@ -42,7 +43,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--sample", type=int, default=6, help="cells that a, a′ and b are timed on")
     parser.add_argument("--device", default="cpu", help="'auto', 'cpu', 'cuda', …")
-    parser.add_argument("--dtype", default="float32", choices=cli.DTYPES)
+    parser.add_argument("--dtype", default="float32", choices=DTYPES)
     parser.add_argument("--batch-rows", type=int, help="as in the sweeps")
     parser.add_argument("--growth", action="store_true", help="how c grows, on small models")
     parser.add_argument("--format", choices=("png", "svg", "pdf"), help="also a picture of growth")

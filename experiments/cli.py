@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from codi_lens.errors import UserError
+from experiments.model_flags import add_model_flags, as_flags, load_parts
 
 if TYPE_CHECKING:
     from codi_lens import HookedCodi
 
-DTYPES = ("float32", "bfloat16", "float16", "float64")
 UNUSABLE, INTERRUPTED = 2, 130
 OWN_OF_A_CALL = ("resume", "debug", "given")
 """Arguments that say nothing about what is run."""
@@ -47,7 +47,7 @@ def run(program: Callable[[], None], debug: bool = False) -> int:
 
 
 def _message(error: UserError | OSError) -> str:
-    text = str(error)
+    text = as_flags(str(error))
     if isinstance(error, OSError) and error.filename:
         text = f"{error.filename}: {error.strerror}"
     return "\n".join([text, *getattr(error, "__notes__", ())])
@@ -144,8 +144,7 @@ def experiment_parser(
         _add_cell_flags(parser)
     parser.add_argument("--num-latents", type=int, help="thoughts (default: as trained)")
     parser.add_argument("--out", type=Path, help="folder (default: a fresh one under results/)")
-    parser.add_argument("--device", default="cpu", help="'auto', 'cpu', 'cuda', …")
-    parser.add_argument("--dtype", default="float32", choices=DTYPES)
+    add_model_flags(parser)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     return parser
@@ -237,19 +236,15 @@ def check_unused(folder: Path | None) -> None:
 
 
 def load_model(arguments: argparse.Namespace, device: str | None = None) -> "HookedCodi":
-    """The model that --model, --device (or `device`) and --dtype ask for.
+    """The model that the flags ask for, on `device` if given.
 
     Warns of more thoughts than it was taught.
     """
-    import torch
-
     from codi_lens import HookedCodi
     from codi_lens.memory import keep_freed_memory
 
-    dtype = getattr(torch, arguments.dtype)
-    codi = HookedCodi.from_pretrained(
-        arguments.model, device=device or arguments.device, dtype=dtype
-    )
+    unsaid = {"num_latents": arguments.num_latents}
+    codi = HookedCodi.from_parts(load_parts(arguments, device, unsaid=unsaid), arguments.model)
     keep_freed_memory()
     trained = codi.config.num_latents
     if codi.num_latents(arguments.num_latents) > trained:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from experiments import cli
+from experiments.model_flags import add_model_flags, load_parts
 
 if TYPE_CHECKING:
     import torch
@@ -25,6 +26,8 @@ QUESTION = (
     "A team starts with 3 members. They recruit 5 new members. Then each current member recruits 2 "
     "additional people. How many people are there now?"
 )
+ANSWER_TOKENS = 16
+"""At most, in the comparison."""
 TOLERANCE = {"float64": 1e-5, "float32": 1e-3, "float16": 0.05, "bfloat16": 0.2}
 """Largest difference that rounding explains, as a share of the largest value. transformers takes its
 norms in float32 even where the model is in float64, and every thought feeds its error to the next."""
@@ -63,14 +66,8 @@ def main(argv: list[str] | None = None) -> int:
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     parser.add_argument("model", metavar="PATH", help="'toy', a folder, or a hub id")
-    parser.add_argument("--base", help="folder or hub id of the base model (default: as known)")
-    parser.add_argument("--revision", help="branch, tag or commit on the hub")
-    parser.add_argument("--device", default="cpu", help="'auto', 'cpu', 'cuda', …")
-    parser.add_argument("--dtype", default="float32", choices=cli.DTYPES)
-    parser.add_argument("--alpha", type=float, help="LoRA's alpha, where no file says it")
+    add_model_flags(parser)
     parser.add_argument("--num-latents", type=int, help="thoughts (default: as trained)")
-    parser.add_argument("--remove-eos", action=argparse.BooleanOptionalAction)
-    parser.add_argument("--answer-stem", help="text between the end token and the number")
     parser.add_argument("--question", default=QUESTION, help="for the comparison")
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     arguments = parser.parse_args(argv)
@@ -82,22 +79,9 @@ def main(argv: list[str] | None = None) -> int:
 def inspect(arguments: argparse.Namespace) -> bool:
     """Prints report and comparison; whether both implementations agree."""
     # Heavy imports wait until the arguments are known to be right.
-    import torch
-
     from codi_lens import HookedCodi
-    from codi_lens.pretrained import load_pretrained
 
-    parts = load_pretrained(
-        arguments.model,
-        base=arguments.base,
-        revision=arguments.revision,
-        device=arguments.device,
-        dtype=getattr(torch, arguments.dtype),
-        lora_alpha=arguments.alpha,
-        num_latents=arguments.num_latents,
-        remove_eos=arguments.remove_eos,
-        answer_stem=arguments.answer_stem,
-    )
+    parts = load_parts(arguments, num_latents=arguments.num_latents)
     codi = HookedCodi.from_parts(parts, arguments.model)
     print(parts.report.text())
     comparison = compare(codi, parts, arguments.question)
@@ -118,17 +102,21 @@ def inspect(arguments: argparse.Namespace) -> bool:
 
 
 def compare(codi: "HookedCodi", parts: "Pretrained", question: str) -> Comparison:
-    """Thoughts and answer logits of both, along this package's greedy answer of up to 16 tokens."""
+    """Thoughts and answer logits of both, along this package's greedy answer.
+
+    Raises:
+        UserError: the whole is longer than the model's context.
+    """
     import torch
 
-    state = codi.think([question], codi.num_latents())
-    (answer,) = codi.decode(state.fork(), max_new_tokens=16)
-    spoken = torch.tensor([codi.tokens.end() + answer])
+    prompt, end, latents = codi.tokens.prompt(question), codi.tokens.end(), codi.num_latents()
+    codi.tokens.check_length(len(prompt) + latents + len(end) + ANSWER_TOKENS)
+    state = codi.think([question], latents)
+    (answer,) = codi.decode(state.fork(), max_new_tokens=ANSWER_TOKENS)
+    spoken = torch.tensor([end + answer])
     logits = codi.loop.speak(state, spoken)[0]
     thoughts = torch.cat(state.thoughts)
-    expected_thoughts, expected_logits = plain_run(
-        parts, codi.tokens.prompt(question), codi.num_latents(), spoken
-    )
+    expected_thoughts, expected_logits = plain_run(parts, prompt, latents, spoken)
     return Comparison(
         codi.tokens.text(answer),
         difference(thoughts, expected_thoughts),

@@ -20,6 +20,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from codi_lens.choices import DTYPES
 from codi_lens.errors import UserError
 from experiments import cli
 
@@ -62,7 +63,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--shape", default="1b", choices=sorted(SHAPES))
     parser.add_argument("--format", default="safetensors", choices=FORMATS)
     parser.add_argument("--device", default="cpu", help="'auto', 'cpu', 'cuda', …")
-    parser.add_argument("--dtype", default="bfloat16", choices=cli.DTYPES)
+    parser.add_argument("--dtype", default="bfloat16", choices=DTYPES)
     parser.add_argument("--out", type=Path, help="fresh folder to keep the checkpoint in")
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     parser.add_argument("--measure", type=Path, help="load this checkpoint here, print JSON, stop")
@@ -137,14 +138,12 @@ def fabricate(folder: Path, shape: dict[str, int], file_format: str) -> None:
 
 def measure(folder: Path, device: str, dtype: str) -> dict[str, Any]:
     """Loads the checkpoint in `folder` in this process; figures in bytes and seconds."""
-    import torch
-
     from codi_lens import HookedCodi
 
     before = status()
     started = time.perf_counter()
     with sampled() as samples:
-        codi = HookedCodi.from_pretrained(folder, device=device, dtype=getattr(torch, dtype))
+        codi = HookedCodi.from_pretrained(folder, device=device, dtype=dtype)
     seconds = time.perf_counter() - started
     assert codi.load_report is not None
     return {

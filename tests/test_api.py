@@ -302,7 +302,7 @@ def test_a_model_moves_with_all_its_parts(tiny_folder):
         rounded = getattr(moved, part).parameters()
         for own, other in zip(getattr(plain, part).parameters(), rounded, strict=True):
             own.copy_(other)
-    moved = moved.to(torch.float64).to("cpu")
+    moved = moved.to("float64", "cpu")
     assert moved.cfg.dtype == torch.float64
     found, expected = (codi.run_with_hooks(QUESTIONS[0], 45).logits for codi in (moved, plain))
     torch.testing.assert_close(found, expected, atol=1e-12, rtol=0)

@@ -25,17 +25,8 @@ ALLOWED = {
     "experiments": set(),
 }
 LAYERS = [
-    {
-        "errors",
-        "files",
-        "choices",
-        "layout",
-        "answers",
-        "config",
-        "tensor_files",
-        "tokens",
-        "plain_cache",
-    },
+    {"errors", "files", "fields", "choices", "layout", "answers", "memory", "plain_cache"},
+    {"config", "tensor_files", "tokens"},
     {"pairs", "pair_report", "counterfactuals"},
     {
         "claims",
@@ -46,9 +37,10 @@ LAYERS = [
         "shared_prefix",
         "shared_blocks",
         "hooked",
+        "llama_config",
     },
     {"hub", "known", "pretrained"},
-    {"hooks", "loop", "memory", "cache"},
+    {"hooks", "loop", "cache"},
     {"parts", "codi"},
     {
         "rows",

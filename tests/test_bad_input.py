@@ -13,7 +13,15 @@ from codi_lens.config import CONFIG_NAME
 from codi_lens.pairs import Pair, Variant, write_pairs
 from codi_lens.pretrained import pick_device
 from codi_lens.soundness import NotFinite
-from experiments import cli, compare, layer_patching, necessity, position_patching
+from experiments import (
+    cli,
+    compare,
+    inspect_checkpoint,
+    iterative_patching,
+    layer_patching,
+    necessity,
+    position_patching,
+)
 from tests.runs import PAIRS, write_job
 from tests.tiny import tiny_config, write_tiny
 
@@ -49,7 +57,10 @@ def refused(flags, tmp_path, capsys):
         (["--seed", 2**63], "--seed is 9223372036854775808; it must be"),
         (["--min-gap", "nan"], "--min-gap is nan; it must be 0 or more"),
         (["--min-gap", -1], "--min-gap is -1.0; it must be 0 or more"),
-        (["--num-latents", -2], "num_latents is -2; it must be a whole number, 0 or more"),
+        (
+            ["--num-latents", -2],
+            "'num_latents' is -2; it must be a whole number, 0 or more",
+        ),
         (["--num-latents", 0], "positions [0, 1]: give no numbers (there are none), or bot, eot"),
         (
             ["--layers", "0-3"],
@@ -62,6 +73,10 @@ def refused(flags, tmp_path, capsys):
         (["--device", "gpu"], "no device 'gpu' here; give 'auto', 'cpu', 'cuda' or 'mps'"),
         (["--device", "meta"], "no device 'meta' here"),
         (["--device", "cuda:99"], "no device 'cuda:99' here"),
+        (["--alpha", "nan"], "'lora_alpha' is nan; it must be a positive number"),
+        (["--alpha", "-1"], "'lora_alpha' is -1.0; it must be a positive number"),
+        (["--revision", "main"], "revision 'main' is given, but"),
+        (["--base", "no/such/folder"], "no/such/folder"),
     ],
 )
 def test_flags_that_cannot_be_used(refused, more, message):
@@ -111,6 +126,45 @@ def test_more_thoughts_than_trained_are_allowed_and_warned_of(flags, tmp_path, c
     said = capsys.readouterr().err
     assert "warning: --num-latents 4 is more than the 3 that the model was trained with" in said
     assert json.loads((out / "manifest.json").read_text())["settings"]["num_latents"] == 4
+
+
+def test_what_no_file_says_is_asked_for_by_its_flags_which_then_do(refused, flags, tmp_path):
+    """And the record knows of them, so that no other run is taken for one of the same model."""
+    folder = shutil.copytree(flags[1], tmp_path / "model")
+    (folder / CONFIG_NAME).unlink()
+    shutil.copytree(flags[1], tmp_path / "base")
+    said = refused("--model", folder)
+    assert said.rstrip().endswith(
+        "or pass --alpha …, --num-latents …, --remove-eos or --no-remove-eos, --answer-stem …"
+    )
+    assert inspect_checkpoint.main([str(folder)]) == 2
+    unsaid = [
+        "--alpha",
+        "12",
+        "--num-latents",
+        "3",
+        "--no-remove-eos",
+        "--answer-stem",
+        "The answer is: ",
+    ]
+    out = tmp_path / "run"
+    more = ["--model", str(folder), "--limit", "1", *unsaid, "--out", str(out)]
+    assert position_patching.main([*flags, *more]) == 0
+    (folder / "config.json").unlink()
+    assert "give --base … (a folder or a hub id)" in refused("--model", folder, *unsaid)
+    more = [*more[:-2], "--base", str(tmp_path / "base"), "--activations", str(out)]
+    again = tmp_path / "again"
+    assert iterative_patching.main([*flags, *more, "--out", str(again)]) == 0
+    model = json.loads((again / "manifest.json").read_text())["model"]
+    assert (model["lora_alpha"], model["remove_eos"]) == (12.0, False)
+    said = refused(*more, "--alpha", 2, program=iterative_patching)
+    assert "lora_alpha (there 12.0, here 2.0)" in said
+
+
+def test_a_program_advises_flags_where_the_library_advises_arguments(capsys):
+    name = "unsloth/Llama-3.2-1B-Instruct"
+    assert inspect_checkpoint.main([name]) == 2
+    assert f'give it as --base "{name}"' in capsys.readouterr().err
 
 
 def test_a_device_without_the_dtype(monkeypatch):

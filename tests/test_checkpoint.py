@@ -10,6 +10,7 @@ from safetensors.torch import load_file, save_file
 from codi_lens import HookedCodi, UserError
 from codi_lens.checkpoint import make_projection, merge_adapter, write_checkpoint
 from codi_lens.config import CONFIG_NAME, CodiConfig
+from codi_lens.fields import read_object
 from codi_lens.tensor_files import PICKLED, SAFETENSORS, SHARD_INDEX, CheckpointError
 from tests.tiny import LLAMA3_ROPE, TARGETS, PlainCodi, tiny_config, write_tiny
 
@@ -138,6 +139,63 @@ class TestDroppedKeys:
         (tmp_path / CONFIG_NAME).write_text(json.dumps(values))
         with pytest.raises(UserError, match="part of the model itself"):
             HookedCodi.from_pretrained(tmp_path)
+
+
+class TestHowFilesWereSaved:
+    """By other programs and older versions; the numbers are the same, and the report says what was done."""
+
+    @pytest.fixture
+    def folder(self, tmp_path):
+        return write_tiny(tmp_path, spread=0.15)
+
+    def saved(self, folder, tensors, **options):
+        """The largest difference from the tensors as they were, and the load report."""
+        original = read_tensors(folder)
+        (folder / SAFETENSORS).unlink()
+        if options:
+            torch.save(tensors, folder / PICKLED, **options)
+        else:
+            save_file(tensors, folder / SAFETENSORS)
+        report = HookedCodi.from_pretrained(folder).load_report
+        assert report.claimed == len(original)
+        return max(agreement(folder, torch.float32, original)), report
+
+    @pytest.mark.parametrize("wrapper", ["module.", "_orig_mod.", "_orig_mod.module."])
+    @pytest.mark.parametrize("options", [{}, {"_use_new_zipfile_serialization": True}])
+    def test_from_inside_a_wrapper(self, folder, wrapper, options):
+        wrapped = {wrapper + key: tensor for key, tensor in read_tensors(folder).items()}
+        difference, report = self.saved(folder, wrapped, **options)
+        assert difference < 1e-5
+        assert report.wrapper == wrapper
+        assert f"{report.claimed}, {wrapper!r} taken off in front of each" in report.text()
+
+    def test_a_prefix_of_some_keys_is_no_wrapper(self, folder):
+        tensors = read_tensors(folder)
+        tensors["module.prj.1.bias"] = tensors.pop("prj.1.bias")
+        with pytest.raises(CheckpointError, match=r"'prj.1.bias' is missing.*'module.prj.1.bias'"):
+            self.saved(folder, tensors)
+
+    def test_as_a_pickle_from_before_torch_1_6(self, folder):
+        old = {"_use_new_zipfile_serialization": False}
+        difference, _ = self.saved(folder, read_tensors(folder), **old)
+        assert difference < 1e-5
+
+    def test_with_buffers_that_the_config_determines(self, folder):
+        stem = EMBEDDING.removesuffix("embed_tokens.weight")
+        keys = [f"{stem}layers.{layer}.self_attn.rotary_emb.inv_freq" for layer in range(3)]
+        buffers = {key: torch.full((4,), torch.nan) for key in keys}
+        difference, report = self.saved(folder, read_tensors(folder) | buffers)
+        assert difference < 1e-5
+        assert report.leftovers == {"rotary_emb.inv_freq": 3}
+        assert "keys dropped     buffers rotary_emb.inv_freq 3" in report.text()
+
+    def test_with_the_projection_s_layer_norm_unnamed(self, folder):
+        tensors = {
+            key.replace("prj.ln.", "prj.4."): tensor for key, tensor in read_tensors(folder).items()
+        }
+        difference, report = self.saved(folder, tensors)
+        assert difference < 1e-5
+        assert report.projection_layer_norm
 
 
 class TestReport:
@@ -325,22 +383,22 @@ class TestSettings:
     def test_written_and_read_back(self, tmp_path):
         config = tiny_config(drop_prefixes=("decoder.",), bot_token="<b>", eot_token="<e>")
         config.write(tmp_path)
-        values = CodiConfig.read_values(tmp_path / CONFIG_NAME)
+        values = read_object(tmp_path / CONFIG_NAME)
         assert CodiConfig.from_mapping(values, "here") == config
 
     @pytest.mark.parametrize(
         ("field", "value", "message"),
         [
-            ("lora_alpha", "32", "must be a number"),
-            ("lora_alpha", True, "must be a number"),
-            ("lora_alpha", 0, "must be positive"),
+            ("lora_alpha", "32", "must be a positive number"),
+            ("lora_alpha", True, "must be a positive number"),
+            ("lora_alpha", 0, "must be a positive number"),
             ("num_latents", 2.5, "must be a whole number"),
-            ("num_latents", -1, "must be 0 or more"),
+            ("num_latents", -1, "must be a whole number, 0 or more"),
             ("remove_eos", "yes", "must be true or false"),
             ("answer_stem", None, "must be a text"),
             ("bot_token", "<b>", "go together"),
             ("drop_prefixes", "decoder.", "must be a list"),
-            ("drop_prefixes", [1], "must be a list"),
+            ("drop_prefixes", [1], "an item of .* must be a text"),
             ("drop_prefixes", None, "must be a list"),
             ("lora_target", ["q_proj"], "unknown field 'lora_target'"),
         ],
@@ -380,7 +438,9 @@ class TestVocabulary:
         values = json.loads((tmp_path / CONFIG_NAME).read_text())
         del values["bot_token"], values["eot_token"]
         (tmp_path / CONFIG_NAME).write_text(json.dumps(values))
-        with pytest.raises(CheckpointError, match="tokenizer has 116 tokens; expected at most 114"):
+        with pytest.raises(
+            CheckpointError, match="tokenizer has ids up to 115; expected at most 113"
+        ):
             HookedCodi.from_pretrained(tmp_path)
 
     def test_special_tokens_that_the_tokenizer_lacks(self, tmp_path):
@@ -395,5 +455,7 @@ class TestVocabulary:
         tensors = load_file(tmp_path / SAFETENSORS)
         tensors[EMBEDDING] = tensors[EMBEDDING][:-1].clone()
         save_file(tensors, tmp_path / SAFETENSORS)
-        with pytest.raises(CheckpointError, match="tokenizer has 116 tokens; expected at most 115"):
+        with pytest.raises(
+            CheckpointError, match="tokenizer has ids up to 115; expected at most 114"
+        ):
             HookedCodi.from_pretrained(tmp_path)

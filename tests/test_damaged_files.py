@@ -231,7 +231,7 @@ class TestProjection:
 
 
 class TestFiles:
-    @pytest.mark.parametrize("keep", [0, 4, 100, 0.5, 0.999])
+    @pytest.mark.parametrize("keep", [4, 100, 0.5, 0.999])
     @pytest.mark.parametrize("file_format", ["safetensors", "bin"])
     def test_truncated(self, folder, file_format, keep):
         path = save(folder, load_file(folder / SAFETENSORS), file_format)
@@ -280,6 +280,15 @@ class TestFiles:
         path = save(folder, tensors)
         refused(folder, path, "embed_tokens.weight' is missing", "keys begin with codi.base_model")
 
+    def test_a_model_that_was_trained_without_adapters(self, folder):
+        tensors = {
+            key.replace("codi.base_model.model.", "codi.").replace(".base_layer", ""): tensor
+            for key, tensor in load_file(folder / SAFETENSORS).items()
+            if "lora_" not in key
+        }
+        path = save(folder, tensors)
+        refused(folder, path, "such as 'codi.lm_head.weight'", "expected", "with its adapters")
+
 
 class TestShards:
     @pytest.fixture
@@ -326,17 +335,17 @@ class TestShards:
         refused(folder, index, f"shard {name!r}", "expected the plain name")
 
     @pytest.mark.parametrize(
-        "content", ["", "{}", "[]", '{"weight_map": {}}', '{"weight_map": {"a": 1}}']
+        "content", ["{", "{}", "[]", '{"weight_map": {}}', '{"weight_map": {"a": 1}}']
     )
     def test_an_index_that_is_none(self, folder, index, content):
         index.write_text(content)
-        refused(folder, index, "expected")
+        refused(folder, index, error=UserError)
 
 
 class TestConfigs:
     @pytest.mark.parametrize("name", ["config.json", "codi_config.json"])
-    @pytest.mark.parametrize("content", ["", "{}", "[]", "null", "{", '{"lora_alpha": '])
-    def test_empty_or_no_json(self, folder, name, content):
+    @pytest.mark.parametrize("content", ["{}", "[]", "null", "{", '{"lora_alpha": '])
+    def test_no_json_or_another_kind(self, folder, name, content):
         (folder / name).write_text(content)
         refused(folder, folder / name, error=UserError)
 
@@ -360,19 +369,31 @@ class TestConfigs:
         path.write_text(json.dumps(values))
         refused(folder, path, "'rope_theta' is missing", error=UserError)
 
-    @pytest.mark.parametrize("change", [{"hidden_size": 33}, {"num_hidden_layers": 2.5}])
+    @pytest.mark.parametrize(
+        "change",
+        [
+            {"hidden_size": 33},
+            {"num_key_value_heads": 3},
+            {"head_dim": 7},
+            {"attention_bias": None},
+        ],
+    )
     def test_values_that_make_no_llama(self, folder, change):
         path = folder / "config.json"
         path.write_text(json.dumps(json.loads(path.read_text()) | change))
-        refused(folder, path, "not the config of a LLaMA", error=UserError)
+        (field,) = change
+        refused(folder, path, field, error=UserError)
 
     @pytest.mark.parametrize(
         ("change", "found"),
         [
-            ({"num_hidden_layers": 3}, "layers.2."),
+            ({"num_hidden_layers": 3}, "'num_hidden_layers' is 3"),
             ({"num_hidden_layers": 1}, "layers.1."),
-            ({"intermediate_size": 64}, "(48, 32); expected (64, 32)"),
-            ({"num_key_value_heads": 4}, "(16, 32); expected (32, 32)"),
+            ({"intermediate_size": 64}, "'intermediate_size' is 64"),
+            ({"num_key_value_heads": 4}, "'num_key_value_heads' × 'head_dim' is 32"),
+            ({"head_dim": 16}, "'num_attention_heads' × 'head_dim' is 64"),
+            ({"hidden_size": 10**9}, "'hidden_size' is 1000000000"),
+            ({"num_hidden_layers": 10**9}, "'num_hidden_layers' is 1000000000"),
             ({"attention_bias": True}, "q_proj.bias' is missing"),
         ],
     )
@@ -381,9 +402,26 @@ class TestConfigs:
         path.write_text(json.dumps(json.loads(path.read_text()) | change))
         refused(folder, folder / SAFETENSORS, found)
 
-    @pytest.mark.parametrize("content", ["", "{}", "{"])
+    @pytest.mark.parametrize("content", ["{}", "{"])
     def test_a_damaged_tokenizer(self, folder, content):
         (folder / "tokenizer.json").write_text(content)
+        refused(folder, folder / "tokenizer.json", "not a readable tokenizer", error=UserError)
+
+    @pytest.mark.parametrize(
+        ("name", "path", "value"),
+        [
+            ("tokenizer_config.json", ("model_max_length",), "x"),
+            ("tokenizer_config.json", ("unk_token",), ""),
+            ("tokenizer.json", ("post_processor", "special_tokens"), {}),
+        ],
+    )
+    def test_a_tokenizer_whose_damage_shows_in_use(self, folder, name, path, value):
+        content = json.loads((folder / name).read_text())
+        place = content
+        for key in path[:-1]:
+            place = place[key]
+        place[path[-1]] = value
+        (folder / name).write_text(json.dumps(content))
         refused(folder, folder / "tokenizer.json", "not a readable tokenizer", error=UserError)
 
     def test_no_tokenizer(self, folder):

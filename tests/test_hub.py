@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -20,7 +21,7 @@ from codi_lens.tensor_files import PICKLED, SAFETENSORS, SHARD_INDEX
 from tests.fake_hub import COMMIT, OTHER, FakeHub, fill_cache, serve
 from tests.llama3_tokenizer import llama3_tokenizer
 from tests.test_checkpoint import read_tensors
-from tests.tiny import PlainCodi, tiny_config, write_tiny
+from tests.tiny import LLAMA3_ROPE, PlainCodi, tiny_config, write_tiny
 
 ZEN = "zen-E/CODI-llama3.2-1b-Instruct"
 SIM_COT = "internlm/SIM_COT-LLaMA3-CODI-1B"
@@ -245,6 +246,58 @@ class TestBase:
         assert len(codi.tokens.tokenizer) == 116
 
 
+@pytest.mark.parametrize("content", [b"", b" \r\n\t" * 50_000])
+@pytest.mark.parametrize("where", ["folder", "hub"])
+class TestEmptyFiles:
+    """A file with nothing in it is as good as none: whatever loads, or is refused, is the same."""
+
+    @pytest.fixture
+    def complete(self, tmp_path):
+        """Two kinds of weights, and a base that can stand in for all but the weights."""
+        base = write_tiny(tmp_path / "base", rope=LLAMA3_ROPE)
+        config = tiny_config(base_model=str(base))
+        folder = write_tiny(tmp_path / "shards", config=config, max_shard_size="40KB", seed=1)
+        shutil.copy(write_tiny(tmp_path / "bin", file_format="bin", seed=2) / PICKLED, folder)
+        shutil.copy(write_tiny(tmp_path / "one", config=config, seed=3) / SAFETENSORS, folder)
+        return folder
+
+    @pytest.mark.parametrize(
+        "names",
+        [
+            [SAFETENSORS],
+            [SAFETENSORS, SHARD_INDEX],
+            [SAFETENSORS, SHARD_INDEX, PICKLED],
+            [CONFIG_NAME],
+            ["config.json"],
+            ["config.json", *TOKENIZER_FILES],
+            ["tokenizer.json"],
+            ["tokenizer_config.json"],
+        ],
+    )
+    def test_counts_as_absent(self, complete, cache, where, content, names):
+        for name in names:
+            (complete / name).unlink()
+        absent = outcome(complete, where, cache)
+        for name in names:
+            (complete / name).write_bytes(content)
+        assert outcome(complete, where, cache) == absent
+
+
+def outcome(folder, where, cache):
+    """What loading gives: weights, settings, where the rest is from; or the error, without its hint."""
+    shutil.rmtree(cache, ignore_errors=True)
+    name = folder
+    if where == "hub":
+        name = "someone/tiny"
+        fill_cache(cache, name, folder)
+    try:
+        codi = HookedCodi.from_pretrained(name)
+    except UserError as error:
+        return re.sub(r" \(there but empty: .*?\)", "", str(error))
+    tokenizer = codi.tokens.tokenizer
+    return codi.digest, codi.config, codi.model.cfg.rotary_base, tokenizer.name_or_path, codi.ids
+
+
 class TestKnownCheckpoints:
     def test_every_entry_is_valid_and_says_where_it_is_from(self):
         assert set(known_checkpoints()) == {ZEN, SIM_COT, CYWINSKI}
@@ -316,7 +369,10 @@ def twin(name, cache, tmp_path, **changes):
         options["tokenizer"].add_special_tokens({"pad_token": "[PAD]"})
     full = write_tiny(tmp_path / "full", **(options | changes))
     own = [PICKLED, *(TOKENIZER_FILES if name == CYWINSKI else [])]
-    fill_cache(cache, name, full, own)
+    snapshot = fill_cache(cache, name, full, own)
+    for blank in ("config.json", "tokenizer.json", "generation_config.json"):
+        if name == SIM_COT:  # as its repositories have them
+            (snapshot / blank).write_bytes(b"")
 
     fresh_tokenizer().save_pretrained(tmp_path / "base")
     values = json.loads((full / "config.json").read_text())

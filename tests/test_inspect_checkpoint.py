@@ -1,6 +1,9 @@
 """`python -m experiments.inspect_checkpoint`: the report, the comparison, and their exit codes."""
 
 import dataclasses
+import hashlib
+import json
+import shutil
 
 import pytest
 import torch
@@ -73,3 +76,33 @@ def test_exit_code_2_and_one_message_for_what_cannot_be_used(folder, tmp_path, c
 def test_default_question_needs_a_tokenizer_that_knows_its_words(folder, capsys):
     assert inspect_checkpoint.main([str(folder)]) == 2
     assert "does not know every word" in capsys.readouterr().err
+
+
+def test_each_weight_file_has_the_sum_that_sha256sum_prints(tmp_path, capsys):
+    folder = write_tiny(tmp_path, spread=0.15, max_shard_size="40KB")
+    assert inspect_checkpoint.main([str(folder), "--question", QUESTION]) == 0
+    shown = dict(
+        reversed(line.split()[1:])
+        for line in capsys.readouterr().out.splitlines()
+        if line.startswith("sha256")
+    )
+    shards = sorted(folder.glob("model-*.safetensors"))
+    digests = [hashlib.sha256(shard.read_bytes()) for shard in shards]
+    assert shown == {s.name: d.hexdigest() for s, d in zip(shards, digests, strict=True)}
+    whole = hashlib.sha256(b"".join(digest.digest() for digest in digests)).hexdigest()
+    assert HookedCodi.from_pretrained(folder).digest == whole
+
+
+@pytest.mark.parametrize("context", [1, 8, 25, 26])
+def test_a_context_too_small_for_the_comparison_is_one_error(folder, tmp_path, capsys, context):
+    """4 of the question, bos, bot, 3 thoughts, eot, 16 of the answer."""
+    copied = shutil.copytree(folder, tmp_path / "small")
+    path = copied / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"max_position_embeddings": context}))
+    code = inspect_checkpoint.main([str(copied), "--question", QUESTION])
+    err = capsys.readouterr().err
+    assert code == (0 if context == 26 else 2)
+    assert err == (
+        "" if context == 26
+        else f"error: the sequence has 26 positions; the model's context has {context}\n"
+    )  # fmt: skip

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from codi_lens.config import CodiConfig
 from experiments import iterative_patching, layer_patching
 
 ROOT = Path(__file__).parent.parent
@@ -105,6 +106,11 @@ def test_the_python_of_the_readme_runs(monkeypatch):
     for block in blocks:
         exec(compile(block, "README.md", "exec"), scope)
     assert scope["sweep"].metrics["recovery"].shape[0] == 60
+
+
+def test_the_config_of_the_readme_is_one():
+    (block,) = re.findall(r"```json\n(.*?)```", README, flags=re.DOTALL)
+    CodiConfig.from_mapping(json.loads(block), "README.md")
 
 
 def test_the_files_that_the_readme_names_are_there():

@@ -1,0 +1,66 @@
+"""The flags that choose a model and say what its files do not: the same for every program."""
+
+import argparse
+import re
+from typing import TYPE_CHECKING, Any
+
+from codi_lens.choices import DTYPES
+
+if TYPE_CHECKING:
+    from codi_lens.pretrained import Pretrained
+
+FLAGS = {
+    "alpha": "--alpha",
+    "num_latents": "--num-latents",
+    "remove_eos": "--remove-eos or --no-remove-eos",
+    "answer_stem": "--answer-stem",
+    "base": "--base",
+    "revision": "--revision",
+}
+"""Argument of `HookedCodi.from_pretrained` -> what stands for it on the command line."""
+ARGUMENT = re.compile(rf"\b({'|'.join(FLAGS)})=(…|\"[^\"]*\")")
+
+
+def add_model_flags(parser: argparse.ArgumentParser) -> None:
+    """The flags that `load_parts` reads, beside the model's name."""
+    add = parser.add_argument
+    add("--base", help="folder or hub id of the base model (default: as known)")
+    add("--revision", help="branch, tag or commit on the hub")
+    add("--device", default="cpu", help="'auto', 'cpu', 'cuda', …")
+    add("--dtype", default="float32", choices=DTYPES)
+    add("--alpha", type=float, help="LoRA's alpha (default: as the files say)")
+    add(
+        "--remove-eos",
+        action=argparse.BooleanOptionalAction,
+        help="whether the model was trained without eos around the thoughts (default: as the files say)",
+    )
+    add("--answer-stem", help="text before the answer's number (default: as the files say)")
+
+
+def load_parts(
+    arguments: argparse.Namespace, device: str | None = None, **more: Any
+) -> "Pretrained":
+    """The model that the flags ask for, on `device` if given; `more` goes to `load_pretrained`."""
+    from codi_lens.pretrained import load_pretrained
+
+    return load_pretrained(
+        arguments.model,
+        base=arguments.base,
+        revision=arguments.revision,
+        device=device or arguments.device,
+        dtype=arguments.dtype,
+        lora_alpha=arguments.alpha,
+        remove_eos=arguments.remove_eos,
+        answer_stem=arguments.answer_stem,
+        **more,
+    )
+
+
+def as_flags(message: str) -> str:
+    """A message of the library, with flags where it advises arguments: alpha=… is --alpha …."""
+
+    def flag(found: re.Match[str]) -> str:
+        value = "" if found[1] == "remove_eos" else f" {found[2]}"
+        return FLAGS[found[1]] + value
+
+    return ARGUMENT.sub(flag, message)
