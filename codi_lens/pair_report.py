@@ -86,6 +86,7 @@ def write_report(folder: Path, report: PairReport) -> None:
 
     Raises UserError where the folder cannot be written to.
     """
+    folder = folder.expanduser()
     files: dict[Path, Json] = {
         folder / PAIRS_FILE: [pair_as_json(pair) for pair in report.kept],
         folder / SET_ASIDE_FILE: [

@@ -18,7 +18,6 @@ timed, the logits of a, b and c are compared. `--growth` instead shows how the c
 """
 
 import argparse
-import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -77,6 +76,7 @@ def benchmark(arguments: argparse.Namespace) -> None:
 def growth(arguments: argparse.Namespace, folder: Path | None) -> None:
     """Measures how the cost grows; writes figures and a page with --out, a picture with --format."""
     from codi_lens import plots
+    from codi_lens.files import write_text
     from experiments.benchmark_growth import figure, grow
 
     found = grow(arguments.repeats)
@@ -84,14 +84,16 @@ def growth(arguments: argparse.Namespace, folder: Path | None) -> None:
     if folder is not None:
         write(folder / "growth.json", found)
         drawn = {"growth": figure(found)}
-        (folder / "growth.html").write_text(plots.page(drawn))
+        write_text(folder / "growth.html", plots.page(drawn))
         if arguments.format:
             plots.write_images(folder, drawn, arguments.format)
 
 
 def write(path: Path, found: dict[str, Any]) -> None:
     """Writes the figures and says where."""
-    path.write_text(json.dumps(found, indent=2, ensure_ascii=False) + "\n")
+    from codi_lens.files import write_json
+
+    write_json({path: found})
     print(f"\nwritten:\n  {path}")
 
 

@@ -17,7 +17,17 @@ ALLOWED = {
     "experiments": set(),
 }
 LAYERS = [
-    {"errors", "files", "choices", "layout", "answers", "config", "tensor_files", "tokens"},
+    {
+        "errors",
+        "files",
+        "memory",
+        "choices",
+        "layout",
+        "answers",
+        "config",
+        "tensor_files",
+        "tokens",
+    },
     {"pairs", "pair_report", "counterfactuals"},
     {
         "claims",
@@ -30,7 +40,7 @@ LAYERS = [
         "hooked",
     },
     {"hub", "known", "pretrained"},
-    {"hooks", "loop", "memory"},
+    {"hooks", "loop"},
     {"codi"},
     {
         "rows",
@@ -47,7 +57,8 @@ LAYERS = [
         "necessity",
         "lens",
     },
-    {"aggregates", "summary", "manifest", "results", "results_writer", "journal", "comparison"},
+    {"aggregates", "summary", "manifest", "results", "results_writer", "comparison"},
+    {"journal_lines", "journal"},
     {"grids"},
     {"plots", "tracking"},
     {"report"},

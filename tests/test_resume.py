@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+from dataclasses import replace
 
 import pytest
 import torch
@@ -201,8 +202,12 @@ def test_other_pairs_or_another_model_in_the_same_place_are_refused(tmp_path, mo
         assert position_patching.main([*flags, "--out", str(tmp_path / "run")]) == 130
     write_pairs(tmp_path / "pairs.json", PAIRS[:3])
     said = refused(capsys, "--resume", tmp_path / "run")
-    assert "run cannot be resumed: pairs.digest (there " in said
-    assert "pairs.n (there 4, here 3)" in said
+    assert said.endswith("run cannot be resumed: pairs.n (there 4, here 3)\n"), (
+        "no digests beside it"
+    )
+    write_pairs(tmp_path / "pairs.json", [*PAIRS[:3], replace(PAIRS[3], kind="minus")])
+    said = refused(capsys, "--resume", tmp_path / "run")
+    assert "run cannot be resumed: pairs.digest (there SHA-256 " in said
     write_pairs(tmp_path / "pairs.json", PAIRS)
     write_tiny(tmp_path / "model", seed=14)
     said = refused(capsys, "--resume", tmp_path / "run")
