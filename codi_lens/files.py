@@ -27,6 +27,11 @@ NOT_OFFERED = {
 """What systems say of a service that they, or one of their file systems, do not have."""
 
 
+def expand(path: str | Path) -> Path:
+    """A path with the user's home for a leading `~`; a name that no user has stays as it is."""
+    return Path(os.path.expanduser(path))
+
+
 def read_text(path: Path) -> str:
     """A text file's content, UTF-8 whatever the locale, without the byte-order mark that some editors add.
 
@@ -35,7 +40,7 @@ def read_text(path: Path) -> str:
         OSError: not there, or not readable.
     """
     try:
-        return path.expanduser().read_text(encoding="utf-8-sig")
+        return expand(path).read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
         raise UserError(f"{path}: not UTF-8 text (byte {error.start})") from error
 
@@ -122,7 +127,7 @@ def _in_order(content: bytes) -> bytes:
 
 
 def _write(files: Mapping[Path, bytes]) -> None:
-    files = {path.expanduser(): content for path, content in files.items()}
+    files = {expand(path): content for path, content in files.items()}
     drafts = {path: path.with_name(f".{path.name}.draft") for path in files}
     try:
         for path, content in files.items():

@@ -21,6 +21,7 @@ from codi_lens.plans import Settings
 
 SCHEMA_VERSION = 1
 MANIFEST = "manifest.json"
+JOURNAL = "journal.jsonl"
 PACKAGES = ("codi-lens", "torch", "transformer-lens", "transformers", "peft")
 
 

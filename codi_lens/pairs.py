@@ -33,7 +33,7 @@ from typing import Any, TypeAlias
 
 from codi_lens.answers import same_answer, spell
 from codi_lens.errors import UserError
-from codi_lens.files import read_text, write_json
+from codi_lens.files import expand, read_text, write_json
 from codi_lens.toy.pairs import heldout_pairs
 
 PAIRS_FILE = "pairs.json"
@@ -123,7 +123,7 @@ def write_pairs(path: Path, pairs: Sequence[Pair]) -> None:
 
 def read_pairs(name_or_path: str | Path) -> tuple[list[Pair], dict[str, int]]:
     """The pairs as `load_pairs` gives them, and how often each field was left out."""
-    path = TOY_PAIRS if name_or_path == "toy" else Path(name_or_path).expanduser()
+    path = TOY_PAIRS if name_or_path == "toy" else expand(name_or_path)
     if name_or_path == "toy-heldout":
         entries = heldout_pairs()
     else:

@@ -24,8 +24,15 @@ from torch import Tensor
 
 from codi_lens.codi import HookedCodi
 from codi_lens.errors import UserError, command
-from codi_lens.files import read_text
-from codi_lens.manifest import MANIFEST, SCHEMA_VERSION, describe_file, describe_run, differences
+from codi_lens.files import expand, read_text
+from codi_lens.manifest import (
+    JOURNAL,
+    MANIFEST,
+    SCHEMA_VERSION,
+    describe_file,
+    describe_run,
+    differences,
+)
 from codi_lens.metrics import sides
 from codi_lens.outcomes import Cell, PairOutcome, RunRecord, Sweep
 from codi_lens.pairs import Pair, Variant
@@ -59,7 +66,7 @@ def load(folder: str | Path, *, incomplete: bool = False) -> Sweep:
     Raises:
         RecordError: no finished record there, one of another schema version, or a damaged one.
     """
-    folder = Path(folder).expanduser()
+    folder = expand(folder)
     manifest = read_manifest(folder, incomplete=incomplete)
     with _readable(folder):
         return _load(folder, manifest)
@@ -117,7 +124,7 @@ def read_manifest(folder: Path, *, incomplete: bool = False) -> dict[str, Any]:
     Raises:
         RecordError: none there, one of another schema version, or of a run that is not finished.
     """
-    folder = folder.expanduser()
+    folder = expand(folder)
     path = folder / MANIFEST
     if not path.is_file():
         raise RecordError(f"{folder} holds no finished record: there is no {MANIFEST} in it")
@@ -132,9 +139,11 @@ def read_manifest(folder: Path, *, incomplete: bool = False) -> dict[str, Any]:
         raise RecordError(f"{path} is of {manifest['experiment']!r}; known are {', '.join(CELLS)}")
     if not (manifest["complete"] or incomplete):
         pairs = manifest["pairs"]
+        way = "run the experiment again"
+        if (folder / JOURNAL).exists():
+            way = f"finish it with {command(manifest['experiment'], '--resume', folder)}"
         raise RecordError(
-            f"{folder} holds {pairs['n']} of {pairs['n_planned']} pairs, as the run was interrupted; "
-            f"finish it with {command(manifest['experiment'], '--resume', folder)}"
+            f"{folder} holds {pairs['n']} of {pairs['n_planned']} pairs, as the run was interrupted; {way}"
         )
     return dict(manifest)
 
@@ -264,7 +273,7 @@ def reusable_activations(
         UserError: the run was of another model, dtype, pairs, latents, site, direction or cells; the
             message says what differs.
     """
-    folder = folder.expanduser()
+    folder = expand(folder)
     there = read_manifest(folder)
     here = json.loads(json.dumps(describe_run(there["experiment"], codi, pairs, settings)))
     with _readable(folder):

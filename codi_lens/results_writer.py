@@ -12,7 +12,7 @@ from torch import Tensor
 
 from codi_lens.aggregates import finite
 from codi_lens.codi import HookedCodi
-from codi_lens.files import write_json, write_tensors, write_text
+from codi_lens.files import expand, write_json, write_tensors, write_text
 from codi_lens.manifest import MANIFEST, describe_file, make_manifest
 from codi_lens.metrics import sides
 from codi_lens.outcomes import PairOutcome, RunRecord, Sweep
@@ -40,7 +40,7 @@ def write_record(
         planned: pairs that the run set out with, if that is more than `sweep` has.
         complete: whether all was done that the run set out to do.
     """
-    folder = folder.expanduser()
+    folder = expand(folder)
     source = sides(sweep.settings.direction)[1]
     paths = {
         "results": folder / f"{sweep.experiment}_results.json",

@@ -21,18 +21,16 @@ if TYPE_CHECKING:
 
 def main(argv: list[str] | None = None) -> int:
     """Runs the program; exit code 0, or 2 for input that cannot be used."""
-    parser = argparse.ArgumentParser(
-        prog="python -m experiments.train_toy",
-        description="Train a small CODI LLaMA on word problems and write it as a checkpoint folder.",
+    parser = cli.new_parser(
+        "train_toy",
+        "Train a small CODI LLaMA on word problems and write it as a checkpoint folder.",
     )
-    parser.add_argument("--out", metavar="FOLDER", type=Path, required=True)
+    parser.add_argument("--out", metavar="FOLDER", type=cli.path, required=True)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--steps", type=int, help="in all stages (default: the recipe's)")
     parser.add_argument("--pairs", type=int, default=60, help="clean/corrupted pairs (default: 60)")
     parser.add_argument("--threads", type=int, help="of torch (default: its own choice)")
-    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
-    arguments = parser.parse_args(argv)
-    return cli.run(lambda: make(arguments), arguments.debug)
+    return cli.run(parser, argv, make)
 
 
 def make(arguments: argparse.Namespace) -> None:
@@ -42,6 +40,7 @@ def make(arguments: argparse.Namespace) -> None:
     from codi_lens.memory import keep_freed_memory
     from codi_lens.toy.train import Recipe, train
 
+    cli.check_numbers(arguments)
     folder = cli.fresh_folder(arguments.out, "train_toy")
     keep_freed_memory()
     torch.set_num_threads(arguments.threads or torch.get_num_threads())
