@@ -150,12 +150,11 @@ def _entries(file: Path) -> list[Json]:
             f'cannot read pairs from {file}: {error.strerror}; give "toy", a JSON file of pairs, '
             f"or a folder that holds {PAIRS_FILE}"
         ) from error
-    if not content.strip():
-        raise UserError(f"{file} is empty; a JSON list of pairs would do")
     try:
         entries = json.loads(content)
     except (ValueError, RecursionError) as error:
-        raise UserError(f"{file} is not readable JSON: {error}") from error
+        fault = f"is not readable JSON: {error}" if content.strip() else "is empty"
+        raise UserError(f"{file} {fault}; a JSON list of pairs would do") from error
     if not isinstance(entries, list):
         raise UserError(f"{file} holds {_shown(entries)}; a JSON list of pairs would do")
     return entries

@@ -173,21 +173,6 @@ def verify(folder: Path, manifest: Mapping[str, Any], names: Collection[str] | N
         raise RecordError(f"{folder} is damaged: {name} {fault}; run the experiment again")
 
 
-def one_model(manifests: Mapping[str, Mapping[str, Any]]) -> None:
-    """Checks that runs, by name, are of the same model.
-
-    Raises:
-        UserError: says which run is of which.
-    """
-    models = {name: manifest["model"] for name, manifest in manifests.items()}
-    if len({model["digest"] for model in models.values()}) > 1:
-        listing = "; ".join(
-            f"{name}: {model['name']} (SHA-256 {model['digest'][:12]}…)"
-            for name, model in models.items()
-        )
-        raise UserError(f"these runs are of different models: {listing}")
-
-
 def _results(manifest: Mapping[str, Any]) -> str:
     return f"{manifest['experiment']}_results.json"
 

@@ -172,10 +172,10 @@ def labels(text: str) -> tuple[int | str, ...]:
         first, dash, last = part.partition("-")
         if not first.isdecimal() or (dash and not last.isdecimal()):
             raise argparse.ArgumentTypeError(f"{text!r} is not a list such as bot,0-3,7")
-        numbers = range(int(first), int(last if dash else first) + 1)
-        if len(numbers) > MOST_LABELS:
+        start, end = int(first), int(last if dash else first) + 1
+        if end - start > MOST_LABELS:
             raise argparse.ArgumentTypeError(f"{text!r} is more than any model has")
-        values += numbers
+        values += range(start, end)
     return tuple(values)
 
 
@@ -185,8 +185,8 @@ def check_numbers(arguments: argparse.Namespace) -> None:
     Raises:
         UserError: names the flag and what it takes.
     """
-    ones = ("limit", "batch_rows", "batch", "steps", "repeats", "sample", "pairs", "threads")
-    for name, least in {"seed": 0, **dict.fromkeys(ones, 1)}.items():
+    ones = ("limit", "batch_rows", "batch", "steps", "repeats", "sample", "threads")
+    for name, least in {"seed": 0, "pairs": 0, **dict.fromkeys(ones, 1)}.items():
         value = getattr(arguments, name, None)
         most = 2**10 if name == "threads" else 2**63 - 1
         if isinstance(value, int) and not least <= value <= most:

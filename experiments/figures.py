@@ -30,9 +30,11 @@ def main(argv: list[str] | None = None) -> int:
 def write(arguments: argparse.Namespace) -> None:
     """Measures, draws and writes every picture."""
     from codi_lens import HookedCodi, load_pairs, plots
+    from codi_lens.threads import choose_threads
 
     cli.check_numbers(arguments)
     codi = HookedCodi.from_pretrained("toy")
+    choose_threads(codi.model.cfg.d_model)
     pairs = load_pairs("toy")[: arguments.limit]
     drawn = patching(codi, pairs) | looking(codi, pairs)
     for path in plots.write_images(arguments.out, drawn, arguments.format):

@@ -36,7 +36,9 @@ def resumed(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> a
     if program != parser.prog:
         raise UserError(f"{arguments.resume} is of another experiment; resume it with {program}")
     there = parser.parse_args(header["arguments"])
-    _locate(there, header.get("working_folder", ""))
+    working_folder = header.get("working_folder", os.getcwd())
+    if working_folder != os.getcwd():
+        there = _located(there, working_folder)
     there.out = arguments.resume
     for name in OWN_OF_A_CALL:
         setattr(there, name, getattr(arguments, name))
@@ -44,26 +46,28 @@ def resumed(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> a
     # What was not given now keeps the mark that stood in its place.
     absent = object()
     marked = argparse.Namespace(**dict.fromkeys(vars(arguments), absent))
-    here = parser.parse_args(arguments.given, marked)
-    _locate(here, os.getcwd())
+    here = vars(_located(parser.parse_args(arguments.given, marked), os.getcwd()))
+    meant = vars(_located(there, working_folder))
     differing = [
-        f"--{name.replace('_', '-')} (there {getattr(there, name)}, here {value})"
-        for name, value in vars(here).items()
-        if name not in OWN_OF_A_CALL and value is not absent and value != getattr(there, name)
+        f"--{name.replace('_', '-')} (there {meant[name]}, here {value})"
+        for name, value in here.items()
+        if name not in OWN_OF_A_CALL and value is not absent and value != meant[name]
     ]
     if differing:
         raise UserError(f"{arguments.resume} cannot be resumed: {'; '.join(differing)}")
     return there
 
 
-def _locate(arguments: argparse.Namespace, working_folder: str) -> None:
-    """Makes paths absolute; what is no path from `working_folder` stays as it is, such as "toy"."""
+def _located(arguments: argparse.Namespace, working_folder: str) -> argparse.Namespace:
+    """With absolute paths; what is no path from `working_folder` stays as it is, such as a hub id."""
+    located = argparse.Namespace(**vars(arguments))
     for name in PATHS:
         value: Any = getattr(arguments, name, None)
         if isinstance(value, (str, Path)) and value not in BUILT_IN:
             path = working_folder / expand(value)
             if path.exists():
-                setattr(arguments, name, type(value)(path.resolve()))
+                setattr(located, name, type(value)(path.resolve()))
+    return located
 
 
 def is_finished(folder: Path) -> bool:

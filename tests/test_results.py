@@ -225,7 +225,10 @@ def test_a_folder_without_a_manifest_is_no_record(tmp_path):
         ({"settings": [1]}, r"the record in .* is damaged \(AttributeError: "),
         ({"schema_version": 99}, "has schema version 99; this code reads 1"),
         ({"experiment": "../../elsewhere/x"}, r"is of '\.\./\.\./elsewhere/x'; known are position"),
-        ({"complete": False}, r"holds 5 of 5 pairs, as the run was interrupted; finish it with"),
+        (
+            {"complete": False},
+            "holds 5 of 5 pairs, as the run was interrupted; run the experiment ag",
+        ),
     ],
 )
 def test_manifests_that_are_refused(record, changes, message):

@@ -145,6 +145,8 @@ def test_relative_paths_of_the_first_call_are_found_from_another_folder(
     command = shlex.split(capsys.readouterr().err.rpartition("go on with\n")[2])
     assert command[:3] == ["python", "-m", "experiments.position_patching"]
     assert command[3:] == ["--resume", "my run"]
+    again = ["--resume", "my run", "--limit", "4", "--model", str(tmp_path / "model")]
+    assert "--limit (there None, here 4)\n" in refused(capsys, *again)
     monkeypatch.chdir(tmp_path)
     assert "--pairs (there" in refused(capsys, "--resume", "a place/my run", "--pairs", "a place")
     again = ["--resume", "a place/my run", "--model", "model", "--threads", "2"]

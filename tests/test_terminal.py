@@ -176,5 +176,5 @@ def test_numbers_out_of_all_proportion(tmp_path, capsys, flags, message):
 
 
 def test_a_range_longer_than_any_model_is_refused_before_it_is_counted():
-    with pytest.raises(Exception, match="'0-99999999999999' is more than any model has"):
-        cli.labels("0-99999999999999")
+    with pytest.raises(Exception, match="is more than any model has"):
+        cli.labels("0-99999999999999999999999")
