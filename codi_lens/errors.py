@@ -1,7 +1,8 @@
-"""The one exception that stands for a mistake in what the user gave, and the check that most numbers need."""
+"""The one exception that stands for a mistake in what the user gave, and what its messages are made with."""
 
 import operator
 import reprlib
+import shlex
 from typing import Any
 
 
@@ -27,3 +28,8 @@ def whole_number(value: Any, what: str, *, at_least: int = 0) -> int:
         # In short: a value from a file may be of any length.
         raise UserError(f"{what} is {reprlib.repr(value)}; it must be {needed}")
     return number
+
+
+def command(program: str, *arguments: object) -> str:
+    """How to call one of the programs in a shell, for messages that advise it."""
+    return shlex.join(["python", "-m", f"experiments.{program}", *map(str, arguments)])

@@ -1,15 +1,35 @@
 """Text in UTF-8 whatever the locale; and files that are there whole or not at all, whatever ends the process."""
 
+import errno
 import json
 import os
-from collections.abc import Mapping
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from codi_lens.errors import UserError
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+NOT_OFFERED = {
+    errno.EACCES,
+    errno.EBADF,
+    errno.EINVAL,
+    errno.ENOLCK,
+    errno.ENOSYS,
+    errno.ENOTSUP,
+    errno.EOPNOTSUPP,
+    errno.EPERM,
+}
+"""What systems say of a service that they, or one of their file systems, do not have."""
+
+
+def expand(path: str | Path) -> Path:
+    """A path with the user's home for a leading `~`; a name that no user has stays as it is."""
+    return Path(os.path.expanduser(path))
 
 
 def read_text(path: Path) -> str:
@@ -20,7 +40,7 @@ def read_text(path: Path) -> str:
         OSError: not there, or not readable.
     """
     try:
-        return path.expanduser().read_text(encoding="utf-8-sig")
+        return expand(path).read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
         raise UserError(f"{path}: not UTF-8 text (byte {error.start})") from error
 
@@ -63,12 +83,36 @@ def write_through(path: Path, content: bytes) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Waits until the disk has the folder's list of names."""
-    handle = os.open(folder, os.O_RDONLY)
+    """Waits until the disk has the folder's list of names, where the system can say so."""
+    with _where_offered("forcing a folder to disk"):
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+def lock(file: IO[bytes]) -> None:
+    """Locks a file, open for writing, until it is closed or its process dies, where the system can.
+
+    Raises:
+        BlockingIOError: another process has locked it.
+    """
+    with _where_offered("locking a file"):
+        import fcntl
+
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+@contextmanager
+def _where_offered(service: str) -> Iterator[None]:
+    """Inside, a service that is not to be had here is warned of (once) and done without."""
     try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+        yield
+    except (ImportError, OSError) as error:
+        if isinstance(error, OSError) and error.errno not in NOT_OFFERED:
+            raise
+        warnings.warn(f"{service} is not possible here; going on without", stacklevel=2)
 
 
 def _in_order(content: bytes) -> bytes:
@@ -83,6 +127,7 @@ def _in_order(content: bytes) -> bytes:
 
 
 def _write(files: Mapping[Path, bytes]) -> None:
+    files = {expand(path): content for path, content in files.items()}
     drafts = {path: path.with_name(f".{path.name}.draft") for path in files}
     try:
         for path, content in files.items():

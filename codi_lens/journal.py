@@ -9,16 +9,14 @@ their lines over when they are done, or when the run is resumed.
 A line is an entry with its checksum, `{"check": …, "entry": {…}}`, appended and forced to disk. Only what has
 a line is believed. Whatever ends the process, it leaves whole lines and at most a torn last one, which
 is dropped on resuming: the pair is then run again. A lock on the journal, which dies with its process,
-keeps a second process out.
+keeps a second process out, where the system has such locks.
 """
 
 import errno
-import fcntl
 import hashlib
 import json
 import os
 import shutil
-import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any, Self
@@ -27,59 +25,17 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from codi_lens.errors import UserError
-from codi_lens.files import sync_folder, write_through
-from codi_lens.manifest import SCHEMA_VERSION, differences
+from codi_lens.files import lock, sync_folder, write_through
+from codi_lens.journal_lines import Entry, Kind, decode, encode, finished, header_of
+from codi_lens.manifest import JOURNAL, differences
 from codi_lens.outcomes import Cell, PairOutcome, RunRecord
 from codi_lens.pairs import Pair
 from codi_lens.results import RecordError
 from codi_lens.results_writer import run_entry
 
-JOURNAL = "journal.jsonl"
 PARTS = "parts"
-Entry = dict[str, Any]
-
-
-def encode(entry: Entry) -> bytes:
-    """A line of the journal. Floats come back as they were; NaN and infinity are refused."""
-    line = {"check": _check(entry), "entry": entry}
-    return json.dumps(line, allow_nan=False).encode() + b"\n"
-
-
-def decode(content: bytes, path: Path) -> tuple[list[Entry], int]:
-    """The entries of a journal, and the number of bytes they take; a torn last line follows these.
-
-    Raises:
-        RecordError: a damaged line that is not the last; names file and line.
-    """
-    *lines, tail = content.split(b"\n")
-    entries: list[Entry] = []
-    for number, line in enumerate(lines, start=1):
-        entry = _entry(line)
-        if entry is None:
-            if number == len(lines) and not tail:
-                break
-            raise RecordError(
-                f"{path}, line {number} is damaged: what it says does not fit its checksum; the pairs "
-                "before it can be kept by deleting it and all lines behind it"
-            )
-        entries.append(entry)
-    return entries, sum(len(line) + 1 for line in lines[: len(entries)])
-
-
-def _entry(line: bytes) -> Entry | None:
-    """What a line holds, or None for a damaged one."""
-    try:
-        found = json.loads(line)
-        entry = found["entry"]
-        whole = isinstance(entry, dict) and found["check"] == _check(entry)
-    except (ValueError, KeyError, TypeError, RecursionError):
-        return None
-    return entry if whole else None
-
-
-def _check(entry: Entry) -> str:
-    canonical = json.dumps(entry, sort_keys=True, separators=(",", ":"))
-    return f"{zlib.crc32(canonical.encode()):08x}"
+UNDECISIVE = ("arguments", "working_folder")
+"""Of a header: how the run was called, which what was meant does not depend on."""
 
 
 def read_header(folder: Path) -> Entry:
@@ -90,21 +46,16 @@ def read_header(folder: Path) -> Entry:
     """
     path = folder / JOURNAL
     try:
-        content = path.read_bytes()
+        entries = _read(path)
     except OSError as error:
-        raise RecordError(f"{folder} is not a run to resume: no {JOURNAL} ({error})") from error
-    return _header(decode(content, path)[0], path)
-
-
-def _header(entries: Sequence[Entry], path: Path) -> Entry:
-    if not entries:
-        raise RecordError(f"{path} has no whole first line: nothing was finished, so start afresh")
-    found = entries[0].get("schema_version")
-    if found != SCHEMA_VERSION:
         raise RecordError(
-            f"{path.parent} cannot be resumed: schema_version (there {found}, here {SCHEMA_VERSION})"
-        )
-    return entries[0]
+            f"{folder} is not a run to resume: no {JOURNAL} ({error.strerror})"
+        ) from error
+    return header_of(entries, path)
+
+
+def _read(path: Path) -> list[Entry]:
+    return decode(path.read_bytes(), path)[0]
 
 
 class Journal:
@@ -121,7 +72,7 @@ class Journal:
         """Opens the journal of a new run, or that of one which is to go on.
 
         Args:
-            header: what is run, ready for JSON; its "arguments" may differ from the ones there.
+            header: what is run, ready for JSON; how it was called may differ from what is there.
             index: of this process, where several share the run; but for 0 its journal is a new one.
 
         Raises:
@@ -139,11 +90,11 @@ class Journal:
             content = self._file.read()
             entries, self._end = decode(content, self._path)
             if resume:
-                self._check_header(entries, header)
+                self._check_header(entries, header, self._path)
                 self.torn = self._end < len(content)
                 self._cut()
                 for path in _beside(folder):
-                    with path.open("rb") as other:
+                    with path.open("r+b") as other:
                         _lock(other, folder)
                 self.absorb()
             else:
@@ -163,9 +114,11 @@ class Journal:
         except FileNotFoundError as error:
             raise RecordError(f"{self.folder} is not a run to resume: no {JOURNAL}") from error
 
-    def _check_header(self, entries: Sequence[Entry], header: Entry) -> None:
-        there = {**_header(entries, self._path), "arguments": None}
-        differing = list(differences(there, {**header, "arguments": None}))
+    def _check_header(self, entries: Sequence[Entry], header: Entry, path: Path) -> None:
+        there, here = (
+            {**of, **dict.fromkeys(UNDECISIVE)} for of in (header_of(entries, path), header)
+        )
+        differing = list(differences(there, here))
         if differing:
             raise RecordError(f"{self.folder} cannot be resumed: " + "; ".join(differing))
 
@@ -200,27 +153,44 @@ class Journal:
         """The pairs that are done, by pair id; `pairs` are all pairs of the run.
 
         Raises:
-            RecordError: the tensors of a pair are damaged or gone.
+            RecordError: the tensors of a pair are damaged or gone, lines are out of order, or of another run.
         """
         by_id = {pair.pair_id: pair for pair in pairs}
-        entries = [entry for entry in self._entries() if "pair" in entry]
-        return {entry["pair"]: self._outcome(entry, by_id[entry["pair"]]) for entry in entries}
+        done = {key[1]: entry for key, entry in self._finished().items() if key[0] == "pair"}
+        if strange := [str(pair_id) for pair_id in done if pair_id not in by_id]:
+            raise RecordError(
+                f"{self._path} has lines of pairs that the run does not have: {', '.join(strange)}; "
+                "delete them"
+            )
+        return {pair_id: self._outcome(entry, by_id[pair_id]) for pair_id, entry in done.items()}
 
     def answers(self) -> dict[int, dict[Cell, str]]:
         """What `add_answers` has kept, by pair id."""
-        return {e["answers_of"]: _texts(e["texts"]) for e in self._entries() if "answers_of" in e}
+        lines = self._finished().items()
+        return {key[1]: _texts(entry["texts"]) for key, entry in lines if key[0] == "answers_of"}
 
     def absorb(self) -> None:
-        """Takes over the lines of the journals beside this one, which no process writes any more."""
-        for path in _beside(self.folder):
-            for entry in decode(path.read_bytes(), path)[0][1:]:
+        """Takes over the lines of the journals beside this one, which no process writes any more.
+
+        Raises:
+            RecordError: lines out of order, or a journal of another run; nothing is taken over.
+        """
+        done, own = self._finished(), finished({self._path: _read(self._path)})
+        for key, entry in done.items():
+            if key not in own:
                 self._append(entry)
+        for path in _beside(self.folder):
             path.unlink()
 
-    def _entries(self) -> list[Entry]:
+    def _finished(self) -> dict[tuple[Kind, int], Entry]:
         """What is on disk, of all processes."""
-        paths = [self.folder / JOURNAL, *_beside(self.folder)]
-        return [entry for path in paths for entry in decode(path.read_bytes(), path)[0]]
+        first = self.folder / JOURNAL
+        journals = {path: _read(path) for path in (first, *_beside(self.folder))}
+        header = journals[first][0]
+        for path, entries in journals.items():
+            if entries:  # a process may be killed in its first line
+                self._check_header(entries, header, path)
+        return finished(journals)
 
     def _part(self, pair_id: int) -> Path:
         return self.folder / PARTS / f"{pair_id}.safetensors"
@@ -230,9 +200,13 @@ class Journal:
         try:
             content = path.read_bytes()
         except OSError as error:
-            raise RecordError(f"cannot read {path}, the tensors of a pair: {error}") from error
+            raise RecordError(
+                f"cannot read {path}, the tensors of a pair: {error.strerror}; {self._again(pair)}"
+            ) from error
         if hashlib.sha256(content).hexdigest() != entry["part"]:
-            raise RecordError(f"{path} is damaged: its digest is not the one in the journal")
+            raise RecordError(
+                f"{path} is damaged: its digest is not the one in the journal; {self._again(pair)}"
+            )
         tensors = load(content)
         return PairOutcome(
             pair,
@@ -244,6 +218,9 @@ class Journal:
             texts=_texts(entry["texts"]),
             donor=entry["donor"],
         )
+
+    def _again(self, pair: Pair) -> str:
+        return f"without its lines in {JOURNAL}, pair {pair.pair_id} would be run again"
 
     def _append(self, entry: Entry) -> None:
         """Appends a line; where that fails, the journal is left as it was."""
@@ -274,7 +251,7 @@ def _beside(folder: Path) -> list[Path]:
 
 def _lock(file: IO[bytes], folder: Path) -> None:
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        lock(file)
     except BlockingIOError as error:
         raise UserError(f"another process is writing {folder}; let it finish") from error
 

@@ -1,9 +1,10 @@
 """What loading a checkpoint did, told in full: nothing is claimed, dropped or merged in silence."""
 
-import sys
 from dataclasses import dataclass, field
 
 import torch
+
+from codi_lens.memory import peak_memory
 
 
 @dataclass
@@ -93,12 +94,7 @@ class LoadReport:
 
 def measure_peak(report: LoadReport, device: torch.device) -> None:
     """Writes the peak memory of this process, and of its CUDA device, into `report`."""
-    try:
-        import resource
-    except ImportError:  # Windows
-        return
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    report.peak_memory = peak if sys.platform == "darwin" else peak * 1024
+    report.peak_memory = peak_memory()
     if device.type == "cuda":
         report.peak_device_memory = torch.cuda.max_memory_allocated(device)
 

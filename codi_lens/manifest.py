@@ -1,12 +1,12 @@
-"""What a record is a record of: settings, digests, versions, memory."""
+"""What a record is a record of: settings, digests, versions, memory, files."""
 
 import hashlib
 import platform
-import resource
-import sys
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,12 +14,15 @@ from torch import Tensor
 
 from codi_lens.aggregates import groups
 from codi_lens.codi import HookedCodi
+from codi_lens.errors import UserError
+from codi_lens.memory import peak_memory
 from codi_lens.outcomes import Sweep
 from codi_lens.pairs import Pair, pairs_digest
 from codi_lens.plans import Settings
 
 SCHEMA_VERSION = 1
 MANIFEST = "manifest.json"
+JOURNAL = "journal.jsonl"
 PACKAGES = ("codi-lens", "torch", "transformer-lens", "transformers", "peft")
 
 
@@ -62,25 +65,63 @@ def make_manifest(
         "n_planned": planned,
         "n_per_group": {name: int(chosen.sum()) for name, chosen in groups(sweep).items()},
     }
+    device = codi.loop.device
     return described | {
         "complete": complete and len(sweep.outcomes) == planned,
         "config": config,
         "foreign_hooks": list(sweep.foreign_hooks),
         "pairs": described["pairs"] | numbers,
-        "peak_memory_bytes": peak_memory(codi.loop.device),
+        "threads": torch.get_num_threads(),
+        "peak_memory_bytes": (
+            torch.cuda.max_memory_allocated(device) if device.type == "cuda" else peak_memory()
+        ),
     }
+
+
+def describe_file(path: Path) -> dict[str, int | str]:
+    """Size and SHA-256 of a file. Raises OSError if it cannot be read."""
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    return {"bytes": path.stat().st_size, "sha256": digest}
 
 
 def differences(
     there: Mapping[str, Any], here: Mapping[str, Any], prefix: str = ""
 ) -> Iterator[str]:
-    """What differs between two descriptions, one text per field: "model.dtype (there …, here …)"."""
+    """What differs between two descriptions, one text per field: "model.dtype (there …, here …)".
+
+    A digest is left out where the number of what it is of differs, which says more, and a name where the
+    digest beside it agrees: what is found in another place is still the same.
+    """
+    same_content = "digest" in there and there["digest"] == here.get("digest")
     for name in sorted({*there, *here}):
         found, wanted = there.get(name), here.get(name)
         if isinstance(found, Mapping) and isinstance(wanted, Mapping):
             yield from differences(found, wanted, f"{prefix}{name}.")
-        elif found != wanted:
-            yield f"{prefix}{name} (there {found}, here {wanted})"
+        elif found == wanted or (name == "name" and same_content):
+            continue
+        elif name != "digest" or there.get("n") == here.get("n"):
+            yield f"{prefix}{name} (there {_shown(found)}, here {_shown(wanted)})"
+
+
+def _shown(value: Any) -> Any:
+    digest = isinstance(value, str) and re.fullmatch("[0-9a-f]{64}", value)
+    return f"SHA-256 {value[:12]}…" if digest else value
+
+
+def one_model(manifests: Mapping[str, Mapping[str, Any]]) -> None:
+    """Checks that runs, by name, are of the same model.
+
+    Raises:
+        UserError: says which run is of which.
+    """
+    models = {name: manifest["model"] for name, manifest in manifests.items()}
+    if len({model["digest"] for model in models.values()}) > 1:
+        listing = "; ".join(
+            f"{name}: {model['name']} (SHA-256 {model['digest'][:12]}…)"
+            for name, model in models.items()
+        )
+        raise UserError(f"these runs are of different models: {listing}")
 
 
 def tensors_digest(tensors: Sequence[Tensor]) -> str:
@@ -89,11 +130,3 @@ def tensors_digest(tensors: Sequence[Tensor]) -> str:
     for tensor in tensors:
         total.update(tensor.contiguous().flatten().view(torch.uint8).numpy().tobytes())
     return total.hexdigest()
-
-
-def peak_memory(device: torch.device) -> int:
-    """Largest memory that this process has held: of the GPU where one is used, else resident."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

@@ -1,6 +1,7 @@
 """Memory: how many rows fit side by side, a first guess that is halved whenever it proves too many."""
 
 import ctypes
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeVar
@@ -58,16 +59,31 @@ def free_memory(device: torch.device) -> int:
     return int(psutil.virtual_memory().available)
 
 
+def peak_memory() -> int:
+    """Bytes: the most that this process has held; where the system does not tell, what it holds now."""
+    try:
+        import resource
+    except ImportError:
+        import psutil
+
+        held = psutil.Process().memory_info()
+        return int(getattr(held, "peak_wset", held.rss))
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
 def keep_freed_memory() -> None:
-    """Has glibc keep what is freed for the next tensors, of which a sweep makes thousands of a few sizes.
+    """Has glibc keep what is freed for the next tensors, of which a program makes thousands of a few sizes.
 
     Left alone it gives large ones back to the system, and every page of the next has to be mapped anew: about a
-    tenth of a sweep on the CPU. With another C library nothing is done.
+    tenth of a sweep on the CPU. With another C library, or none to be found, nothing is done.
     """
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt is not None:
-        mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
-        mallopt(M_MMAP_THRESHOLD, 2**30)
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (AttributeError, OSError, TypeError):
+        return
+    mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
+    mallopt(M_MMAP_THRESHOLD, 2**30)
 
 
 def in_batches(

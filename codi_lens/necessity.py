@@ -47,6 +47,8 @@ class Necessity:
     answers: tuple[Answer, ...]
     num_latents: int
     conditions: dict[str, Condition]
+    donors: tuple[int, ...]
+    """For each question the number of the one whose thoughts it was lent."""
 
     def with_latents(self, count: int) -> Condition:
         """The condition with the model's own first `count` thoughts."""
@@ -108,7 +110,7 @@ def measure_necessity(
         swapped = "another problem's latents"
         donated = [answers[donor] for donor in donors]
         conditions[swapped] = _condition(swapped, texts[swapped], answers, donated)
-    return Necessity(tuple(questions), tuple(answers), count, conditions)
+    return Necessity(tuple(questions), tuple(answers), count, conditions, tuple(donors))
 
 
 def derange(answers: Sequence[Answer], seed: int) -> list[int]:

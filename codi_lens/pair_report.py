@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from codi_lens.errors import UserError
-from codi_lens.files import write_json
+from codi_lens.files import expand, write_json
 from codi_lens.pairs import (
     PAIRS_FILE,
     SET_ASIDE_FILE,
@@ -86,6 +86,7 @@ def write_report(folder: Path, report: PairReport) -> None:
 
     Raises UserError where the folder cannot be written to.
     """
+    folder = expand(folder)
     files: dict[Path, Json] = {
         folder / PAIRS_FILE: [pair_as_json(pair) for pair in report.kept],
         folder / SET_ASIDE_FILE: [

@@ -33,7 +33,7 @@ from typing import Any, TypeAlias
 
 from codi_lens.answers import same_answer, spell
 from codi_lens.errors import UserError
-from codi_lens.files import write_json
+from codi_lens.files import expand, read_text, write_json
 from codi_lens.toy.pairs import heldout_pairs
 
 PAIRS_FILE = "pairs.json"
@@ -123,7 +123,7 @@ def write_pairs(path: Path, pairs: Sequence[Pair]) -> None:
 
 def read_pairs(name_or_path: str | Path) -> tuple[list[Pair], dict[str, int]]:
     """The pairs as `load_pairs` gives them, and how often each field was left out."""
-    path = TOY_PAIRS if name_or_path == "toy" else Path(name_or_path)
+    path = TOY_PAIRS if name_or_path == "toy" else expand(name_or_path)
     if name_or_path == "toy-heldout":
         entries = heldout_pairs()
     else:
@@ -144,18 +144,17 @@ def read_pairs(name_or_path: str | Path) -> tuple[list[Pair], dict[str, int]]:
 
 def _entries(file: Path) -> list[Json]:
     try:
-        content = file.read_bytes()
+        content = read_text(file)
     except OSError as error:
         raise UserError(
             f'cannot read pairs from {file}: {error.strerror}; give "toy", a JSON file of pairs, '
             f"or a folder that holds {PAIRS_FILE}"
         ) from error
-    if not content.strip():
-        raise UserError(f"{file} is empty; a JSON list of pairs would do")
     try:
         entries = json.loads(content)
     except (ValueError, RecursionError) as error:
-        raise UserError(f"{file} is not readable JSON: {error}") from error
+        fault = f"is not readable JSON: {error}" if content.strip() else "is empty"
+        raise UserError(f"{file} {fault}; a JSON list of pairs would do") from error
     if not isinstance(entries, list):
         raise UserError(f"{file} holds {_shown(entries)}; a JSON list of pairs would do")
     return entries

@@ -7,13 +7,15 @@
                                      (corrupted_activations.safetensors when noising)
     generated_activations.safetensors   iterative patching: what each iteration left at the next position
     journal.jsonl                    written while the run goes on, see `codi_lens.journal`
-    manifest.json                    settings, digests, versions, seed, times; written last
+    manifest.json                    settings, digests, versions, seed, times, and every file's size and digest;
+                                     written last
 
 JSON has no NaN: a metric that is not defined for a pair is null.
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +23,16 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from codi_lens.codi import HookedCodi
-from codi_lens.errors import UserError
-from codi_lens.manifest import MANIFEST, SCHEMA_VERSION, describe_run, differences
+from codi_lens.errors import UserError, command
+from codi_lens.files import expand, read_text
+from codi_lens.manifest import (
+    JOURNAL,
+    MANIFEST,
+    SCHEMA_VERSION,
+    describe_file,
+    describe_run,
+    differences,
+)
 from codi_lens.metrics import sides
 from codi_lens.outcomes import Cell, PairOutcome, RunRecord, Sweep
 from codi_lens.pairs import Pair, Variant
@@ -56,18 +66,39 @@ def load(folder: str | Path, *, incomplete: bool = False) -> Sweep:
     Raises:
         RecordError: no finished record there, one of another schema version, or a damaged one.
     """
-    folder = Path(folder)
+    folder = expand(folder)
     manifest = read_manifest(folder, incomplete=incomplete)
+    with _readable(folder):
+        return _load(folder, manifest)
+
+
+@contextmanager
+def _readable(folder: Path) -> Iterator[None]:
+    """Inside, what is not shaped as a record is makes it a damaged one."""
+    try:
+        yield
+    except UserError:
+        raise
+    except (AttributeError, LookupError, TypeError, ValueError) as error:
+        raise RecordError(
+            f"the record in {folder} is damaged ({type(error).__name__}: {error}); "
+            "run the experiment again"
+        ) from error
+
+
+def _load(folder: Path, manifest: dict[str, Any]) -> Sweep:
     settings = _settings(manifest)
+    source = f"{sides(settings.direction)[1]}_activations.safetensors"
+    verify(folder, manifest, {_results(manifest), METRICS, source, GENERATED})
     tensors, meta = _read_tensors(folder / METRICS)
     axes = {n: tuple(json.loads(meta[n])) for n in json.loads(meta["axes"]) if n != "pair"}
-    path = folder / f"{manifest['experiment']}_results.json"
+    path = folder / _results(manifest)
     entries = _read_json(path)
     if [entry["pair_id"] for entry in entries] != json.loads(meta["pair"]):
         raise RecordError(
             f"{path} and {METRICS} are not of the same pairs; run the experiment again"
         )
-    activations = _read_tensor(folder / f"{sides(settings.direction)[1]}_activations.safetensors")
+    activations = _read_tensor(folder / source)
     generated = _read_tensor(folder / GENERATED) if (folder / GENERATED).exists() else None
     outcomes = [
         PairOutcome(
@@ -94,6 +125,7 @@ def read_manifest(folder: Path, *, incomplete: bool = False) -> dict[str, Any]:
     Raises:
         RecordError: none there, one of another schema version, or of a run that is not finished.
     """
+    folder = expand(folder)
     path = folder / MANIFEST
     if not path.is_file():
         raise RecordError(f"{folder} holds no finished record: there is no {MANIFEST} in it")
@@ -104,15 +136,46 @@ def read_manifest(folder: Path, *, incomplete: bool = False) -> dict[str, Any]:
     gone = [name for name in REQUIRED if name not in manifest]
     if gone:
         raise RecordError(f"{path} is damaged: it has no {', '.join(gone)}")
-    if manifest["experiment"] not in CELLS:  # it becomes part of a path
+    if manifest["experiment"] not in list(CELLS):  # it becomes part of a path
         raise RecordError(f"{path} is of {manifest['experiment']!r}; known are {', '.join(CELLS)}")
     if not (manifest["complete"] or incomplete):
         pairs = manifest["pairs"]
+        way = "run the experiment again"
+        if (folder / JOURNAL).exists():
+            way = f"finish it with {command(manifest['experiment'], '--resume', folder)}"
         raise RecordError(
-            f"{folder} holds {pairs['n']} of {pairs['n_planned']} pairs, as the run was interrupted; "
-            f"finish it with python -m experiments.{manifest['experiment']} --resume {folder}"
+            f"{folder} holds {pairs['n']} of {pairs['n_planned']} pairs, as the run was interrupted; {way}"
         )
     return dict(manifest)
+
+
+def verify(folder: Path, manifest: Mapping[str, Any], names: Collection[str] | None = None) -> None:
+    """Compares the files of a record with what its manifest says was written; all of them, or `names`.
+
+    Manifests of earlier versions do not say it.
+
+    Raises:
+        RecordError: a file is gone, or not the one that was written.
+    """
+    for name, written in manifest.get("files", {}).items():
+        if names is not None and name not in names:
+            continue
+        try:
+            found = describe_file(folder / name)
+        except OSError as error:
+            fault = f"cannot be read ({error.strerror})"
+        else:
+            if found == written:
+                continue
+            sizes = f"{found['bytes']} bytes, {written['bytes']} were written"
+            fault = "has other content than the run wrote" + (
+                f" ({sizes})" if found["bytes"] != written["bytes"] else ""
+            )
+        raise RecordError(f"{folder} is damaged: {name} {fault}; run the experiment again")
+
+
+def _results(manifest: Mapping[str, Any]) -> str:
+    return f"{manifest['experiment']}_results.json"
 
 
 def _settings(manifest: dict[str, Any]) -> Settings:
@@ -123,8 +186,8 @@ def _settings(manifest: dict[str, Any]) -> Settings:
 
 def _read_json(path: Path) -> Any:
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        return json.loads(read_text(path))
+    except (OSError, ValueError, RecursionError) as error:
         raise RecordError(f"cannot read {path}: {error}") from error
 
 
@@ -196,14 +259,30 @@ def reusable_activations(
         UserError: the run was of another model, dtype, pairs, latents, site, direction or cells; the
             message says what differs.
     """
+    folder = expand(folder)
     there = read_manifest(folder)
     here = json.loads(json.dumps(describe_run(there["experiment"], codi, pairs, settings)))
     # Of the settings, what the earlier run told: older records say less of the model.
     here["model"] = {name: here["model"].get(name) for name in there["model"]}
-    differing = list(differences(_decisive(there), _decisive(here)))
+    with _readable(folder):
+        differing = list(differences(_decisive(there), _decisive(here)))
+        if there["pairs"]["digest"] != here["pairs"]["digest"]:
+            differing.append(_pairs_apart(folder, there, pairs))
     if differing:
         raise UserError(f"the activations of {folder} cannot be used: " + "; ".join(differing))
-    return list(_read_tensor(folder / f"{sides(settings.direction)[1]}_activations.safetensors"))
+    name = f"{sides(settings.direction)[1]}_activations.safetensors"
+    verify(folder, there, {name})
+    return list(_read_tensor(folder / name))
+
+
+def _pairs_apart(folder: Path, manifest: dict[str, Any], pairs: Sequence[Pair]) -> str:
+    """How the pairs of a record differ from `pairs`, in words."""
+    there = [_pair(entry) for entry in _read_json(folder / _results(manifest))]
+    if len(there) != len(pairs):
+        return f"{len(there)} pairs there, {len(pairs)} here"
+    apart = [pair.pair_id for pair, found in zip(pairs, there, strict=True) if pair != found]
+    shown = ", ".join(map(str, apart[:5])) + (", …" if len(apart) > 5 else "")
+    return f"{len(apart)} of {len(pairs)} pairs are others there (here: pairs {shown})"
 
 
 def _decisive(described: dict[str, Any]) -> dict[str, Any]:
@@ -214,5 +293,4 @@ def _decisive(described: dict[str, Any]) -> dict[str, Any]:
         "model digest": described["model"]["digest"],
         "dtype": described["model"]["dtype"],
         **{name: described["model"].get(name) for name in settings},
-        "pairs": described["pairs"]["digest"],
     } | {name: described["settings"][name] for name in names}

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from codi_lens.aggregates import finite
 from codi_lens.codi import HookedCodi
-from codi_lens.files import write_json, write_tensors, write_text
-from codi_lens.manifest import MANIFEST, make_manifest
+from codi_lens.files import expand, write_json, write_tensors, write_text
+from codi_lens.manifest import MANIFEST, describe_file, make_manifest
 from codi_lens.metrics import sides
 from codi_lens.outcomes import PairOutcome, RunRecord, Sweep
 from codi_lens.pairs import Variant
@@ -40,6 +40,7 @@ def write_record(
         planned: pairs that the run set out with, if that is more than `sweep` has.
         complete: whether all was done that the run set out to do.
     """
+    folder = expand(folder)
     source = sides(sweep.settings.direction)[1]
     paths = {
         "results": folder / f"{sweep.experiment}_results.json",
@@ -63,9 +64,11 @@ def write_record(
     for name, text in pages.items():
         paths[name] = folder / name
         write_text(paths[name], text)
-    paths["manifest"] = folder / MANIFEST
     planned = len(sweep.outcomes) if planned is None else planned
-    write_json({paths["manifest"]: make_manifest(sweep, codi, config, planned, complete)})
+    manifest = make_manifest(sweep, codi, config, planned, complete)
+    manifest["files"] = {path.name: describe_file(path) for path in paths.values()}
+    paths["manifest"] = folder / MANIFEST
+    write_json({paths["manifest"]: manifest})
     return paths
 
 

@@ -5,20 +5,31 @@ there (not installed, not logged in, unreachable, failing midway) is one warning
 """
 
 import queue
+import re
+import secrets
 import threading
 import warnings
+import zlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from codi_lens.aggregates import aggregate, finite
 from codi_lens.choices import WandbMode
+from codi_lens.errors import command
+from codi_lens.files import read_text, write_text
 from codi_lens.grids import as_grid, columns, metric_names, pairs_behind, panels
 from codi_lens.outcomes import PairOutcome, Sweep
 
 PROJECT = "codi-lens"
 PATIENCE = 120.0
 """Seconds to wait, when all is done, for what is still to be sent."""
+SHORT_PATIENCE = 10.0
+"""Seconds to wait when the run has failed, or was interrupted."""
+RUN_ID = Path("wandb") / "run_id"
+"""In the folder of a record: which W&B run tells of it."""
+LONGEST_NAME = 128
+"""Characters, of an artifact."""
 SUMMARISED = ("recovery", "kl_divergence")
 
 Job = Callable[[Any], None]
@@ -26,6 +37,9 @@ Job = Callable[[Any], None]
 
 class Tracker:
     """A W&B run, fed through a queue. In mode "off" it does nothing and loads nothing.
+
+    A context: left without `finish`, it ends the W&B run as one that failed. A tracker of the same folder, in
+    a later process, goes on with the W&B run.
 
     Args:
         mode: offline writes below `folder`/wandb, for `wandb sync`; online sends.
@@ -50,7 +64,8 @@ class Tracker:
         self.folder = folder
         self.patience = patience
         self.failed = False
-        self._done = 0
+        self._finished = mode == "off"
+        self._exit_code = 0
         self._jobs: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._work, name="wandb", daemon=True)
         self._options = {
@@ -65,13 +80,20 @@ class Tracker:
         if mode != "off":
             self._thread.start()
 
-    def pair(self, outcome: PairOutcome) -> None:
-        """Tells that a pair is done."""
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if not self._finished:
+            self._exit_code = 1
+            self._end(min(self.patience, SHORT_PATIENCE))
+
+    def pair(self, outcome: PairOutcome, done: int) -> None:
+        """Tells that a pair is done, and how many are, with it."""
         if self.mode == "off":
             return
-        self._done += 1
-        done = {"pairs_done": self._done, "pair_id": outcome.pair.pair_id}
-        self._jobs.put(lambda run: run.log(done))
+        told = {"pairs_done": done, "pair_id": outcome.pair.pair_id}
+        self._jobs.put(lambda run: run.log(told))
 
     def finish(
         self, sweep: Sweep, figures: Mapping[str, Any] | None = None, files: Sequence[Path] = ()
@@ -82,24 +104,33 @@ class Tracker:
         """
         if self.mode == "off":
             return True
-        name = f"{sweep.experiment}-{self.folder.name}"
+        name = artifact_name(f"{sweep.experiment}-{self.folder.name}")
         self._jobs.put(lambda run: run.summary.update(summary_of(sweep)))
         self._jobs.put(lambda run: _log_table(run, sweep))
         self._jobs.put(lambda run: _log_figures(run, figures or {}))
         self._jobs.put(lambda run: _log_artifact(run, name, files))
-        self._jobs.put(None)
-        self._thread.join(self.patience)
-        if self._thread.is_alive():
-            self._give_up(f"was not done after {self.patience:g} seconds")
+        self._end(self.patience)
         return not self.failed
+
+    def _end(self, patience: float) -> None:
+        self._finished = True
+        self._jobs.put(None)
+        self._thread.join(patience)
+        if self._thread.is_alive():
+            self._give_up(f"was not done after {patience:g} seconds")
 
     def _work(self) -> None:
         """The thread: opens the run, then does the jobs in turn until there is no more, or one fails."""
         try:
-            run = _open(self._options)
-            while (job := self._jobs.get()) is not None:
-                job(run)
-            run.finish()
+            run = _open(self._options, _run_id(self.folder))
+            try:
+                while (job := self._jobs.get()) is not None:
+                    job(run)
+            except BaseException:
+                self._exit_code = 1
+                raise
+            finally:
+                run.finish(exit_code=self._exit_code)
         except Exception as error:
             # Whatever W&B raises (it has no common base) must not reach the sweep.
             self._give_up(f"failed ({type(error).__name__}: {error})")
@@ -109,20 +140,38 @@ class Tracker:
             return
         self.failed = True
         warnings.warn(
-            f"W&B {why}; the results are in {self.folder}, and "
-            f"`python -m experiments.upload {self.folder}` sends them later",
+            f"W&B {why}; the record in {self.folder} does not depend on it, and once that is finished "
+            f"`{command('upload', self.folder)}` sends it",
             stacklevel=2,
         )
 
 
-def _open(options: Mapping[str, Any]) -> Any:
+def artifact_name(text: str) -> str:
+    """A name that W&B takes for an artifact, and another for every text."""
+    name = re.sub(r"[^A-Za-z0-9_.-]+", "-", text)
+    if name == text and len(name) <= LONGEST_NAME:
+        return name
+    mark = f"-{zlib.crc32(text.encode(errors='surrogateescape')):08x}"
+    return name[: LONGEST_NAME - len(mark)] + mark
+
+
+def _run_id(folder: Path) -> str:
+    """The id of the W&B run of a record, kept beside it so that a resumed run goes on with it."""
+    path = folder / RUN_ID
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_text(path, secrets.token_hex(8))
+    return read_text(path).strip()
+
+
+def _open(options: Mapping[str, Any], run_id: str) -> Any:
     """The W&B run. A run is never asked for a key: nobody may be there to answer."""
     import wandb
 
     if options["mode"] == "online" and not wandb.login(prompt=False):
         raise PermissionError("not logged in; run `wandb login`")
     settings = wandb.Settings(silent=True, console="off", disable_git=True, disable_code=True)
-    return wandb.init(**options, settings=settings)
+    return wandb.init(**options, id=run_id, resume="allow", settings=settings)
 
 
 def summary_of(sweep: Sweep) -> dict[str, float | int]:

@@ -18,13 +18,11 @@ timed, the logits of a, b and c are compared. `--growth` instead shows how the c
 """
 
 import argparse
-import json
 import sys
 from pathlib import Path
 from typing import Any
 
 from codi_lens.choices import DTYPES
-from codi_lens.errors import UserError
 from experiments import cli
 
 SHAPES = ("toy", "medium", "llama-1b")
@@ -33,9 +31,9 @@ MIB = 2**20
 
 def main(argv: list[str] | None = None) -> int:
     """Runs the program; exit code 0, or 2 for input that cannot be used."""
-    parser = argparse.ArgumentParser(
-        prog="python -m experiments.benchmark",
-        description=__doc__.splitlines()[0],
+    parser = cli.new_parser(
+        "benchmark",
+        __doc__.splitlines()[0],
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     parser.add_argument("--shape", default="toy", choices=SHAPES, help="random weights but for toy")
@@ -47,19 +45,14 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--batch-rows", type=int, help="as in the sweeps")
     parser.add_argument("--growth", action="store_true", help="how c grows, on small models")
     parser.add_argument("--format", choices=("png", "svg", "pdf"), help="also a picture of growth")
-    parser.add_argument("--out", type=Path, help="folder for the JSON (default: only print)")
+    parser.add_argument("--out", type=cli.path, help="folder for the JSON (default: only print)")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
-    arguments = parser.parse_args(argv)
-    return cli.run(lambda: benchmark(arguments), arguments.debug)
+    return cli.run(parser, argv, benchmark)
 
 
 def benchmark(arguments: argparse.Namespace) -> None:
     """Measures and reports what the arguments ask for."""
-    for name in ("limit", "repeats", "sample", "batch_rows"):
-        value = getattr(arguments, name)
-        if value is not None and value < 1:
-            raise UserError(f"--{name.replace('_', '-')} is {value}; it must be 1 or more")
+    cli.check_numbers(arguments)
     from codi_lens.memory import keep_freed_memory
 
     keep_freed_memory()  # as the programs do, for all runs alike
@@ -78,6 +71,7 @@ def benchmark(arguments: argparse.Namespace) -> None:
 def growth(arguments: argparse.Namespace, folder: Path | None) -> None:
     """Measures how the cost grows; writes figures and a page with --out, a picture with --format."""
     from codi_lens import plots
+    from codi_lens.files import write_text
     from experiments.benchmark_growth import figure, grow
 
     found = grow(arguments.repeats)
@@ -85,14 +79,16 @@ def growth(arguments: argparse.Namespace, folder: Path | None) -> None:
     if folder is not None:
         write(folder / "growth.json", found)
         drawn = {"growth": figure(found)}
-        (folder / "growth.html").write_text(plots.page(drawn))
+        write_text(folder / "growth.html", plots.page(drawn))
         if arguments.format:
             plots.write_images(folder, drawn, arguments.format)
 
 
 def write(path: Path, found: dict[str, Any]) -> None:
     """Writes the figures and says where."""
-    path.write_text(json.dumps(found, indent=2, ensure_ascii=False) + "\n")
+    from codi_lens.files import write_json
+
+    write_json({path: found})
     print(f"\nwritten:\n  {path}")
 
 

@@ -1,55 +1,81 @@
 """What all experiment programs share: their flags, their folders, and how they end.
 
-Exit codes: 0 done; 1 a check failed; 2 input that cannot be used, or a file that cannot be read or written;
-130 interrupted. For 2 and 130 there is one message on stderr; --debug shows where it came from.
+Exit codes: 0 done; 1 a check failed; 2 input that cannot be used, a file that cannot be read or written, or
+whatever else went wrong; 130 interrupted. For 2 and 130 there is one message on stderr; --debug shows where it
+came from.
 """
 
 import argparse
 import math
 import signal
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+import threading
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from codi_lens.errors import UserError
+from codi_lens.files import expand
 from experiments.model_flags import add_model_flags, as_flags, load_parts
+from experiments.resuming import OWN_OF_A_CALL, Interrupted, resumed, way_on
+from experiments.terminal import forgiving
 
 if TYPE_CHECKING:
     from codi_lens import HookedCodi
 
-UNUSABLE, INTERRUPTED = 2, 130
-OWN_OF_A_CALL = ("resume", "debug", "given")
-"""Arguments that say nothing about what is run."""
+CHECK_FAILED, UNUSABLE, INTERRUPTED = 1, 2, 130
+MOST_LABELS = 10_000
+"""Of layers or positions: no model has as many."""
 
 
-class Interrupted(KeyboardInterrupt):
-    """Ctrl-C, after what was finished has been written; the message says how to go on."""
+def path(text: str) -> Path:
+    """A flag that is a path: `~` is the user's home, also where no shell has seen to it."""
+    return expand(text)
 
 
-def run(program: Callable[[], None], debug: bool = False) -> int:
-    """Runs a program and returns its exit code; what went wrong becomes one message on stderr."""
-    try:
-        program()
-    except (UserError, OSError) as error:
-        if debug:
-            raise
-        print(f"error: {_message(error)}", file=sys.stderr)
-        return UNUSABLE
-    except KeyboardInterrupt as stop:
-        if debug and not isinstance(stop, Interrupted):
-            raise
-        print(str(stop) or "interrupted; nothing was written", file=sys.stderr)
-        return INTERRUPTED
-    return 0
+def new_parser(name: str, description: str, **options: Any) -> argparse.ArgumentParser:
+    """The parser of a program, with the flag that all have; `options` are argparse's."""
+    parser = argparse.ArgumentParser(
+        prog=f"python -m experiments.{name}", description=description, **options
+    )
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    return parser
 
 
-def _message(error: UserError | OSError) -> str:
+def run(
+    parser: argparse.ArgumentParser,
+    argv: Sequence[str] | None,
+    program: Callable[[argparse.Namespace], bool | None],
+) -> int:
+    """Runs a program on its arguments and returns its exit code.
+
+    What went wrong becomes one message on stderr; a program returns False for a check that failed.
+    """
+    with forgiving():
+        arguments = parser.parse_args(argv)
+        try:
+            passed = program(arguments)
+            sys.stdout.flush()
+        except Exception as error:
+            if arguments.debug:
+                raise
+            print(f"error: {_message(error)}", file=sys.stderr)
+            return UNUSABLE
+        except KeyboardInterrupt as stop:
+            if arguments.debug and not isinstance(stop, Interrupted):
+                raise
+            print(str(stop) or "interrupted; nothing was written", file=sys.stderr)
+            return INTERRUPTED
+    return CHECK_FAILED if passed is False else 0
+
+
+def _message(error: Exception) -> str:
     text = as_flags(str(error))
-    if isinstance(error, OSError) and error.filename:
+    if isinstance(error, OSError) and error.filename and error.strerror:
         text = f"{error.filename}: {error.strerror}"
+    elif not isinstance(error, (UserError, OSError)):
+        text = f"{type(error).__name__}: {text} (--debug shows where it comes from)"
     return "\n".join([text, *getattr(error, "__notes__", ())])
 
 
@@ -60,67 +86,31 @@ def run_experiment(
 ) -> int:
     """Runs an experiment that --resume can go on with, as `run` does."""
     given = list(sys.argv[1:] if argv is None else argv)
-    arguments = parser.parse_args(given)
-    arguments.given = given
-    return run(lambda: experiment(resumed(parser, arguments)), arguments.debug)
 
+    def program(arguments: argparse.Namespace) -> None:
+        arguments.given = given
+        experiment(resumed(parser, arguments))
 
-def resumed(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> argparse.Namespace:
-    """The arguments of the run that --resume names; without it, `arguments` themselves.
-
-    Raises:
-        UserError: nothing to resume there, another experiment, or a flag that says otherwise.
-    """
-    if arguments.resume is None:
-        return arguments
-    from codi_lens.journal import read_header
-
-    header = read_header(arguments.resume)
-    program = f"python -m experiments.{header['experiment']}"
-    if program != parser.prog:
-        raise UserError(f"{arguments.resume} is of another experiment; resume it with {program}")
-    there = parser.parse_args(header["arguments"])
-    there.out, there.resume, there.debug = arguments.resume, arguments.resume, arguments.debug
-    there.given = header["arguments"]
-    # What was not given now keeps the mark that stood in its place.
-    absent = object()
-    marked = argparse.Namespace(**dict.fromkeys(vars(arguments), absent))
-    here = vars(parser.parse_args(arguments.given, marked))
-    differing = [
-        f"--{name.replace('_', '-')} (there {getattr(there, name)}, here {value})"
-        for name, value in here.items()
-        if name not in OWN_OF_A_CALL and value is not absent and value != getattr(there, name)
-    ]
-    if differing:
-        raise UserError(f"{arguments.resume} cannot be resumed: {'; '.join(differing)}")
-    return there
-
-
-@contextmanager
-def resume_hint(command: str) -> Iterator[None]:
-    """Adds how to go on to what goes wrong inside, unless it would go wrong again."""
-    try:
-        yield
-    except (UserError, Interrupted):
-        raise
-    except Exception as error:
-        error.add_note(f"what is finished is kept; go on with\n  {command}")
-        raise
-    except KeyboardInterrupt as stop:
-        raise Interrupted(f"interrupted; go on with\n  {command}") from stop
+    return run(parser, given, program)
 
 
 class CtrlC:
-    """Inside, the first Ctrl-C only sets `pressed`; the second ends the program as ever."""
+    """Inside, the first Ctrl-C only sets `pressed`; the second ends the program as ever.
+
+    Signals are the main thread's: in another one nothing changes.
+    """
 
     pressed = False
 
     def __enter__(self) -> "CtrlC":
-        self._before = signal.signal(signal.SIGINT, self._press)
+        self._listens = threading.current_thread() is threading.main_thread()
+        if self._listens:
+            self._before = signal.signal(signal.SIGINT, self._press)
         return self
 
     def __exit__(self, *_: object) -> None:
-        signal.signal(signal.SIGINT, self._before)
+        if self._listens:
+            signal.signal(signal.SIGINT, self._before)
 
     def _press(self, *_: object) -> None:
         signal.signal(signal.SIGINT, self._before)
@@ -132,21 +122,19 @@ def experiment_parser(
     name: str, description: str, *, cells: bool = True
 ) -> argparse.ArgumentParser:
     """A parser with the flags that every experiment takes; `cells`: those that choose cells too."""
-    parser = argparse.ArgumentParser(
-        prog=f"python -m experiments.{name}",
-        description=description,
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-    )
+    parser = new_parser(name, description, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     parser.add_argument("--model", default="toy", help="'toy', a folder, or a hub id")
     parser.add_argument("--pairs", default="toy", help="'toy', or a file or folder of pairs")
     parser.add_argument("--limit", type=int, help="only the first LIMIT pairs (default: all)")
     if cells:
         _add_cell_flags(parser)
     parser.add_argument("--num-latents", type=int, help="thoughts (default: as trained)")
-    parser.add_argument("--out", type=Path, help="folder (default: a fresh one under results/)")
+    parser.add_argument("--out", type=path, help="folder (default: a fresh one under results/)")
     add_model_flags(parser)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    parser.add_argument(
+        "--threads", type=int, help="on the CPU (default: as the model's width asks)"
+    )
     return parser
 
 
@@ -167,7 +155,7 @@ def _add_cell_flags(parser: argparse.ArgumentParser) -> None:
     add("--wandb", default="off", choices=WANDB_MODES, help="tell Weights & Biases of the run")
     add(
         "--resume",
-        type=Path,
+        type=path,
         metavar="RUN",
         help="go on with an unfinished run (its flags are known)",
     )
@@ -183,7 +171,10 @@ def labels(text: str) -> tuple[int | str, ...]:
         first, dash, last = part.partition("-")
         if not first.isdecimal() or (dash and not last.isdecimal()):
             raise argparse.ArgumentTypeError(f"{text!r} is not a list such as bot,0-3,7")
-        values += range(int(first), int(last if dash else first) + 1)
+        start, end = int(first), int(last if dash else first) + 1
+        if end - start > MOST_LABELS:
+            raise argparse.ArgumentTypeError(f"{text!r} is more than any model has")
+        values += range(start, end)
     return tuple(values)
 
 
@@ -193,11 +184,13 @@ def check_numbers(arguments: argparse.Namespace) -> None:
     Raises:
         UserError: names the flag and what it takes.
     """
-    for name, least in (("limit", 1), ("batch_rows", 1), ("batch", 1), ("seed", 0)):
+    ones = ("limit", "batch_rows", "batch", "steps", "repeats", "sample", "threads")
+    for name, least in {"seed": 0, "pairs": 0, **dict.fromkeys(ones, 1)}.items():
         value = getattr(arguments, name, None)
-        if value is not None and not least <= value < 2**63:
-            flag = name.replace("_", "-")
-            raise UserError(f"--{flag} is {value}; it must be {least} or more")
+        most = 2**10 if name == "threads" else 2**63 - 1
+        if isinstance(value, int) and not least <= value <= most:
+            allowed = f"{least} or more" if value < least else f"{most} or less"
+            raise UserError(f"--{name.replace('_', '-')} is {value}; it must be {allowed}")
     gap = getattr(arguments, "min_gap", 0.0)
     if not 0 <= gap < math.inf:
         raise UserError(f"--min-gap is {gap}; it must be 0 or more")
@@ -209,18 +202,25 @@ def fresh_folder(asked: Path | None, name: str) -> Path:
     Raises:
         UserError: it has something in it, or cannot be made.
     """
-    stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
-    folder = asked or Path("results") / f"{name}-{stamp}"
-    number = 2
-    while asked is None and folder.exists():
-        folder = Path("results") / f"{name}-{stamp}-{number}"
-        number += 1
+    folder = asked or Path("results") / f"{name}-{datetime.now():%Y%m%d-%H%M%S}"
     try:
+        if asked is None:
+            return _made_here(folder)
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"cannot make the folder {folder}: {error.strerror}") from error
     check_unused(folder)
     return folder
+
+
+def _made_here(folder: Path, number: int = 1) -> Path:
+    """Makes a folder of this name, with a number where another program has just made that."""
+    made = folder if number == 1 else folder.with_name(f"{folder.name}-{number}")
+    try:
+        made.mkdir(parents=True)
+    except FileExistsError:
+        return _made_here(folder, number + 1)
+    return made
 
 
 def check_unused(folder: Path | None) -> None:
@@ -230,8 +230,8 @@ def check_unused(folder: Path | None) -> None:
     except OSError as error:
         raise UserError(f"cannot use the folder {folder}: {error.strerror}") from error
     if names:
-        run = "journal.jsonl" in names
-        hint = f"; if it is an unfinished run, go on with --resume {folder}" if run else ""
+        way = way_on(folder) if folder else None
+        hint = f", or go on with the run in it:\n  {way}" if way else ""
         raise UserError(f"the folder {folder} is not empty; give a fresh one as --out{hint}")
 
 
@@ -242,10 +242,12 @@ def load_model(arguments: argparse.Namespace, device: str | None = None) -> "Hoo
     """
     from codi_lens import HookedCodi
     from codi_lens.memory import keep_freed_memory
+    from codi_lens.threads import choose_threads
 
     unsaid = {"num_latents": arguments.num_latents}
     codi = HookedCodi.from_parts(load_parts(arguments, device, unsaid=unsaid), arguments.model)
     keep_freed_memory()
+    choose_threads(codi.model.cfg.d_model, arguments.threads)
     trained = codi.config.num_latents
     if codi.num_latents(arguments.num_latents) > trained:
         print(

@@ -9,7 +9,6 @@ check that fails makes the exit code 1 and is named.
 import argparse
 import sys
 from dataclasses import asdict
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from codi_lens.errors import UserError
@@ -21,33 +20,26 @@ if TYPE_CHECKING:
 
 def main(argv: list[str] | None = None) -> int:
     """Runs the program; 0, 1 if a check fails, 2 for input that cannot be used."""
-    parser = argparse.ArgumentParser(
-        prog="python -m experiments.compare", description=__doc__.splitlines()[0]
-    )
+    parser = cli.new_parser("compare", __doc__.splitlines()[0])
     parser.add_argument(
-        "runs", metavar="RUN", type=Path, nargs="+", help="folders of finished runs"
+        "runs", metavar="RUN", type=cli.path, nargs="+", help="folders of finished runs"
     )
-    parser.add_argument("--out", type=Path, help="folder (default: a fresh one under results/)")
-    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
-    arguments = parser.parse_args(argv)
-    failed: list[str] = []
-    code = cli.run(lambda: failed.extend(report(arguments)), arguments.debug)
-    return code or int(bool(failed))
+    parser.add_argument("--out", type=cli.path, help="folder (default: a fresh one under results/)")
+    return cli.run(parser, argv, report)
 
 
-def report(arguments: argparse.Namespace) -> list[str]:
-    """Compares, writes and prints; returns the names of the checks that failed."""
+def report(arguments: argparse.Namespace) -> bool:
+    """Compares, writes and prints; whether all checks passed."""
     from codi_lens import plots
     from codi_lens.comparison import compare
     from codi_lens.files import write_json, write_text
+    from codi_lens.manifest import one_model
     from codi_lens.results import load, read_manifest
 
     if len({folder.resolve() for folder in arguments.runs}) < len(arguments.runs):
         raise UserError("a run is given twice; give different ones")
     manifests = {str(folder): read_manifest(folder) for folder in arguments.runs}
-    digests = {manifest["model"]["digest"] for manifest in manifests.values()}
-    if len(digests) > 1:
-        raise UserError("these runs are of different models (their digests differ)")
+    one_model(manifests)
     runs = {str(folder): load(folder) for folder in arguments.runs}
     found = compare(runs, {name: m["model"]["dtype"] for name, m in manifests.items()})
     folder = cli.fresh_folder(arguments.out, "compare")
@@ -56,7 +48,7 @@ def report(arguments: argparse.Namespace) -> list[str]:
     write_text(folder / "comparison.html", plots.page({"profiles": figure}))
     print(table(found))
     print(f"\nwritten:\n  {folder / 'comparison.json'}\n  {folder / 'comparison.html'}")
-    return [check.name for check in found.failed]
+    return not found.failed
 
 
 def table(found: "Comparison") -> str:

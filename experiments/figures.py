@@ -20,23 +20,21 @@ if TYPE_CHECKING:
 
 def main(argv: list[str] | None = None) -> int:
     """Runs the program; exit code 0, or 2 for input that cannot be used."""
-    parser = argparse.ArgumentParser(
-        prog="python -m experiments.figures", description=__doc__.splitlines()[0]
-    )
-    parser.add_argument("--out", type=Path, default=Path("notebooks/figures"), help="folder")
+    parser = cli.new_parser("figures", __doc__.splitlines()[0])
+    parser.add_argument("--out", type=cli.path, default=Path("notebooks/figures"), help="folder")
     parser.add_argument("--format", default="png", choices=("png", "svg", "pdf"))
     parser.add_argument("--limit", type=int, help="only the first LIMIT pairs (default: all)")
-    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
-    arguments = parser.parse_args(argv)
-    return cli.run(lambda: write(arguments), arguments.debug)
+    return cli.run(parser, argv, write)
 
 
 def write(arguments: argparse.Namespace) -> None:
     """Measures, draws and writes every picture."""
     from codi_lens import HookedCodi, load_pairs, plots
+    from codi_lens.threads import choose_threads
 
     cli.check_numbers(arguments)
     codi = HookedCodi.from_pretrained("toy")
+    choose_threads(codi.model.cfg.d_model)
     pairs = load_pairs("toy")[: arguments.limit]
     drawn = patching(codi, pairs) | looking(codi, pairs)
     for path in plots.write_images(arguments.out, drawn, arguments.format):

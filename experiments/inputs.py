@@ -1,12 +1,12 @@
 """What a patching program starts from: the model, pairs and settings that its flags choose."""
 
 import argparse
-import shlex
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from codi_lens.errors import UserError
+from codi_lens.errors import UserError, command
 from experiments import cli
 from experiments.processes import Processes
 
@@ -31,7 +31,7 @@ class Work:
     @property
     def command(self) -> str:
         """How to go on with the run."""
-        return f"python -m experiments.{self.experiment} --resume {shlex.quote(str(self.folder))}"
+        return command(self.experiment, "--resume", self.folder)
 
 
 def prepare(
@@ -71,6 +71,7 @@ def how_it_runs(arguments: argparse.Namespace, saved: Any) -> dict[str, Any]:
 
     return {
         "arguments": arguments.given,
+        "working_folder": os.getcwd(),
         "batch_rows": arguments.batch_rows,
         "answers": answers_to_decode(arguments),
         "activations": None if saved is None else tensors_digest(saved),

@@ -60,20 +60,16 @@ class Difference:
 
 def main(argv: list[str] | None = None) -> int:
     """Runs the program."""
-    parser = argparse.ArgumentParser(
-        prog="python -m experiments.inspect_checkpoint",
-        description=__doc__.splitlines()[0],
+    parser = cli.new_parser(
+        "inspect_checkpoint",
+        __doc__.splitlines()[0],
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     parser.add_argument("model", metavar="PATH", help="'toy', a folder, or a hub id")
     add_model_flags(parser)
     parser.add_argument("--num-latents", type=int, help="thoughts (default: as trained)")
     parser.add_argument("--question", default=QUESTION, help="for the comparison")
-    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
-    arguments = parser.parse_args(argv)
-    agreed: list[bool] = []
-    code = cli.run(lambda: agreed.append(inspect(arguments)), arguments.debug)
-    return code or (0 if all(agreed) else 1)
+    return cli.run(parser, argv, inspect)
 
 
 def inspect(arguments: argparse.Namespace) -> bool:

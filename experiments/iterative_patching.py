@@ -8,7 +8,6 @@ trajectories over iterations.
 """
 
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from codi_lens.choices import ANSWERS
@@ -27,7 +26,10 @@ def main(argv: list[str] | None = None) -> int:
         "--answers", choices=ANSWERS, help="decode (default: all on toy, else the last)"
     )
     parser.add_argument(
-        "--activations", type=Path, metavar="RUN", help="source activations of a position-wise run"
+        "--activations",
+        type=cli.path,
+        metavar="RUN",
+        help="source activations of a position-wise run",
     )
     return cli.run_experiment(
         parser, argv, lambda given: sweeping.sweep("iterative_patching", given, figures)

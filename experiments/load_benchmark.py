@@ -55,20 +55,20 @@ MIB = 2**20
 
 def main(argv: list[str] | None = None) -> int:
     """Runs the program; exit code 0, or 2 for input that cannot be used."""
-    parser = argparse.ArgumentParser(
-        prog="python -m experiments.load_benchmark",
-        description=__doc__.splitlines()[0],
+    parser = cli.new_parser(
+        "load_benchmark",
+        __doc__.splitlines()[0],
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     parser.add_argument("--shape", default="1b", choices=sorted(SHAPES))
     parser.add_argument("--format", default="safetensors", choices=FORMATS)
     parser.add_argument("--device", default="cpu", help="'auto', 'cpu', 'cuda', …")
     parser.add_argument("--dtype", default="bfloat16", choices=DTYPES)
-    parser.add_argument("--out", type=Path, help="fresh folder to keep the checkpoint in")
-    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
-    parser.add_argument("--measure", type=Path, help="load this checkpoint here, print JSON, stop")
-    arguments = parser.parse_args(argv)
-    return cli.run(lambda: benchmark(arguments), arguments.debug)
+    parser.add_argument("--out", type=cli.path, help="fresh folder to keep the checkpoint in")
+    parser.add_argument(
+        "--measure", type=cli.path, help="load this checkpoint here, print JSON, stop"
+    )
+    return cli.run(parser, argv, benchmark)
 
 
 def benchmark(arguments: argparse.Namespace) -> None:

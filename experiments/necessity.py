@@ -17,8 +17,7 @@ def main(argv: list[str] | None = None) -> int:
     """Runs the program; exit codes as in `experiments.cli`."""
     parser = cli.experiment_parser("necessity", __doc__.splitlines()[0], cells=False)
     parser.add_argument("--batch", type=int, default=64, help="questions side by side")
-    arguments = parser.parse_args(argv)
-    return cli.run(lambda: measure(arguments), arguments.debug)
+    return cli.run(parser, argv, measure)
 
 
 def measure(arguments: argparse.Namespace) -> None:
@@ -26,9 +25,12 @@ def measure(arguments: argparse.Namespace) -> None:
     cli.check_numbers(arguments)
     cli.check_unused(arguments.out)
     # Heavy imports wait until the arguments are known to be right.
+    import torch
+
     from codi_lens import load_pairs, plots
     from codi_lens.files import write_json, write_text
     from codi_lens.necessity import measure_necessity
+    from codi_lens.pairs import SIDES
 
     pairs = load_pairs(arguments.pairs)[: arguments.limit]
     codi = cli.load_model(arguments)
@@ -43,7 +45,12 @@ def measure(arguments: argparse.Namespace) -> None:
         batch=arguments.batch,
         seed=arguments.seed,
     )
-    record = {"config": cli.as_json(arguments), "model_digest": codi.digest}
+    record = {
+        "config": cli.as_json(arguments),
+        "model_digest": codi.digest,
+        "threads": torch.get_num_threads(),
+        "questions": [{"pair_id": pair.pair_id, "side": side} for pair in pairs for side in SIDES],
+    }
     record |= entry(necessity, kinds)
     paths = folder / "necessity.json", folder / "necessity.html"
     write_json({paths[0]: record})
@@ -63,6 +70,8 @@ def entry(necessity: Any, kinds: list[str | None]) -> dict[str, Any]:
         row = {"condition": name, "accuracy": right / n, "right": right, "n": n}
         row["interval_95"] = list(wilson(right, n))
         row["donor_rate"] = None if condition.donor is None else sum(condition.donor) / n
+        # The questions, by number, whose thoughts were lent.
+        row["donors"] = None if condition.donor is None else list(necessity.donors)
         row["answers"] = list(condition.texts)
         conditions.append(row)
     right_with_all = necessity.with_latents(necessity.num_latents).correct

@@ -7,7 +7,6 @@ or "toy". FOLDER gets `pairs.json`, `set_aside.json` and `report.json`. A file w
 in one message that lists them all, exit code 2, and nothing written.
 """
 
-import argparse
 import sys
 from pathlib import Path
 
@@ -19,15 +18,15 @@ from experiments import cli
 
 def main(argv: list[str] | None = None) -> int:
     """Run the program; the exit code is 0, or 2 for input that cannot be used."""
-    parser = argparse.ArgumentParser(
-        prog="python -m experiments.prepare_pairs",
-        description="Check clean/corrupted pairs and set aside those with the same answer.",
+    parser = cli.new_parser(
+        "prepare_pairs",
+        "Check clean/corrupted pairs and set aside those with the same answer.",
     )
-    parser.add_argument("file", metavar="FILE", help='pairs, flat or prepared format, or "toy"')
-    parser.add_argument("--out", metavar="FOLDER", type=Path, required=True)
-    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
-    arguments = parser.parse_args(argv)
-    return cli.run(lambda: check(Path(arguments.file), arguments.out), arguments.debug)
+    parser.add_argument(
+        "file", metavar="FILE", type=cli.path, help='pairs, flat or prepared format, or "toy"'
+    )
+    parser.add_argument("--out", metavar="FOLDER", type=cli.path, required=True)
+    return cli.run(parser, argv, lambda given: check(given.file, given.out))
 
 
 def check(file: Path, folder: Path) -> None:

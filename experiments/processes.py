@@ -9,11 +9,16 @@ share the run's folder, and speak to each other only to wait.
 import contextlib
 import itertools
 import os
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any
 
+from codi_lens.errors import UserError
+
+NUMBERS = ("RANK", "WORLD_SIZE", "MASTER_PORT")
+"""Environment variables of a launcher."""
 LONGEST_WAIT = timedelta(days=30)
 """A process may wait for others that are still at their parts; if one dies, the launcher ends all."""
 
@@ -68,11 +73,38 @@ class Processes:
 @contextlib.contextmanager
 def together() -> Iterator[Processes]:
     """Finds the processes that the launcher's environment tells of; only the first prints results."""
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+    if not _launched():
         yield Processes()
         return
     from torch.distributed.rendezvous import rendezvous
 
     store, index, count = next(rendezvous("env://"))
     with contextlib.redirect_stdout(None) if index else contextlib.nullcontext():
-        yield Processes(index, count, int(os.environ.get("LOCAL_RANK", "0")), store)
+        yield Processes(index, count, int(os.environ.get("LOCAL_RANK") or 0), store)
+
+
+def _launched() -> bool:
+    """Whether a launcher started this process with others; one that sets only some variables did not.
+
+    Raises:
+        UserError: the variables are there, but what they say cannot be.
+    """
+    found = {name: os.environ.get(name, "") for name in (*NUMBERS, "MASTER_ADDR")}
+    if found["WORLD_SIZE"] in ("", "1"):
+        return False
+    if unset := [name for name, value in found.items() if not value]:
+        print(
+            f"note: WORLD_SIZE is set, but not {', '.join(unset)}, as accelerate and torchrun would; "
+            "this is one process on its own",
+            file=sys.stderr,
+        )
+        return False
+    if all(found[name].isdecimal() for name in NUMBERS):
+        index, count, _ = (int(found[name]) for name in NUMBERS)
+        if index < count and (os.environ.get("LOCAL_RANK") or "0").isdecimal():
+            return True
+    said = ", ".join(f"{name}={os.environ.get(name)}" for name in (*NUMBERS, "LOCAL_RANK"))
+    raise UserError(
+        f"the environment tells of no processes that can be: {said}; "
+        "unset them, or start with accelerate launch"
+    )

@@ -21,18 +21,14 @@ if TYPE_CHECKING:
 
 def main(argv: list[str] | None = None) -> int:
     """Runs the program; exit code 0, or 2 for input that cannot be used."""
-    parser = argparse.ArgumentParser(
-        prog="python -m experiments.report", description=__doc__.splitlines()[0]
-    )
+    parser = cli.new_parser("report", __doc__.splitlines()[0])
     parser.add_argument(
-        "runs", metavar="RUN", type=Path, nargs="+", help="folders of finished runs"
+        "runs", metavar="RUN", type=cli.path, nargs="+", help="folders of finished runs"
     )
-    parser.add_argument("--out", type=Path, default=Path("report.html"), help="the page")
-    parser.add_argument("--images", type=Path, metavar="FOLDER", help="every figure, as a file")
+    parser.add_argument("--out", type=cli.path, default=Path("report.html"), help="the page")
+    parser.add_argument("--images", type=cli.path, metavar="FOLDER", help="every figure, as a file")
     parser.add_argument("--format", default="png", choices=("png", "svg", "pdf"), help="of images")
-    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
-    arguments = parser.parse_args(argv)
-    return cli.run(lambda: write(arguments), arguments.debug)
+    return cli.run(parser, argv, write)
 
 
 def write(arguments: argparse.Namespace) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from codi_lens.choices import ANSWERS, MODES
-from experiments import cli, inputs, processes
+from experiments import cli, inputs, processes, resuming
 from experiments.table import table
 
 if TYPE_CHECKING:
@@ -48,31 +48,26 @@ def sweep(experiment: str, arguments: argparse.Namespace, figures: Figures, **op
     """
     cli.check_numbers(arguments)
     with processes.together() as here:
-        if arguments.resume is not None and is_finished(arguments.resume):
+        if arguments.resume is not None and resuming.is_finished(arguments.resume):
             clear_up(arguments.resume, here)
             return
         if arguments.resume is None and here.index == 0:
             cli.check_unused(arguments.out)  # before there is a model to wait for
         started = time.perf_counter()
         work = inputs.prepare(experiment, arguments, here, options)
-        with open_journal(work) as journal, cli.resume_hint(work.command):
-            tracker = follow(work)
+        with open_journal(work) as journal, resuming.hint(work.folder), follow(work) as tracker:
             result, whole = run(work, journal, tracker)
             here.wait()  # until all have read what the first now puts away
             if here.index:
                 return
             journal.absorb()
+            written: list[Path] = []
             if result is not None:
                 drawn = figures(result)
                 written = write(work, result, drawn, time.perf_counter() - started, whole)
                 if whole:
                     tracker.finish(result, drawn, written)
-            if not whole:
-                done = len(result.outcomes) if result else 0
-                raise cli.Interrupted(
-                    f"interrupted: {done} of {len(work.pairs)} pairs are done; go on with\n"
-                    f"  {work.command}"
-                )
+        show(work, result, written, whole)
 
 
 def open_journal(work: inputs.Work) -> "Journal":
@@ -97,14 +92,6 @@ def clear_up(folder: Path, here: processes.Processes) -> None:
     print(f"{folder} is finished; there is nothing to go on with")
 
 
-def is_finished(folder: Path) -> bool:
-    """Whether a run has its last file."""
-    from codi_lens.manifest import MANIFEST
-    from codi_lens.results import read_manifest
-
-    return (folder / MANIFEST).exists() and bool(read_manifest(folder, incomplete=True)["complete"])
-
-
 def follow(work: inputs.Work) -> "Tracker":
     """What --wandb asks for; one process tells of the run."""
     from codi_lens.tracking import Tracker
@@ -124,7 +111,7 @@ def write(
     seconds: float,
     whole: bool,
 ) -> list[Path]:
-    """Writes the record and its figures, says what was found and where it is, and returns that."""
+    """Writes the record and its figures, and returns where they are."""
     from codi_lens import plots
     from codi_lens.journal import remove_parts
     from codi_lens.results_writer import write_record
@@ -145,9 +132,23 @@ def write(
     )
     if whole:
         remove_parts(work.folder)
-    print(table(result))
-    print("\nwritten:", *(f"  {path}" for path in paths.values()), sep="\n")
     return list(paths.values())
+
+
+def show(work: inputs.Work, result: "Sweep | None", written: list[Path], whole: bool) -> None:
+    """Says what was found and where it is.
+
+    Raises:
+        Interrupted: that is not all; says how to go on.
+    """
+    if result is not None:
+        print(table(result))
+        print("\nwritten:", *(f"  {path}" for path in written), sep="\n")
+    if not whole:
+        done = len(result.outcomes) if result else 0
+        raise resuming.Interrupted(
+            f"interrupted: {done} of {len(work.pairs)} pairs are done; go on with\n  {work.command}"
+        )
 
 
 def run(work: inputs.Work, journal: "Journal", tracker: "Tracker") -> tuple["Sweep | None", bool]:
@@ -178,8 +179,8 @@ def run(work: inputs.Work, journal: "Journal", tracker: "Tracker") -> tuple["Swe
         )
         for outcome in progress(outcomes, work, done):
             journal.add(outcome)
-            tracker.pair(outcome)
             done[outcome.pair.pair_id] = outcome
+            tracker.pair(outcome, len(done))
         work.here.wait()
         if work.here.count > 1:
             done = journal.outcomes(work.pairs)

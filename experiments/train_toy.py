@@ -7,7 +7,6 @@ optimisation steps over the stages, for a quick look; the model is then worse.
 """
 
 import argparse
-import ctypes
 import sys
 import time
 from dataclasses import replace
@@ -22,28 +21,28 @@ if TYPE_CHECKING:
 
 def main(argv: list[str] | None = None) -> int:
     """Runs the program; exit code 0, or 2 for input that cannot be used."""
-    parser = argparse.ArgumentParser(
-        prog="python -m experiments.train_toy",
-        description="Train a small CODI LLaMA on word problems and write it as a checkpoint folder.",
+    parser = cli.new_parser(
+        "train_toy",
+        "Train a small CODI LLaMA on word problems and write it as a checkpoint folder.",
     )
-    parser.add_argument("--out", metavar="FOLDER", type=Path, required=True)
+    parser.add_argument("--out", metavar="FOLDER", type=cli.path, required=True)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--steps", type=int, help="in all stages (default: the recipe's)")
     parser.add_argument("--pairs", type=int, default=60, help="clean/corrupted pairs (default: 60)")
     parser.add_argument("--threads", type=int, help="of torch (default: its own choice)")
-    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
-    arguments = parser.parse_args(argv)
-    return cli.run(lambda: make(arguments), arguments.debug)
+    return cli.run(parser, argv, make)
 
 
 def make(arguments: argparse.Namespace) -> None:
     """Trains, and writes weights, card and pairs."""
     import torch
 
+    from codi_lens.memory import keep_freed_memory
     from codi_lens.toy.train import Recipe, train
 
+    cli.check_numbers(arguments)
     folder = cli.fresh_folder(arguments.out, "train_toy")
-    _keep_freed_memory()
+    keep_freed_memory()
     torch.set_num_threads(arguments.threads or torch.get_num_threads())
     recipe = Recipe(seed=arguments.seed)
     if arguments.steps is not None:
@@ -57,6 +56,7 @@ def make(arguments: argparse.Namespace) -> None:
 def finish(run: "Trained", folder: Path, seconds: float, n_pairs: int) -> None:
     """Writes a trained model; pairs and card come from the model as anyone will load it."""
     from codi_lens import HookedCodi, load_pairs
+    from codi_lens.files import write_text
     from codi_lens.necessity import measure_necessity
     from codi_lens.toy.card import make_card
     from codi_lens.toy.export import write_model
@@ -71,7 +71,7 @@ def finish(run: "Trained", folder: Path, seconds: float, n_pairs: int) -> None:
     measured = measure_necessity(codi, questions, answers)
     record = entry(measured, [pair.kind for pair in pairs for _ in range(2)])
     card = make_card(run.recipe, run.curve, record, seconds)
-    (folder / "README.md").write_text(card, encoding="utf-8")
+    write_text(folder / "README.md", card)
     print(table(record))
     write_pairs(make_pairs(codi.generate, n_pairs=n_pairs), folder)
 
@@ -84,17 +84,6 @@ def with_steps(recipe: "Recipe", total: int) -> "Recipe":
         replace(stage, steps=count) for stage, count in zip(recipe.stages, steps, strict=True)
     )
     return replace(recipe, stages=stages)
-
-
-def _keep_freed_memory() -> None:
-    """Has glibc keep large blocks for the next step, where asking the system anew costs more."""
-    try:
-        mallopt = ctypes.CDLL("libc.so.6").mallopt
-    except (OSError, AttributeError):
-        return  # another C library: slower at worst
-    mmap_threshold, trim_threshold = -3, -1
-    mallopt(mmap_threshold, 2**30)
-    mallopt(trim_threshold, 2**31 - 1)
 
 
 def _print_progress(line: "Progress") -> None:

@@ -21,14 +21,10 @@ if TYPE_CHECKING:
 
 def main(argv: list[str] | None = None) -> int:
     """Runs the program; exit code 0, or 2 for a run that cannot be read or sent."""
-    parser = argparse.ArgumentParser(
-        prog="python -m experiments.upload", description=__doc__.splitlines()[0]
-    )
-    parser.add_argument("run", metavar="RUN", type=Path, help="folder of a finished run")
+    parser = cli.new_parser("upload", __doc__.splitlines()[0])
+    parser.add_argument("run", metavar="RUN", type=cli.path, help="folder of a finished run")
     parser.add_argument("--wandb", default="online", choices=("offline", "online"))
-    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
-    arguments = parser.parse_args(argv)
-    return cli.run(lambda: upload(arguments), arguments.debug)
+    return cli.run(parser, argv, upload)
 
 
 def upload(arguments: argparse.Namespace) -> None:

@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from codi_lens.journal import JOURNAL
+from codi_lens.manifest import JOURNAL, MANIFEST, describe_file
 from codi_lens.pairs import Pair, Variant, write_pairs
 from experiments import iterative_patching, layer_patching, position_patching
 from tests.tiny import write_tiny
@@ -28,6 +28,14 @@ def write_job(folder: Path) -> list[str]:
     flags = ["--model", folder / "model", "--pairs", folder / "pairs.json", "--layers", "0,2"]
     flags += ["--positions", "0,1"]
     return [*map(str, flags), "--batch-rows", "40"]
+
+
+def sign(folder: Path) -> None:
+    """Has a record's manifest list its files as they are: what was changed in them is then what was measured."""
+    path = folder / MANIFEST
+    manifest = json.loads(path.read_text())
+    manifest["files"] = {name: describe_file(folder / name) for name in manifest["files"]}
+    path.write_text(json.dumps(manifest))
 
 
 def contents(folder: Path) -> dict[str, object]:

@@ -10,6 +10,8 @@ from safetensors.torch import load_file, save_file
 
 from codi_lens import UserError, load_pairs, patch_positions
 from codi_lens.config import CONFIG_NAME
+from codi_lens.journal_lines import encode
+from codi_lens.manifest import SCHEMA_VERSION
 from codi_lens.pairs import Pair, Variant, write_pairs
 from codi_lens.pretrained import pick_device
 from codi_lens.soundness import NotFinite
@@ -244,8 +246,13 @@ def test_folders_that_cannot_be_written(refused, tmp_path):
     (used / "mine.txt").write_text("mine")
     assert f"the folder {used} is not empty; give a fresh one as --out" in refused(out=used)
     assert [path.name for path in used.iterdir()] == ["mine.txt"]
-    (used / "journal.jsonl").write_text("")
-    assert f"go on with --resume {used}" in refused(out=used)
+    for content in (
+        b"",
+        encode({"schema_version": SCHEMA_VERSION, "experiment": "layer_patching"}),
+    ):
+        (used / "journal.jsonl").write_bytes(content)
+        way = f"go on with the run in it:\n  python -m experiments.layer_patching --resume {used}"
+        assert (way in refused(out=used)) == bool(content), "only what has begun can go on"
 
 
 def test_a_folder_without_the_right_to_write(refused, tmp_path, monkeypatch):
@@ -262,11 +269,20 @@ def test_debug_shows_where_an_error_came_from(flags, tmp_path):
 
 
 def test_files_that_fail_are_named_without_a_traceback(capsys):
-    def fail():
-        raise PermissionError(13, "Permission denied", "some/file")
+    parser = cli.new_parser("necessity", "")
+    for error, message in (
+        (PermissionError(13, "Permission denied", "some/file"), "some/file: Permission denied"),
+        (OSError("cannot be read"), "cannot be read"),
+        (KeyError("a"), "KeyError: 'a' (--debug shows where it comes from)"),
+    ):
 
-    assert cli.run(fail) == 2
-    assert capsys.readouterr().err == "error: some/file: Permission denied\n"
+        def fail(_, error=error):
+            raise error
+
+        assert cli.run(parser, [], fail) == 2
+        assert capsys.readouterr().err == f"error: {message}\n"
+        with pytest.raises(type(error)):
+            cli.run(parser, ["--debug"], fail)
 
 
 def test_weights_that_are_not_finite(refused, flags, tmp_path):

@@ -10,6 +10,7 @@ from codi_lens import Pair, Variant
 from codi_lens.comparison import spearman
 from codi_lens.pairs import write_pairs
 from experiments import compare, iterative_patching, layer_patching, position_patching
+from tests.runs import sign
 from tests.tiny import write_tiny
 
 PAIRS = [
@@ -84,6 +85,7 @@ def doctored(runs, tmp_path, name, change):
     tensors = {k: v.clone() for k, v in load_file(copy / "metrics.safetensors").items()}
     change(tensors)
     save_file(tensors, copy / "metrics.safetensors", metadata)
+    sign(copy)
     return copy
 
 

@@ -1,8 +1,11 @@
 """The journal's lines: exact, checked, and safe to cut anywhere."""
 
+import errno
 import json
 import math
 import struct
+import sys
+import warnings
 from dataclasses import replace
 from pathlib import Path
 
@@ -177,6 +180,74 @@ def test_a_pair_whose_tensors_are_damaged_or_gone_is_named(tmp_path):
         pytest.raises(RecordError, match=r"cannot read .*7.safetensors, the tensors of a pair"),
     ):
         journal.outcomes(PAIRS)
+
+
+def test_lines_that_no_run_leaves_in_this_order_are_named(tmp_path):
+    with Journal(tmp_path, HEADER) as journal:
+        for pair in PAIRS[:2]:
+            journal.add(make_outcome(pair, 1))
+        journal.add_answers(7, {(0, 2, 1): "late"})
+    path = tmp_path / JOURNAL
+    first, zero, seven, answers = path.read_bytes().splitlines(keepends=True)
+    for lines, message in (
+        ([zero, first, seven], "line 1 is a pair's"),
+        ([first, first, zero], "line 2 is not a pair's: two journals stand in one file"),
+        ([first, zero, seven, zero], "line 4 is of pair 0 again, after journal.jsonl, line 2"),
+        ([first, zero, answers, seven], "line 3 has answers of pair 7 before the pair's own line"),
+        ([first, seven, answers, answers], "line 4 is of pair 7 again"),
+    ):
+        path.write_bytes(b"".join(lines))
+        with pytest.raises(RecordError, match=message):
+            Journal(tmp_path, HEADER, resume=True)
+        assert path.read_bytes() == b"".join(lines)
+    path.write_bytes(b"".join([first, seven, zero]))  # in any order, as processes may end
+    with Journal(tmp_path, HEADER, resume=True) as journal:
+        assert list(journal.outcomes(PAIRS)) == [7, 0]
+        with pytest.raises(RecordError, match="lines of pairs that the run does not have: 7"):
+            journal.outcomes(PAIRS[:1])
+
+
+def test_a_journal_beside_the_first_is_taken_over_once(tmp_path):
+    """Killed between taking over lines and removing the journal that they came from."""
+    Journal(tmp_path, HEADER).__exit__()
+    with Journal(tmp_path, HEADER, index=1) as journal:
+        for pair in PAIRS[:2]:
+            journal.add(make_outcome(pair, 1))
+    beside = tmp_path / "journal-1.jsonl"
+    content = beside.read_bytes()
+    for _ in range(2):
+        with Journal(tmp_path, HEADER, resume=True) as journal:
+            assert list(journal.outcomes(PAIRS)) == [0, 7]
+        assert not beside.exists()
+        assert (tmp_path / JOURNAL).read_bytes() == content
+        beside.write_bytes(content)
+    lines = content.splitlines(keepends=True)
+    beside.write_bytes(b"".join([encode(HEADER | {"experiment": "layer_patching"}), *lines[1:]]))
+    with pytest.raises(RecordError, match=r"experiment \(there layer_patching"):
+        Journal(tmp_path, HEADER, resume=True)
+    assert beside.exists()
+
+
+@pytest.mark.parametrize("failing", ["fcntl", "flock", "fsync"])
+def test_a_run_goes_on_without_what_the_system_does_not_offer(tmp_path, monkeypatch, failing):
+    """As on Windows, and on file systems of some clusters."""
+    if failing == "fcntl":
+        monkeypatch.setitem(sys.modules, "fcntl", None)
+    elif failing == "flock":
+        monkeypatch.setattr("fcntl.flock", lambda *_: no_locks(errno.ENOLCK))
+    else:
+        monkeypatch.setattr("codi_lens.files.os.open", lambda *_: no_locks(errno.EINVAL))
+    with pytest.warns(UserWarning, match="is not possible here; going on without"):
+        Journal(tmp_path, HEADER).__exit__()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        with Journal(tmp_path, HEADER, resume=True) as journal:
+            journal.add(make_outcome(PAIRS[0], 0))
+            assert list(journal.outcomes(PAIRS)) == [0]
+
+
+def no_locks(number):
+    raise OSError(number, "not here")
 
 
 def test_a_write_that_fails_leaves_the_journal_as_it_was(tmp_path, monkeypatch):

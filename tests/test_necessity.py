@@ -46,7 +46,8 @@ def test_every_condition_is_what_it_says(tiny):
     for count in range(4):
         expected = tuple(tiny.generate(q, num_latents=count) for q in QUESTIONS)
         assert result.with_latents(count).texts == expected
-    donors = derange(ANSWERS, 0)
+    donors = list(result.donors)
+    assert donors == derange(ANSWERS, 0)
     thoughts = tiny.run_with_hooks(QUESTIONS, ANSWERS).thoughts[:, :3]
     for name, fed in (
         (swapped, thoughts[donors]),
@@ -82,6 +83,18 @@ def record(tmp_path_factory):
     assert program.main(["--pairs", "toy-heldout", "--out", str(out)]) == 0
     assert (out / "necessity.html").stat().st_size > 1000
     return json.loads((out / "necessity.json").read_text())
+
+
+def test_the_record_says_whose_thoughts_each_question_was_lent(record):
+    """A donor's answer differs; and how often it is given follows from the record and the pairs alone."""
+    pairs = {pair.pair_id: pair for pair in load_pairs("toy-heldout")}
+    answers = [getattr(pairs[q["pair_id"]], q["side"]).answer for q in record["questions"]]
+    row = accuracy(record, "another problem's latents")
+    lent = [answers[donor] for donor in row["donors"]]
+    assert all(own != other for own, other in zip(answers, lent, strict=True))
+    given = [is_correct(t, other) for t, other in zip(row["answers"], lent, strict=True)]
+    assert sum(given) / len(given) == row["donor_rate"]
+    assert accuracy(record, "6 latents")["donors"] is None
 
 
 def accuracy(record, condition):

@@ -240,7 +240,7 @@ def test_every_fault_of_a_file_is_listed(tmp_path: Path) -> None:
         (b"null", "holds null; a JSON list"),
         (b"[{", "is not readable JSON"),
         (b"[" * 100_000, "is not readable JSON"),
-        (b'["\xff"]', "is not readable JSON"),
+        (b'["\xff"]', "not UTF-8 text"),
         (b"[" + b"1" * 5000 + b"]", "is not readable JSON"),
     ],
 )

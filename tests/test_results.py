@@ -11,12 +11,14 @@ from codi_lens import HookedCodi, UserError
 from codi_lens.manifest import differences, tensors_digest
 from codi_lens.metrics import CELL_METRICS
 from codi_lens.results import (
+    GENERATED,
     METRICS,
     REQUIRED,
     RecordError,
     load,
     read_manifest,
     reusable_activations,
+    verify,
 )
 from codi_lens.results_writer import pair_entry, write_record
 from codi_lens.runner import sweep_pairs
@@ -219,9 +221,14 @@ def test_a_folder_without_a_manifest_is_no_record(tmp_path):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
+        ({"experiment": []}, r"is of \[\]; known are position_patching"),
+        ({"settings": [1]}, r"the record in .* is damaged \(AttributeError: "),
         ({"schema_version": 99}, "has schema version 99; this code reads 1"),
         ({"experiment": "../../elsewhere/x"}, r"is of '\.\./\.\./elsewhere/x'; known are position"),
-        ({"complete": False}, r"holds 5 of 5 pairs, as the run was interrupted; finish it with"),
+        (
+            {"complete": False},
+            "holds 5 of 5 pairs, as the run was interrupted; run the experiment ag",
+        ),
     ],
 )
 def test_manifests_that_are_refused(record, changes, message):
@@ -242,20 +249,38 @@ def test_a_manifest_that_lacks_something_is_refused(record, name):
 
 def test_files_that_are_damaged_or_gone_are_named(record):
     results = record / "iterative_patching_results.json"
-    for path in (record / METRICS, results, record / "manifest.json"):
+    paths = [record / METRICS, results, record / GENERATED, record / "manifest.json"]
+    for path in (*paths, record / "clean_activations.safetensors"):
         content = path.read_bytes()
-        path.write_bytes(content[: len(content) // 2])
-        with pytest.raises(RecordError, match=f"cannot read .*{path.name}"):
-            load(record)
+        for damaged in (content[: len(content) // 2], content[:-2] + b"  ", b"", None):
+            path.unlink() if damaged is None else path.write_bytes(damaged)
+            if path.name != "manifest.json" or damaged in (b"", content[: len(content) // 2]):
+                with pytest.raises(RecordError, match=path.name):
+                    load(record)
         path.write_bytes(content)
-    results.write_text(json.dumps(json.loads(results.read_text())[1:]))
-    with pytest.raises(
-        RecordError, match=r"results\.json and metrics\.safetensors are not of the same"
+    assert len(load(record).pairs) == 5
+
+
+def test_what_a_manifest_without_a_list_of_files_belongs_to_is_checked_as_it_is_read(record):
+    """As earlier versions have written them."""
+    edit(record / "manifest.json", files={})
+    results = record / "iterative_patching_results.json"
+    entries = json.loads(results.read_text())
+    for content, message in (
+        (json.dumps(entries[1:]), r"results\.json and metrics\.safetensors are not of the same"),
+        (json.dumps(entries)[:-9], r"cannot read .*iterative_patching_results\.json"),
+        (json.dumps([{}] * 5), r"is damaged \(KeyError: 'pair_id'\); run the experiment again"),
     ):
-        load(record)
-    results.unlink()
-    with pytest.raises(RecordError, match=r"cannot read .*iterative_patching_results\.json"):
-        load(record)
+        results.write_text(content)
+        with pytest.raises(RecordError, match=message):
+            load(record)
+
+
+def test_every_file_of_a_record_is_in_its_manifest(recorded):
+    _, folder = recorded
+    verify(folder, read_manifest(folder))
+    listed = read_manifest(folder)["files"]
+    assert sorted([*listed, "manifest.json"]) == sorted(path.name for path in folder.iterdir())
 
 
 # -- activations used again ----------------------------------------------------------------------
@@ -300,8 +325,11 @@ def test_activations_of_other_settings_are_refused(codi, record, options, messag
 
 def test_activations_of_other_pairs_models_and_dtypes_are_refused(codi, record, tmp_path_factory):
     settings, pairs = make_settings(codi, layers=[1]), load(record).pairs
-    with pytest.raises(UserError, match=r"cannot be used: pairs \(there [0-9a-f]{64}, here"):
+    with pytest.raises(UserError, match=r"cannot be used: 5 pairs there, 4 here$"):
         reusable_activations(record, codi, pairs[:-1], settings)
+    changed = [replace(pairs[0], kind="other"), *pairs[1:]]
+    with pytest.raises(UserError, match=r"1 of 5 pairs are others there \(here: pairs 0\)$"):
+        reusable_activations(record, codi, changed, settings)
     folder = write_tiny(tmp_path_factory.mktemp("other"), seed=14)
     other = HookedCodi.from_pretrained(folder)
     with pytest.raises(

@@ -2,7 +2,11 @@
 
 import json
 import os
+import shlex
+import shutil
 import signal
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import pytest
 import torch
@@ -89,6 +93,98 @@ def test_an_interrupted_run_goes_on_to_equal_files(interrupted, whole, capsys):
     assert position_patching.main(["--resume", str(interrupted)]) == 0
     assert "is finished; there is nothing to go on with" in capsys.readouterr().out
     assert contents(interrupted) == contents(whole)
+
+
+def test_a_finished_run_whose_files_are_gone_or_changed_is_not_called_finished(
+    whole, tmp_path, capsys
+):
+    run = tmp_path / "run"
+    shutil.copytree(whole, run)
+    for name in json.loads((run / "manifest.json").read_text())["files"]:
+        content = (run / name).read_bytes()
+        for damaged, message in (
+            (None, "cannot be read (No such file or directory); run the experiment again"),
+            (
+                content[:-1],
+                f"has other content than the run wrote ({len(content) - 1} bytes, "
+                f"{len(content)} were written)",
+            ),
+            (content[:-1] + b"?", "has other content than the run wrote; run"),
+        ):
+            (run / name).unlink() if damaged is None else (run / name).write_bytes(damaged)
+            assert f"{run} is damaged: {name} {message}" in refused(capsys, "--resume", run)
+        (run / name).write_bytes(content)
+    (run / "manifest.json").write_bytes(b"")
+    assert f"cannot read {run / 'manifest.json'}" in refused(capsys, "--resume", run)
+
+
+def test_parts_that_are_gone_are_named_with_the_way_to_run_their_pairs_again(
+    interrupted, whole, capsys
+):
+    shutil.rmtree(interrupted / PARTS)
+    said = refused(capsys, "--resume", interrupted)
+    assert "0.safetensors, the tensors of a pair: No such file or directory" in said
+    assert "without its lines in journal.jsonl, pair 0 would be run again" in said
+    path = interrupted / JOURNAL
+    path.write_bytes(path.read_bytes().splitlines(keepends=True)[0])
+    assert position_patching.main(["--resume", str(interrupted)]) == 0
+    assert contents(interrupted) == contents(whole)
+
+
+def test_relative_paths_of_the_first_call_are_found_from_another_folder(
+    tmp_path, monkeypatch, capsys
+):
+    (tmp_path / "a place").mkdir()
+    write_job(tmp_path)
+    monkeypatch.chdir(tmp_path / "a place")
+    flags = ["--model", "../model", "--pairs", "../pairs.json", "--controls", "none"]
+    flags += ["--batch-rows", "1", "--answers", "none"]
+    with monkeypatch.context() as patch:
+        interrupt_after(patch, 1)
+        assert position_patching.main([*flags, "--out", "my run"]) == 130
+    command = shlex.split(capsys.readouterr().err.rpartition("go on with\n")[2])
+    assert command[:3] == ["python", "-m", "experiments.position_patching"]
+    assert command[3:] == ["--resume", "my run"]
+    again = ["--resume", "my run", "--limit", "4", "--model", str(tmp_path / "model")]
+    assert "--limit (there None, here 4)\n" in refused(capsys, *again)
+    monkeypatch.chdir(tmp_path)
+    assert "--pairs (there" in refused(capsys, "--resume", "a place/my run", "--pairs", "a place")
+    again = ["--resume", "a place/my run", "--model", "model", "--threads", "2"]
+    assert position_patching.main(again) == 0
+    torch.set_num_threads(1)
+    assert load(tmp_path / "a place" / "my run").pairs == PAIRS
+
+
+def test_a_program_runs_in_any_thread(flags, tmp_path):
+    """Where no signals can be caught."""
+    more = [
+        "--limit",
+        "1",
+        "--controls",
+        "none",
+        "--answers",
+        "none",
+        "--out",
+        str(tmp_path / "run"),
+    ]
+    with ThreadPoolExecutor(1) as pool:
+        assert pool.submit(position_patching.main, [*flags, *more]).result() == 0
+
+
+def test_a_fault_after_the_record_is_written_advises_nothing(flags, tmp_path, monkeypatch, capsys):
+    def fault(_):
+        raise RuntimeError("an odd fault")
+
+    more = ["--limit", "1", "--controls", "none", "--answers", "none", "--out"]
+    for moment, advised in (
+        ("codi_lens.journal.remove_parts", False),
+        ("codi_lens.plots.page", True),
+    ):
+        monkeypatch.setattr(moment, fault)
+        folder = tmp_path / str(advised)
+        said = refused(capsys, *flags, *more, folder)
+        assert "error: RuntimeError: an odd fault (--debug shows where it comes from)" in said
+        assert (f"--resume {folder}" in said) == advised
 
 
 def test_a_second_ctrl_c_stops_at_once(flags, whole, tmp_path, monkeypatch, capsys):
@@ -201,8 +297,12 @@ def test_other_pairs_or_another_model_in_the_same_place_are_refused(tmp_path, mo
         assert position_patching.main([*flags, "--out", str(tmp_path / "run")]) == 130
     write_pairs(tmp_path / "pairs.json", PAIRS[:3])
     said = refused(capsys, "--resume", tmp_path / "run")
-    assert "run cannot be resumed: pairs.digest (there " in said
-    assert "pairs.n (there 4, here 3)" in said
+    assert said.endswith("run cannot be resumed: pairs.n (there 4, here 3)\n"), (
+        "no digests beside it"
+    )
+    write_pairs(tmp_path / "pairs.json", [*PAIRS[:3], replace(PAIRS[3], kind="minus")])
+    said = refused(capsys, "--resume", tmp_path / "run")
+    assert "run cannot be resumed: pairs.digest (there SHA-256 " in said
     write_pairs(tmp_path / "pairs.json", PAIRS)
     write_tiny(tmp_path / "model", seed=14)
     said = refused(capsys, "--resume", tmp_path / "run")

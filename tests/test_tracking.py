@@ -1,5 +1,6 @@
 """What W&B is told, read back from what it wrote; and that its failures stay its own."""
 
+import re
 import struct
 import subprocess
 import sys
@@ -11,7 +12,7 @@ import pytest
 
 from codi_lens import plots
 from codi_lens.aggregates import aggregate
-from codi_lens.tracking import Tracker, table_of
+from codi_lens.tracking import Tracker, artifact_name, table_of
 from tests.invented import invented_sweep
 
 ROOT = Path(__file__).parent.parent
@@ -66,7 +67,7 @@ from codi_lens.tracking import Tracker
 from tests.invented import invented_sweep
 sweep = invented_sweep()
 tracker = Tracker("off", experiment="e", folder=Path({str(tmp_path)!r}), config={{}})
-tracker.pair(sweep.outcomes[0])
+tracker.pair(sweep.outcomes[0], 1)
 assert tracker.finish(sweep)
 assert "wandb" not in sys.modules
 """
@@ -82,8 +83,8 @@ def test_what_was_written_offline_can_be_read_back(track, tmp_path):
     kept = tmp_path / "manifest.json"
     kept.write_text("{}")
     tracker = track(tags=["toy"])
-    for outcome in sweep.outcomes:
-        tracker.pair(outcome)
+    for done, outcome in enumerate(sweep.outcomes, start=1):
+        tracker.pair(outcome, done)
     assert tracker.finish(sweep, {"recovery": plots.heatmap(sweep)}, [kept])
 
     (written,) = tmp_path.glob("wandb/offline-run-*/*.wandb")
@@ -152,8 +153,8 @@ def test_a_failure_is_one_warning_and_ends_nothing(track, monkeypatch, moment):
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         tracker = track()
-        for outcome in sweep.outcomes:
-            tracker.pair(outcome)
+        for done, outcome in enumerate(sweep.outcomes, start=1):
+            tracker.pair(outcome, done)
         assert not tracker.finish(sweep)
     ours = [w for w in caught if "experiments.upload" in str(w.message)]
     assert len(ours) == 1
@@ -175,11 +176,75 @@ def test_a_sweep_does_not_wait_for_the_network(track, monkeypatch):
     sweep = invented_sweep()
     started = time.perf_counter()
     tracker = track(patience=0.2)
-    for outcome in sweep.outcomes:
-        tracker.pair(outcome)
+    for done, outcome in enumerate(sweep.outcomes, start=1):
+        tracker.pair(outcome, done)
     assert time.perf_counter() - started < 0.2
     with pytest.warns(UserWarning, match=r"not done after 0\.2 seconds"):
         assert not tracker.finish(sweep)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         tracker._give_up("again")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "position_patching-run",
+        "x-my results (v2)",
+        "x-" + "a" * 130,
+        "x-résultats",
+        "x-結果",
+        "x-\udcff",
+    ],
+)
+def test_any_folder_gives_a_name_that_an_artifact_may_have(text):
+    import wandb
+
+    name = artifact_name(text)
+    wandb.Artifact(name, type="record")
+    assert re.fullmatch("[A-Za-z0-9_.-]{1,128}", name)
+    assert (name == text) == bool(re.fullmatch("[A-Za-z0-9_.-]{1,128}", text))
+    assert artifact_name(text + " ") != name
+
+
+class Told:
+    """A W&B run that keeps what it is told."""
+
+    def __init__(self):
+        self.opened, self.logged, self.ended, self.summary = [], [], [], {}
+
+    def __call__(self, **options):
+        self.opened.append((options["id"], options["resume"]))
+        return self
+
+    def log(self, line):
+        self.logged.append(line.get("pairs_done"))
+
+    def log_artifact(self, _):
+        pass
+
+    def finish(self, exit_code):
+        self.ended.append(exit_code)
+
+
+def test_a_run_that_fails_is_ended_and_gone_on_with(track, monkeypatch, tmp_path):
+    import wandb
+
+    told, sweep = Told(), invented_sweep()
+    monkeypatch.setattr(wandb, "init", told)
+
+    def failing(error):
+        with track() as tracker:
+            tracker.pair(sweep.outcomes[0], 1)
+            raise error
+
+    for error in (OSError("full"), KeyboardInterrupt()):
+        with pytest.raises(type(error)):
+            failing(error)
+    with track() as tracker:
+        tracker.pair(sweep.outcomes[1], 2)
+        assert tracker.finish(sweep)
+    assert told.ended == [1, 1, 0]
+    assert told.logged[:3] == [1, 1, 2]
+    assert len(set(told.opened)) == 1, "one W&B run, of whatever process"
+    assert told.opened[0] == ((tmp_path / "wandb" / "run_id").read_text(), "allow")

@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from codi_lens.files import write_text
 from codi_lens.toy import task
 from codi_lens.toy.task import Operands, Problem
 
@@ -59,7 +60,7 @@ def heldout_pairs(seed: int = 0) -> list[dict[str, Any]]:
 def write_pairs(pairs: list[dict[str, Any]], folder: Path) -> None:
     """Write `pairs.json`, one pair a line."""
     lines = ",\n".join(json.dumps(pair) for pair in pairs)
-    (folder / PAIRS_NAME).write_text(f"[\n{lines}\n]\n", encoding="utf-8")
+    write_text(folder / PAIRS_NAME, f"[\n{lines}\n]\n")
 
 
 def _candidates(kind: str, operand: str, rng: random.Random) -> list[_Candidate]:
