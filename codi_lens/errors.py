@@ -1,7 +1,10 @@
 """The one exception that stands for a mistake in what the user gave, and the check that most numbers need."""
 
 import operator
-from typing import Any
+from collections.abc import Collection
+from typing import Any, TypeVar
+
+T = TypeVar("T")
 
 
 class UserError(ValueError):
@@ -27,3 +30,16 @@ def whole_number(value: Any, what: str, *, at_least: int = 0) -> int:
     if number < at_least:
         raise UserError(f"{what} is {number}; it must be {needed}")
     return number
+
+
+def one_of(value: T, known: Collection[Any], what: str, where: str = "") -> T:
+    """`value`, if it is one of `known`.
+
+    Raises:
+        UserError: it is none of them. The message says `what` was asked for, `where` ("in this sweep"),
+            and what is known.
+    """
+    if value not in known:
+        asked = f"no {what} {value!r} {where}".strip()
+        raise UserError(f"{asked}; known are {', '.join(map(str, known)) or 'none'}")
+    return value

@@ -6,12 +6,13 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from codi_lens.errors import UserError
+from codi_lens.errors import one_of
 from codi_lens.pairs import Pair
 from codi_lens.plans import Label, Settings, is_structural_zero
 
 DONOR_GIVEN = "donor_given"
 """Metric of the donor control: 1 where the donor's answer is the top-1 at every position."""
+IN_SWEEP = "in this sweep"
 Cell = tuple[int, ...]
 """Indices along a sweep's axes."""
 
@@ -59,14 +60,21 @@ class Sweep:
     outcomes: tuple[PairOutcome, ...]
 
     def values(self, metric: str, **where: Label) -> Float[Tensor, "pair ..."]:
-        """A metric [pair, …axes], with the axes named in `where` fixed at a label."""
+        """A metric [pair, …axes], with the axes named in `where` fixed at a label.
+
+        Raises:
+            UserError: the sweep has no such metric, axis or label.
+        """
+        for axis in where:
+            one_of(axis, self.axes, "axis", IN_SWEEP)
+        if self.outcomes:
+            one_of(metric, self.outcomes[0].metrics, "metric", IN_SWEEP)
         stacked = torch.stack([outcome.metrics[metric] for outcome in self.outcomes])
         for name, labels in reversed(list(enumerate(self.axes.items(), start=1))):
             axis, known = labels
             if axis in where:
-                if where[axis] not in known:
-                    raise UserError(f"no {axis} {where[axis]!r} in this sweep; it has {known}")
-                stacked = stacked.select(name, known.index(where[axis]))
+                label = one_of(where[axis], known, axis, IN_SWEEP)
+                stacked = stacked.select(name, known.index(label))
         return stacked
 
     @property

@@ -11,7 +11,7 @@ import plotly.graph_objects as go
 import plotly.io as pio
 from plotly.offline import get_plotlyjs
 
-from codi_lens.errors import UserError
+from codi_lens.errors import UserError, one_of
 
 FORMATS = ("png", "svg", "pdf")
 SCALE = 2
@@ -64,8 +64,7 @@ def write_images(folder: Path, figures: Mapping[str, go.Figure], kind: str = "pn
 @contextmanager
 def _kaleido(kind: str) -> Iterator[None]:
     """Turns what keeps kaleido from drawing inside into one message."""
-    if kind not in FORMATS:
-        raise UserError(f"no image format {kind!r}; known are {', '.join(FORMATS)}")
+    one_of(kind, FORMATS, "image format")
     try:
         import kaleido  # noqa: F401
     except ImportError as error:
