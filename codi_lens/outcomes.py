@@ -13,6 +13,7 @@ from codi_lens.plans import Label, Settings, is_structural_zero
 DONOR_GIVEN = "donor_given"
 """Metric of the donor control: 1 where the donor's answer is the top-1 at every position."""
 IN_SWEEP = "in this sweep"
+"""Where a metric, axis or label was looked for, in messages."""
 Cell = tuple[int, ...]
 """Indices along a sweep's axes."""
 

@@ -3,10 +3,11 @@
 import plotly.graph_objects as go
 
 from codi_lens.necessity import Necessity, wilson
+from codi_lens.plots.figure import Figure
 from codi_lens.plots.style import PALETTE, headed, lined
 
 
-def necessity_bars(necessity: Necessity) -> go.Figure:
+def necessity_bars(necessity: Necessity) -> Figure:
     """Accuracy under every condition, with Wilson's 95% intervals.
 
     Fewer and fewer thoughts in one colour, thoughts that are not the question's own in another.
@@ -28,7 +29,8 @@ def necessity_bars(necessity: Necessity) -> go.Figure:
                 "arrayminus": [share - low for (low, _), share in zip(limits, shares, strict=True)],
                 "thickness": 1,
             },
-            hovertemplate="%{x}: %{y:.1%}<extra></extra>",
+            customdata=[f"{low:.1%}, {high:.1%}" for low, high in limits],
+            hovertemplate=f"%{{x}}: %{{y:.1%}} [%{{customdata}}]<br>n = {n}<extra></extra>",
         )
     )
     figure.add_scatter(

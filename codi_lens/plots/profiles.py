@@ -1,17 +1,21 @@
 """Sweeps as lines and points: profiles over layers, trajectories over iterations, cells of two runs."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import plotly.graph_objects as go
 import torch
+from jaxtyping import Float
 from plotly.colors import sample_colorscale
 from plotly.subplots import make_subplots
+from torch import Tensor
 
 from codi_lens.aggregates import Aggregate, aggregate
-from codi_lens.comparison import spearman
-from codi_lens.grids import as_grid, columns, panels, structural_zeros
+from codi_lens.comparison import rank_correlation
+from codi_lens.errors import UserError
+from codi_lens.grids import as_grid, columns, pairs_behind, panels, structural_zeros
 from codi_lens.outcomes import Sweep
 from codi_lens.plans import Label
+from codi_lens.plots.figure import Figure
 from codi_lens.plots.style import (
     EXPERIMENTS,
     PALETTE,
@@ -24,11 +28,16 @@ from codi_lens.plots.style import (
 )
 
 
-def layer_profile(sweeps: Mapping[str, Sweep], metric: str = "recovery") -> go.Figure:
+def layer_profile(sweeps: Mapping[str, Sweep], metric: str = "recovery") -> Figure:
     """Per-layer profiles with 95% intervals: a layer-wise sweep as it is, a map by its largest cell.
 
     An iterative sweep gives one line per strategy, at the last iteration.
+
+    Raises:
+        UserError: no sweeps, or one without the metric.
     """
+    if not sweeps:
+        raise UserError("no sweeps to draw profiles of")
     figure, number = go.Figure(), 0
     labels = list(dict.fromkeys(str(la) for s in sweeps.values() for la in s.settings.layers))
     for name, sweep in sweeps.items():
@@ -45,6 +54,7 @@ def layer_profile(sweeps: Mapping[str, Sweep], metric: str = "recovery") -> go.F
                 y=middle.tolist(),
                 name=f"{EXPERIMENTS.get(name, name)} {line}".strip(),
                 text=[str(layer) for layer in sweep.settings.layers],
+                customdata=_intervals(low, high),
                 mode="lines+markers",
                 line={"color": PALETTE[number % len(PALETTE)]},
                 marker={"symbol": SYMBOLS[number % len(SYMBOLS)], "size": 8},
@@ -54,7 +64,8 @@ def layer_profile(sweeps: Mapping[str, Sweep], metric: str = "recovery") -> go.F
                     "arrayminus": (middle - low).tolist(),
                     "thickness": 1,
                 },
-                hovertemplate="layer %{text}: %{y:.4f}",
+                hovertemplate="layer %{text}: %{y:.4f} [%{customdata}]"
+                f"<br>n = {pairs_behind(group, metric)}",
             )
             number += 1
     first = next(iter(sweeps.values()))
@@ -76,6 +87,11 @@ def layer_profile(sweeps: Mapping[str, Sweep], metric: str = "recovery") -> go.F
     )
 
 
+def _intervals(low: Float[Tensor, "..."], high: Float[Tensor, "..."]) -> list[str]:
+    """The bounds of each point's interval, as text for its hover."""
+    return [f"{a:.4f}, {b:.4f}" for a, b in zip(low.tolist(), high.tolist(), strict=True)]
+
+
 def _profiles(
     sweep: Sweep, group: Aggregate, metric: str
 ) -> list[tuple[str, list[tuple[int, ...]]]]:
@@ -91,58 +107,82 @@ def _profiles(
     return [("(largest cell)", [(0, layer, best[layer]) for layer in layers])]
 
 
-def trajectories(sweep: Sweep, metric: str = "recovery") -> go.Figure:
+def trajectories(sweep: Sweep, metric: str = "recovery") -> Figure:
     """Iterative patching: a metric or similarity against the iteration, one line per layer.
 
     One panel per strategy that has iterations; a dashed line marks what `parallel` reaches at the layer.
+
+    Raises:
+        UserError: the sweep is of another experiment, or lacks the metric.
     """
     group = aggregate(sweep)
+    level = as_grid(group.means[metric], sweep, "parallel")[:, -1].tolist()
     strategies = [name for name in panels(sweep) if name != "parallel"]
     figure = make_subplots(
         1, len(strategies), subplot_titles=strategies, shared_yaxes=True, horizontal_spacing=0.03
     )
-    layers, iterations = sweep.settings.layers, list(sweep.axes["iteration"])
-    # Short of the scale's light end, which white ground swallows.
-    shades = [0.9 * i / max(1, len(layers) - 1) for i in range(len(layers))]
-    colours = sample_colorscale(SEQUENTIAL, shades)
-    level = as_grid(group.means[metric], sweep, "parallel")[:, -1].tolist()
+    colours = _shades(len(level))
     for column, strategy in enumerate(strategies, start=1):
-        lines = as_grid(group.means[metric], sweep, strategy).tolist()
-        for i, layer in enumerate(layers):
-            figure.add_scatter(
-                x=iterations,
-                y=lines[i],
-                name=str(layer),
-                legendgroup=str(layer),
-                showlegend=column == 1,
-                mode="lines+markers",
-                line={"color": colours[i]},
-                hovertemplate=f"layer {layer}, iteration %{{x}}: %{{y:.4f}}<extra></extra>",
-                row=1,
-                col=column,
-            )
+        for i, line in enumerate(_trajectories(sweep, group, metric, strategy, colours)):
+            figure.add_trace(line.update(showlegend=column == 1), 1, column)
             if level[i] == level[i]:
                 dash = {"color": colours[i], "dash": "dash", "width": 1}
                 figure.add_hline(level[i], line=dash, row=1, col=column)
-    figure.update_xaxes(title="iteration", tickvals=iterations)
+    figure.update_xaxes(title="iteration", tickvals=list(sweep.axes["iteration"]))
     figure.update_yaxes(title=name_of(metric), col=1)
     figure.update_layout(
         legend={"title": {"text": "layer"}}, margin={"l": 84, "r": 24, "b": 58}, hovermode="closest"
     )
-    dashes = "; dashed: all positions at once" if any(v == v for v in level) else ""
+    said = [scope(sweep, group, metric)]
+    if any(value == value for value in level):
+        said.append("dashed: all positions at once")
+    start = sweep.settings.positions[0]
+    said.append(
+        f"chained starts from the patch at {start} alone: where that carries nothing, neither does it"
+    )
     return headed(
         lined(figure),
         f"Iterative patching: {name_of(metric)}",
-        scope(sweep, group, metric) + dashes,
+        "; ".join(said),
         width=170 + 230 * len(strategies),
         body=300,
         extra=26,
     )
 
 
+def _trajectories(
+    sweep: Sweep, group: Aggregate, metric: str, strategy: str, colours: Sequence[str]
+) -> list[go.Scatter]:
+    """A strategy's line of each layer."""
+    mean, low, high = (
+        as_grid(table[metric], sweep, strategy) for table in (group.means, group.low, group.high)
+    )
+    n = pairs_behind(group, metric)
+    return [
+        go.Scatter(
+            x=list(sweep.axes["iteration"]),
+            y=mean[i].tolist(),
+            customdata=_intervals(low[i], high[i]),
+            name=str(layer),
+            legendgroup=str(layer),
+            mode="lines+markers",
+            line={"color": colours[i]},
+            hovertemplate=f"layer {layer}, iteration %{{x}}: %{{y:.4f}} [%{{customdata}}]"
+            f"<br>n = {n}<extra></extra>",
+        )
+        for i, layer in enumerate(sweep.settings.layers)
+    ]
+
+
+def _shades(count: int) -> list[str]:
+    """Colours of layers in order, short of the scale's light end, which white ground swallows."""
+    places = [0.9 * i / max(1, count - 1) for i in range(count)]
+    return list(sample_colorscale(SEQUENTIAL, places))
+
+
 def scatter(
     sweeps: Mapping[str, Sweep], metric: str = "recovery", maps: tuple[str, str] | None = None
-) -> go.Figure:
+) -> Figure:
     """The cells of one sweep against the same cells of another, structural zeros left out.
 
     Args:
@@ -151,30 +191,29 @@ def scatter(
         maps: the variant or strategy of each; the first if None.
 
     Raises:
-        ValueError: not two sweeps, or no cell that both have.
+        UserError: not two sweeps, no cell that both have, or a metric or map that one of them lacks.
     """
     if len(sweeps) != 2:
-        raise ValueError(f"{len(sweeps)} sweeps; a scatter is of two")
+        raise UserError(f"{len(sweeps)} sweeps; a scatter is of two")
     chosen = maps or tuple(panels(sweep)[0] for sweep in sweeps.values())
     cells = [
         _cells(sweep, metric, name) for sweep, name in zip(sweeps.values(), chosen, strict=True)
     ]
     shared = [cell for cell in cells[0] if cell in cells[1]]
     if not shared:
-        raise ValueError(f"{' and '.join(sweeps)} have no cell in common")
+        raise UserError(f"{' and '.join(sweeps)} have no cell in common that has a value in both")
     x, y = ([table[cell] for cell in shared] for table in cells)
     layers = sorted({str(cell[0]) for cell in shared}, key=lambda text: (len(text), text))
-    figure = go.Figure()
+    figure, shades = go.Figure(), _shades(len(layers))
     for i, layer in enumerate(layers):
         own = [k for k, cell in enumerate(shared) if str(cell[0]) == layer]
-        shade = sample_colorscale(SEQUENTIAL, [0.9 * i / max(1, len(layers) - 1)])[0]
         figure.add_scatter(
             x=[x[k] for k in own],
             y=[y[k] for k in own],
             text=[f"layer {layer}, position {shared[k][1]}" for k in own],
             name=layer,
             mode="markers",
-            marker={"color": shade, "size": 9, "symbol": SYMBOLS[i % len(SYMBOLS)]},
+            marker={"color": shades[i], "size": 9, "symbol": SYMBOLS[i % len(SYMBOLS)]},
             hovertemplate="%{text}<br>%{x:.4f}, %{y:.4f}<extra></extra>",
         )
     ends = [min(x + y), max(x + y)]
@@ -187,8 +226,9 @@ def scatter(
         legend={"title": {"text": "layer"}},
         margin={"l": 84, "r": 24, "b": 58},
     )
-    rho = spearman(torch.tensor(x).double(), torch.tensor(y).double())
-    subtitle = f"{len(shared)} cells, Spearman's ρ = {rho:.2f}; dotted: equal"
+    found = rank_correlation(torch.tensor(x), torch.tensor(y))
+    rho = "not given (too few cells, or all alike)" if found.rho is None else f"{found.rho:.2f}"
+    subtitle = f"means over pairs; Spearman's ρ = {rho}, n = {found.n} cells; dotted: equal"
     title = f"Cell against cell: {name_of(metric)}"
     return headed(lined(figure), title, subtitle, width=520, body=430)
 

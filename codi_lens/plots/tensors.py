@@ -6,19 +6,19 @@ from math import log10
 from typing import Any
 
 import plotly.express as px
-import plotly.graph_objects as go
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from codi_lens.plans import Label
-from codi_lens.plots.panels import Panel, draw
+from codi_lens.plots.figure import Figure
+from codi_lens.plots.panels import Panel, draw, paint
 from codi_lens.plots.style import DIVERGING
 
 
 def imshow(
     tensor: Float[Tensor, "..."], *, facet_labels: Sequence[str] = (), **options: Any
-) -> go.Figure:
+) -> Figure:
     """A tensor as an image: diverging colours around zero, everything else as in `plotly.express.imshow`.
 
     Args:
@@ -29,7 +29,7 @@ def imshow(
     settings: dict[str, Any] = {"color_continuous_scale": DIVERGING, "aspect": "auto"}
     if not {"zmin", "zmax", "range_color"} & set(options):
         settings["color_continuous_midpoint"] = 0.0
-    figure = px.imshow(tensor.detach().float().cpu().numpy(), **(settings | options))
+    figure = Figure(px.imshow(tensor.detach().float().cpu().numpy(), **(settings | options)))
     if facet_labels:
         for annotation in figure.layout.annotations:
             # plotly.express names a facet "axis=index", and has wrapped rows in an order of its own.
@@ -44,7 +44,7 @@ def top_tokens(
     columns: Sequence[Label],
     title: str = "Logit lens: most likely next token",
     axes: tuple[str, str] = ("step", "layer"),
-) -> go.Figure:
+) -> Figure:
     """A table of top tokens: the first written in the cell, its probability the colour, the rest on hover.
 
     Args:
@@ -68,7 +68,8 @@ def top_tokens(
     figure = draw(
         [panel], title=title, subtitle=subtitle, colour="probability", signed=False, axes=axes
     )
-    return figure.update_coloraxes(cmin=0, cmax=1)
+    paint(figure, 0, 1)
+    return figure
 
 
 def ranks(
@@ -77,7 +78,7 @@ def ranks(
     rows: Sequence[Label],
     columns: Sequence[Label],
     title: str = "Logit lens: rank of each result on the way (1: most likely)",
-) -> go.Figure:
+) -> Figure:
     """Ranks of known numbers among all tokens, a panel each; colour on a logarithmic scale."""
     drawn = [
         Panel(
