@@ -50,7 +50,9 @@ def report(runs: Mapping[str, Sweep], manifests: Mapping[str, dict[str, Any]]) -
     parts = {
         "offline": plots.OFFLINE,
         "style": (folder / "page.css").read_text(encoding="utf-8"),
-        "script": (folder / "page.js").read_text(encoding="utf-8"),
+        "script": "".join(
+            (folder / n).read_text(encoding="utf-8") for n in ("parts.js", "page.js")
+        ),
         "plotly": plots.plotly_script(),
         "data": embedded(data),
     }
