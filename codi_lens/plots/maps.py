@@ -104,14 +104,12 @@ def heatmaps(sweeps: Mapping[str, Sweep], metric: str = "recovery") -> Figure:
         _panel(sweep, means[name], metric, panels(sweep)[0], name) for name, sweep in sweeps.items()
     ]
     counts = ", ".join(f"{name} {pairs_behind(group, metric)}" for name, group in means.items())
-    steps = dict.fromkeys(columns(sweep)[0] for sweep in sweeps.values())
     return draw(
         drawn,
         title=f"Side by side: {name_of(metric)}",
         subtitle=f"{label(metric)}; pairs behind each map: {counts}",
         colour=name_of(metric),
         signed=metric in SIGNED,
-        axes=(" or ".join(steps), "layer"),
     )
 
 
@@ -214,6 +212,7 @@ def _panel(
         outlined(sweep, group, metric, name),
         threshold(sweep, group, metric),
         _hover(sweep, group, metric, name),
+        across=columns(sweep)[0],
     )
 
 

@@ -42,6 +42,8 @@ class Panel:
     hover: Sequence[Sequence[str]] | None = None
     text: Sequence[Sequence[str]] | None = None
     """What is written in the cells, as plotly's markup; None: the values, to two decimals."""
+    across: str | None = None
+    """Title of the x axis, if it is another than the figure's."""
 
 
 def draw(
@@ -150,7 +152,7 @@ def _place(
     steps, rows = [str(label) for label in panel.columns], [str(label) for label in panel.rows]
     where: dict[str, Any] = {"row": row, "col": column, "showgrid": False, "zeroline": False}
     if lowest:
-        where["title"] = {"text": axes[0], "standoff": 6}
+        where["title"] = {"text": panel.across or axes[0], "standoff": 6}
     figure.update_xaxes(
         tickvals=list(range(len(steps))), ticktext=steps, range=[-0.5, len(steps) - 0.5], **where
     )
@@ -167,7 +169,7 @@ def _trace(panel: Panel, axes: tuple[str, str]) -> go.Heatmap:
         text = [["" for _ in row] for row in text]
     said = panel.hover or [
         [
-            f"{axes[1]} {row}, {axes[0]} {column}: {value:.4g}"
+            f"{axes[1]} {row}, {panel.across or axes[0]} {column}: {value:.4g}"
             for column, value in zip(panel.columns, line, strict=True)
         ]
         for row, line in zip(panel.rows, values, strict=True)
