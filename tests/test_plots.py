@@ -4,6 +4,7 @@ import re
 import sys
 from html import unescape
 
+import plotly.graph_objects as go
 import plotly.io as pio
 import pytest
 import torch
@@ -149,16 +150,24 @@ def test_side_by_side_says_its_rule(sweep, iterative):
     assert names == ["latent position", "iteration"]
 
 
-def test_showing_without_nbformat_says_what_to_install(sweep, monkeypatch):
-    figure = plots.heatmap(sweep)
+@pytest.mark.parametrize(
+    "figure",
+    [
+        plots.imshow(torch.eye(2)),
+        plots.heatmap(invented_sweep()),
+        plots.layer_profile({"a": invented_sweep()}),
+    ],
+    ids=["imshow", "map", "profile"],
+)
+def test_showing_without_nbformat_says_what_to_install(figure, monkeypatch):
+    assert type(figure) is go.Figure
     monkeypatch.setattr("plotly.io._renderers.nbformat", None)
-    with pytest.raises(UserError, match=r"nbformat.*pip install 'codi-lens\[notebook\]'"):
-        figure.show("notebook")
     monkeypatch.setattr("plotly.io.renderers.default", "notebook")
-    with pytest.raises(UserError, match=r"codi-lens\[notebook\]"):
-        figure._ipython_display_()  # what a notebook calls for a cell's last value
-    for other in (plots.imshow(torch.eye(2)), plots.layer_profile({"a": sweep})):
-        assert isinstance(other, plots.Figure)
+    needed = r"nbformat.*pip install 'codi-lens\[notebook\]'"
+    with pytest.raises(UserError, match=needed):
+        figure.show()
+    with pytest.raises(UserError, match=needed):
+        figure.update_layout(width=400)._ipython_display_()  # how a notebook shows a cell's value
     monkeypatch.setitem(sys.modules, "IPython.display", None)
     with pytest.raises(UserError, match=r"codi-lens\[notebook\]"):
         plots.show(figure)

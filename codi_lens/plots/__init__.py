@@ -5,7 +5,7 @@ centred on zero, the others a sequential one; both can be told apart by colour-b
 """
 
 from codi_lens.plots.bars import necessity_bars
-from codi_lens.plots.figure import CONFIG, Figure
+from codi_lens.plots.figure import CONFIG
 from codi_lens.plots.gallery import FIRST, gallery
 from codi_lens.plots.maps import (
     chained_minus_parallel,
@@ -38,7 +38,6 @@ __all__ = [
     "OFFLINE",
     "PANEL_TITLES",
     "SIGNED",
-    "Figure",
     "chained_minus_parallel",
     "colour_scales",
     "controls",

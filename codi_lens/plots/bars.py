@@ -3,11 +3,10 @@
 import plotly.graph_objects as go
 
 from codi_lens.necessity import Necessity, wilson
-from codi_lens.plots.figure import Figure
 from codi_lens.plots.style import PALETTE, headed, lined
 
 
-def necessity_bars(necessity: Necessity) -> Figure:
+def necessity_bars(necessity: Necessity) -> go.Figure:
     """Accuracy under every condition, with Wilson's 95% intervals.
 
     Fewer and fewer thoughts in one colour, thoughts that are not the question's own in another.

@@ -1,4 +1,4 @@
-"""The figure that every function of `plots` returns, and how it is shown."""
+"""How a figure is shown."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,7 +19,7 @@ NOTEBOOK = "pip install 'codi-lens[notebook]'"
 
 
 @contextmanager
-def notebook_extra() -> Iterator[None]:
+def _notebook_extra() -> Iterator[None]:
     """Turns plotly's error for want of nbformat or IPython into one that says what to install."""
     try:
         yield
@@ -29,18 +29,19 @@ def notebook_extra() -> Iterator[None]:
         raise UserError(f"plotly cannot show figures here ({error}): {NOTEBOOK}") from error
 
 
-class Figure(go.Figure):  # type: ignore[misc]
-    """A plotly figure that says what to install where it cannot be shown."""
+def helpful(figure: go.Figure) -> go.Figure:
+    """The figure, which says what to install where it cannot be shown.
 
-    @notebook_extra()
-    def show(self, *args: Any, **kwargs: Any) -> None:
-        """Shows the figure, as plotly does.
+    It stays a plain `go.Figure`, since other tools (such as W&B) know one by its exact class.
+    """
 
-        Raises:
-            UserError: in a notebook, for want of nbformat or IPython.
-        """
-        super().show(*args, **{"config": CONFIG} | kwargs)
+    def show(*args: Any, **kwargs: Any) -> None:
+        with _notebook_extra():
+            go.Figure.show(figure, *args, **{"config": CONFIG} | kwargs)
 
-    @notebook_extra()
-    def _ipython_display_(self) -> None:
-        super()._ipython_display_()
+    def display() -> None:
+        with _notebook_extra():
+            go.Figure._ipython_display_(figure)
+
+    figure.show, figure._ipython_display_ = show, display
+    return figure

@@ -1,7 +1,8 @@
 """What is worth seeing of each experiment."""
 
+import plotly.graph_objects as go
+
 from codi_lens.outcomes import Sweep
-from codi_lens.plots.figure import Figure
 from codi_lens.plots.maps import (
     chained_minus_parallel,
     controls,
@@ -17,7 +18,7 @@ FIRST = ("recovery", "kl")
 TRAJECTORIES = ("recovery", "kl_divergence", "similarity_to_clean", "bias", "restored")
 
 
-def gallery(sweep: Sweep) -> dict[str, Figure]:
+def gallery(sweep: Sweep) -> dict[str, go.Figure]:
     """The figures of a sweep, by name; all its maps of recovery are on one colour scale."""
     if sweep.experiment == "iterative_patching":
         drawn = {f"trajectories-{name}": trajectories(sweep, name) for name in TRAJECTORIES}

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
+import plotly.graph_objects as go
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -20,12 +21,11 @@ from codi_lens.grids import (
 )
 from codi_lens.outcomes import IN_SWEEP, Sweep
 from codi_lens.plans import Label
-from codi_lens.plots.figure import Figure
 from codi_lens.plots.panels import Panel, draw
 from codi_lens.plots.style import EXPERIMENTS, PANEL_TITLES, SIGNED, label, name_of, scope
 
 
-def heatmap(sweep: Sweep, metric: str = "recovery", variant: str | None = None) -> Figure:
+def heatmap(sweep: Sweep, metric: str = "recovery", variant: str | None = None) -> go.Figure:
     """The map of a metric over all pairs: layer × position, or layer × iteration.
 
     Args:
@@ -41,7 +41,7 @@ def heatmap(sweep: Sweep, metric: str = "recovery", variant: str | None = None) 
     return _drawn([panel], sweep, group, metric, title, *more)
 
 
-def heatmap_by_operand(sweep: Sweep, metric: str = "recovery") -> Figure:
+def heatmap_by_operand(sweep: Sweep, metric: str = "recovery") -> go.Figure:
     """One map per operand that was changed between clean and corrupted, on one colour scale.
 
     Raises:
@@ -65,7 +65,7 @@ def heatmap_by_operand(sweep: Sweep, metric: str = "recovery") -> Figure:
 
 def heatmap_by_pair(
     sweep: Sweep, metric: str = "recovery", pairs: Sequence[int] | None = None
-) -> Figure:
+) -> go.Figure:
     """One map per pair, on one colour scale. `pairs`: indices into the sweep's; the first 12 if None.
 
     Raises:
@@ -91,7 +91,7 @@ def heatmap_by_pair(
     return _drawn(drawn, sweep, aggregate(sweep), metric, title, PANEL_TITLES[main])
 
 
-def heatmaps(sweeps: Mapping[str, Sweep], metric: str = "recovery") -> Figure:
+def heatmaps(sweeps: Mapping[str, Sweep], metric: str = "recovery") -> go.Figure:
     """The main maps of several sweeps (by site, by experiment, by model), on one colour scale.
 
     Raises:
@@ -113,7 +113,7 @@ def heatmaps(sweeps: Mapping[str, Sweep], metric: str = "recovery") -> Figure:
     )
 
 
-def effects(sweep: Sweep, metric: str = "recovery") -> Figure:
+def effects(sweep: Sweep, metric: str = "recovery") -> go.Figure:
     """Total, direct and indirect effect, and the interaction that is left, on one colour scale.
 
     Raises:
@@ -131,7 +131,7 @@ def effects(sweep: Sweep, metric: str = "recovery") -> Figure:
     return _drawn(drawn, sweep, group, metric, title)
 
 
-def controls(sweep: Sweep, metric: str = "recovery") -> Figure:
+def controls(sweep: Sweep, metric: str = "recovery") -> go.Figure:
     """The main map beside what the controls do, on one colour scale.
 
     Raises:
@@ -145,7 +145,7 @@ def controls(sweep: Sweep, metric: str = "recovery") -> Figure:
     return _drawn(drawn, sweep, group, metric, f"Beside the controls: {name_of(metric)}")
 
 
-def chained_minus_parallel(sweep: Sweep, metric: str = "recovery") -> Figure:
+def chained_minus_parallel(sweep: Sweep, metric: str = "recovery") -> go.Figure:
     """Iterative patching: each chained iteration minus all positions at once, at the same layer."""
     group = aggregate(sweep)
     chained, parallel = (
@@ -172,7 +172,7 @@ def difference(
     title: str,
     subtitle: str = "",
     axis: str = "latent position",
-) -> Figure:
+) -> go.Figure:
     """A map of first − second, diverging around zero."""
     panel = Panel("", first - second, layers, positions)
     return draw(
@@ -187,7 +187,7 @@ def difference(
 
 def _drawn(
     drawn: Sequence[Panel], sweep: Sweep, group: Aggregate, metric: str, title: str, *more: str
-) -> Figure:
+) -> go.Figure:
     """Maps of one sweep; `more` goes into the subtitle."""
     return draw(
         drawn,

@@ -18,7 +18,6 @@ from plotly.subplots import make_subplots
 from torch import Tensor
 
 from codi_lens.plans import Label
-from codi_lens.plots.figure import Figure
 from codi_lens.plots.style import UNDEFINED, black_on, colour_axis, headed, small_titles
 
 PER_ROW = 3
@@ -54,7 +53,7 @@ def draw(
     colour: str,
     signed: bool,
     axes: tuple[str, str] = ("latent position", "layer"),
-) -> Figure:
+) -> go.Figure:
     """Draws the panels, at most three in a row. `colour` names the values, `axes` are titles x, y."""
     across = 2 if len(panels) == 4 else min(PER_ROW, len(panels))
     down = ceil(len(panels) / across)

@@ -15,7 +15,6 @@ from codi_lens.errors import UserError
 from codi_lens.grids import as_grid, columns, pairs_behind, panels, structural_zeros
 from codi_lens.outcomes import Sweep
 from codi_lens.plans import Label
-from codi_lens.plots.figure import Figure
 from codi_lens.plots.style import (
     EXPERIMENTS,
     PALETTE,
@@ -28,7 +27,7 @@ from codi_lens.plots.style import (
 )
 
 
-def layer_profile(sweeps: Mapping[str, Sweep], metric: str = "recovery") -> Figure:
+def layer_profile(sweeps: Mapping[str, Sweep], metric: str = "recovery") -> go.Figure:
     """Per-layer profiles with 95% intervals: a layer-wise sweep as it is, a map by its largest cell.
 
     An iterative sweep gives one line per strategy, at the last iteration.
@@ -107,7 +106,7 @@ def _profiles(
     return [("(largest cell)", [(0, layer, best[layer]) for layer in layers])]
 
 
-def trajectories(sweep: Sweep, metric: str = "recovery") -> Figure:
+def trajectories(sweep: Sweep, metric: str = "recovery") -> go.Figure:
     """Iterative patching: a metric or similarity against the iteration, one line per layer.
 
     One panel per strategy that has iterations; a dashed line marks what `parallel` reaches at the layer.
@@ -182,7 +181,7 @@ def _shades(count: int) -> list[str]:
 
 def scatter(
     sweeps: Mapping[str, Sweep], metric: str = "recovery", maps: tuple[str, str] | None = None
-) -> Figure:
+) -> go.Figure:
     """The cells of one sweep against the same cells of another, structural zeros left out.
 
     Args:

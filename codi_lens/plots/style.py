@@ -14,7 +14,7 @@ from torch import Tensor
 from codi_lens.aggregates import Aggregate
 from codi_lens.grids import pairs_behind
 from codi_lens.outcomes import Sweep
-from codi_lens.plots.figure import Figure
+from codi_lens.plots.figure import helpful
 
 DIVERGING, SEQUENTIAL = "RdBu", "Viridis"
 """Diverging: red below zero, white at zero, blue above."""
@@ -99,7 +99,7 @@ def scope(sweep: Sweep, group: Aggregate, metric: str) -> str:
 
 def headed(
     figure: go.Figure, title: str, subtitle: str, *, width: int, body: int, extra: int = 0
-) -> Figure:
+) -> go.Figure:
     """Title, and subtitle broken to fit `width` pixels, above `body` pixels of figure.
 
     `extra` pixels stay free between the two, for titles of panels. Text is shown as it is: markup in it
@@ -127,7 +127,7 @@ def headed(
         margin={"t": top},
         paper_bgcolor="white",
     )
-    return Figure(figure)
+    return helpful(figure)
 
 
 def lined(figure: go.Figure) -> go.Figure:

@@ -6,19 +6,20 @@ from math import log10
 from typing import Any
 
 import plotly.express as px
+import plotly.graph_objects as go
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from codi_lens.plans import Label
-from codi_lens.plots.figure import Figure
+from codi_lens.plots.figure import helpful
 from codi_lens.plots.panels import Panel, draw, paint
 from codi_lens.plots.style import DIVERGING
 
 
 def imshow(
     tensor: Float[Tensor, "..."], *, facet_labels: Sequence[str] = (), **options: Any
-) -> Figure:
+) -> go.Figure:
     """A tensor as an image: diverging colours around zero, everything else as in `plotly.express.imshow`.
 
     Args:
@@ -29,7 +30,7 @@ def imshow(
     settings: dict[str, Any] = {"color_continuous_scale": DIVERGING, "aspect": "auto"}
     if not {"zmin", "zmax", "range_color"} & set(options):
         settings["color_continuous_midpoint"] = 0.0
-    figure = Figure(px.imshow(tensor.detach().float().cpu().numpy(), **(settings | options)))
+    figure = helpful(px.imshow(tensor.detach().float().cpu().numpy(), **(settings | options)))
     if facet_labels:
         for annotation in figure.layout.annotations:
             # plotly.express names a facet "axis=index", and has wrapped rows in an order of its own.
@@ -44,7 +45,7 @@ def top_tokens(
     columns: Sequence[Label],
     title: str = "Logit lens: most likely next token",
     axes: tuple[str, str] = ("step", "layer"),
-) -> Figure:
+) -> go.Figure:
     """A table of top tokens: the first written in the cell, its probability the colour, the rest on hover.
 
     Args:
@@ -78,7 +79,7 @@ def ranks(
     rows: Sequence[Label],
     columns: Sequence[Label],
     title: str = "Logit lens: rank of each result on the way (1: most likely)",
-) -> Figure:
+) -> go.Figure:
     """Ranks of known numbers among all tokens, a panel each; colour on a logarithmic scale."""
     drawn = [
         Panel(
