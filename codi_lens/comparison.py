@@ -12,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from codi_lens.aggregates import SIGNED_EFFECTS, Aggregate, aggregate, finite, interaction
-from codi_lens.errors import UserError
+from codi_lens.errors import UserError, one_of
 from codi_lens.outcomes import Sweep
 from codi_lens.summary import top_entry
 
@@ -70,10 +70,10 @@ def compare(runs: Mapping[str, Sweep], dtypes: Mapping[str, str]) -> Comparison:
         dtypes: name -> dtype that the run was made in.
 
     Raises:
-        UserError: fewer than two runs, an experiment twice, or different pairs.
+        UserError: fewer than two runs, an experiment twice, different pairs, or an unknown dtype.
     """
     by_experiment = _by_experiment(runs)
-    allowed = max(TOLERANCE[dtype] for dtype in dtypes.values())
+    allowed = max(TOLERANCE[one_of(dtype, TOLERANCE, "dtype")] for dtype in dtypes.values())
     groups = {name: aggregate(sweep) for name, sweep in by_experiment.items()}
     checks = [_baselines(by_experiment, allowed), *_laws(by_experiment, allowed)]
     profiles = _profiles(by_experiment, groups)

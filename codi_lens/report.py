@@ -15,7 +15,7 @@ from torch import Tensor
 from codi_lens import plots
 from codi_lens.aggregates import Aggregate, aggregate, finite, groups
 from codi_lens.comparison import LEAST, compare
-from codi_lens.errors import UserError
+from codi_lens.errors import UserError, one_of
 from codi_lens.grids import (
     EFFECT_METRICS,
     as_grid,
@@ -39,7 +39,16 @@ def report(runs: Mapping[str, Sweep], manifests: Mapping[str, dict[str, Any]]) -
     Args:
         runs: name -> sweep, of any of the three experiments.
         manifests: name -> manifest of its record.
+
+    Raises:
+        UserError: no runs, a run without a manifest, or without pairs.
     """
+    if not runs:
+        raise UserError("no runs to report on")
+    for name, sweep in runs.items():
+        one_of(name, manifests, "manifest of run")
+        if not sweep.outcomes:
+            raise UserError(f"run {name} has no pairs; there is nothing to report")
     data: dict[str, Any] = {
         "colours": plots.colour_scales(),
         "config": plots.CONFIG,

@@ -287,6 +287,17 @@ def test_a_page_of_figures_asks_nothing_and_has_no_button_that_sends(browser, tm
     nothing_asked_and_nothing_wrong(browser)
 
 
+def test_where_nothing_has_a_value_the_page_says_so(browser, tmp_path):
+    sweep = invented_sweep(rows=(1,), positions=(2,), pairs=1)
+    for values in sweep.outcomes[0].metrics.values():
+        values.fill_(float("nan"))
+    path = tmp_path / "report.html"
+    path.write_text(report({"one": sweep}, {"one": MANIFEST}), encoding="utf-8")
+    browser.get(path.as_uri())
+    _until(lambda: "no cell has a value" in browser.find_element("id", "run-0-note").text)
+    nothing_asked_and_nothing_wrong(browser)
+
+
 def nothing_asked_and_nothing_wrong(browser):
     messages = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
     asked = [m["params"] for m in messages if m["method"] == "Network.requestWillBeSent"]
