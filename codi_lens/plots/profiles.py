@@ -37,52 +37,56 @@ def layer_profile(sweeps: Mapping[str, Sweep], metric: str = "recovery") -> go.F
     """
     if not sweeps:
         raise UserError("no sweeps to draw profiles of")
-    figure, number = go.Figure(), 0
     labels = list(dict.fromkeys(str(la) for s in sweeps.values() for la in s.settings.layers))
+    figure = go.Figure()
     for name, sweep in sweeps.items():
         group = aggregate(sweep)
-        for line, index in _profiles(sweep, group, metric):
+        for line, cells in _profiles(sweep, group, metric):
+            number = len(figure.data)
             # Side by side, so that intervals do not hide each other.
             places = [labels.index(str(la)) + 0.06 * number for la in sweep.settings.layers]
-            middle, low, high = (
-                torch.stack([t[metric][cell] for cell in index])
-                for t in (group.means, group.low, group.high)
-            )
-            figure.add_scatter(
+            figure.add_trace(_profile(sweep, group, metric, cells)).update_traces(
+                selector=number,
                 x=places,
-                y=middle.tolist(),
                 name=f"{EXPERIMENTS.get(name, name)} {line}".strip(),
-                text=[str(layer) for layer in sweep.settings.layers],
-                customdata=_intervals(low, high),
-                mode="lines+markers",
-                line={"color": PALETTE[number % len(PALETTE)]},
+                line_color=PALETTE[number % len(PALETTE)],
                 marker={"symbol": SYMBOLS[number % len(SYMBOLS)], "size": 8},
-                error_y={
-                    "type": "data",
-                    "array": (high - middle).tolist(),
-                    "arrayminus": (middle - low).tolist(),
-                    "thickness": 1,
-                },
-                hovertemplate="layer %{text}: %{y:.4f} [%{customdata}]"
-                f"<br>n = {pairs_behind(group, metric)}",
             )
-            number += 1
-    first = next(iter(sweeps.values()))
+    count, first = len(figure.data), next(iter(sweeps.values()))
+    ticks = [i + 0.03 * (count - 1) for i in range(len(labels))]
     figure.update_layout(
-        xaxis={
-            "title": "layer",
-            "tickvals": [i + 0.03 * (number - 1) for i in range(len(labels))],
-            "ticktext": labels,
-        },
+        xaxis={"title": "layer", "tickvals": ticks, "ticktext": labels},
         yaxis={"title": name_of(metric), "rangemode": "tozero"},
         margin={"l": 84, "r": 24, "b": 58},
         legend={"x": 1.02, "y": 1},
-        showlegend=number > 1,
+        showlegend=count > 1,
     )
     subtitle = f"{scope(first, aggregate(first), metric)}; bars: 95% bootstrap intervals over pairs"
-    width = 560 + 260 * (number > 1)
-    return headed(
-        lined(figure), f"Layer by layer: {name_of(metric)}", subtitle, width=width, body=330
+    title, width = f"Layer by layer: {name_of(metric)}", 560 + 260 * (count > 1)
+    return headed(lined(figure), title, subtitle, width=width, body=330)
+
+
+def _profile(
+    sweep: Sweep, group: Aggregate, metric: str, cells: Sequence[tuple[int, ...]]
+) -> go.Scatter:
+    """A line through one cell of each layer, with its interval."""
+    middle, low, high = (
+        torch.stack([table[metric][cell] for cell in cells])
+        for table in (group.means, group.low, group.high)
+    )
+    return go.Scatter(
+        y=middle.tolist(),
+        text=[str(layer) for layer in sweep.settings.layers],
+        customdata=_intervals(low, high),
+        mode="lines+markers",
+        error_y={
+            "type": "data",
+            "array": (high - middle).tolist(),
+            "arrayminus": (middle - low).tolist(),
+            "thickness": 1,
+        },
+        hovertemplate="layer %{text}: %{y:.4f} [%{customdata}]"
+        f"<br>n = {pairs_behind(group, metric)}",
     )
 
 
@@ -132,13 +136,12 @@ def trajectories(sweep: Sweep, metric: str = "recovery") -> go.Figure:
     figure.update_layout(
         legend={"title": {"text": "layer"}}, margin={"l": 84, "r": 24, "b": 58}, hovermode="closest"
     )
-    said = [scope(sweep, group, metric)]
-    if any(value == value for value in level):
-        said.append("dashed: all positions at once")
     start = sweep.settings.positions[0]
-    said.append(
-        f"chained starts from the patch at {start} alone: where that carries nothing, neither does it"
-    )
+    said = [
+        scope(sweep, group, metric),
+        *(["dashed: all positions at once"] if any(v == v for v in level) else []),
+        f"chained starts from the patch at {start} alone: where that carries nothing, neither does it",
+    ]
     return headed(
         lined(figure),
         f"Iterative patching: {name_of(metric)}",
@@ -202,19 +205,7 @@ def scatter(
     if not shared:
         raise UserError(f"{' and '.join(sweeps)} have no cell in common that has a value in both")
     x, y = ([table[cell] for cell in shared] for table in cells)
-    layers = sorted({str(cell[0]) for cell in shared}, key=lambda text: (len(text), text))
-    figure, shades = go.Figure(), _shades(len(layers))
-    for i, layer in enumerate(layers):
-        own = [k for k, cell in enumerate(shared) if str(cell[0]) == layer]
-        figure.add_scatter(
-            x=[x[k] for k in own],
-            y=[y[k] for k in own],
-            text=[f"layer {layer}, position {shared[k][1]}" for k in own],
-            name=layer,
-            mode="markers",
-            marker={"color": shades[i], "size": 9, "symbol": SYMBOLS[i % len(SYMBOLS)]},
-            hovertemplate="%{text}<br>%{x:.4f}, %{y:.4f}<extra></extra>",
-        )
+    figure = _points(shared, x, y)
     ends = [min(x + y), max(x + y)]
     line = {"color": "#888888", "dash": "dot"}
     figure.add_shape(type="line", x0=ends[0], y0=ends[0], x1=ends[1], y1=ends[1], line=line)
@@ -230,6 +221,26 @@ def scatter(
     subtitle = f"means over pairs; Spearman's ρ = {rho}, n = {found.n} cells; dotted: equal"
     title = f"Cell against cell: {name_of(metric)}"
     return headed(lined(figure), title, subtitle, width=520, body=430)
+
+
+def _points(
+    cells: Sequence[tuple[Label, Label]], x: Sequence[float], y: Sequence[float]
+) -> go.Figure:
+    """A point for each cell (layer, position), in the colour and shape of its layer."""
+    layers = sorted({str(layer) for layer, _ in cells}, key=lambda text: (len(text), text))
+    figure, shades = go.Figure(), _shades(len(layers))
+    for i, layer in enumerate(layers):
+        own = [k for k, cell in enumerate(cells) if str(cell[0]) == layer]
+        figure.add_scatter(
+            x=[x[k] for k in own],
+            y=[y[k] for k in own],
+            text=[f"layer {layer}, position {cells[k][1]}" for k in own],
+            name=layer,
+            mode="markers",
+            marker={"color": shades[i], "size": 9, "symbol": SYMBOLS[i % len(SYMBOLS)]},
+            hovertemplate="%{text}<br>%{x:.4f}, %{y:.4f}<extra></extra>",
+        )
+    return figure
 
 
 def _cells(sweep: Sweep, metric: str, name: str) -> dict[tuple[Label, Label], float]:
