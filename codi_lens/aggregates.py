@@ -11,13 +11,21 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from codi_lens.choices import EFFECTS
-from codi_lens.outcomes import Sweep
+from codi_lens.errors import UserError, one_of
+from codi_lens.outcomes import IN_SWEEP, Sweep
 from codi_lens.plans import Label
 
 RESAMPLES = 1000
 INTERVAL = (0.025, 0.975)
 SIGNED_EFFECTS = ("recovery", "answer_logit_diff_change")
 """Metrics that are zero without an effect and have a sign, so that effects can be added up."""
+
+
+class ByMetric(dict[str, Float[Tensor, "..."]]):
+    """Tensors by metric; asking for one that is not there is a `UserError` that lists those that are."""
+
+    def __missing__(self, metric: str) -> Float[Tensor, "..."]:
+        return self[one_of(metric, self, "metric", IN_SWEEP)]
 
 
 @dataclass(frozen=True)
@@ -28,10 +36,10 @@ class Aggregate:
     """Pairs in this aggregate."""
     n_recovery: int
     """Those of them that recovery is defined for; the rest are left out of it."""
-    means: dict[str, Float[Tensor, "..."]]
+    means: ByMetric
     """Mean over the pairs, per metric; for `recovery`, the ratio of sums."""
-    low: dict[str, Float[Tensor, "..."]]
-    high: dict[str, Float[Tensor, "..."]]
+    low: ByMetric
+    high: ByMetric
     """Bounds of the 95% bootstrap interval of `means`."""
     recovery_median: Float[Tensor, "..."]
 
@@ -59,11 +67,17 @@ def groups(sweep: Sweep) -> dict[str, Bool[Tensor, " pair"]]:
 def aggregate(
     sweep: Sweep, chosen: Bool[Tensor, " pair"] | None = None, *, seed: int = 0
 ) -> Aggregate:
-    """Averages the metrics of the chosen pairs (None: all whose answers differ)."""
+    """Averages the metrics of the chosen pairs (None: all whose answers differ).
+
+    Raises:
+        UserError: the sweep has no pairs at all.
+    """
+    if not sweep.outcomes:
+        raise UserError("this sweep has no pairs; there is nothing to aggregate")
     if chosen is None:
         chosen = groups(sweep)["all"]
     picks = _resamples(int(chosen.sum()), seed)
-    means, low, high = {}, {}, {}
+    means, low, high = ByMetric(), ByMetric(), ByMetric()
     for name in sweep.outcomes[0].metrics:
         if name == "recovery":
             continue
@@ -76,7 +90,8 @@ def aggregate(
     kept = int(defined.sum())
     estimate = _ratios(gained, gaps, _resamples(kept, seed))
     means["recovery"], low["recovery"], high["recovery"] = estimate
-    median = sweep.values("recovery")[defined].nanmedian(0).values if kept else means["recovery"]
+    # A quantile, since torch's median of an even number of values is the lower middle one.
+    median = sweep.values("recovery")[defined].nanquantile(0.5, 0) if kept else means["recovery"]
     return Aggregate(int(chosen.sum()), kept, means, low, high, median)
 
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from transformer_lens import ActivationCache, HookedTransformer
 from transformer_lens.utilities.slice import Slice, SliceInput
 
-from codi_lens.errors import UserError
+from codi_lens.errors import UserError, one_of
 from codi_lens.hooks import Step
 
 
@@ -130,8 +130,7 @@ class CodiCache(ActivationCache):
         Raises:
             UserError: `hook_embed` is not in the cache, or an unknown `mode`.
         """
-        if mode not in ("all", "mlp", "attn"):
-            raise UserError(f"no mode {mode!r}; known are 'all', 'mlp' and 'attn'")
+        one_of(mode, ("all", "mlp", "attn"), "mode")
         if incl_embeds:
             self._check_embeddings()
         return super().decompose_resid(

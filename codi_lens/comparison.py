@@ -3,7 +3,7 @@
 Checks are laws: what fails them is broken. Everything else is reported and not judged.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,13 +12,15 @@ from jaxtyping import Float
 from torch import Tensor
 
 from codi_lens.aggregates import SIGNED_EFFECTS, Aggregate, aggregate, finite, interaction
-from codi_lens.errors import UserError
+from codi_lens.errors import UserError, one_of
 from codi_lens.outcomes import Sweep
 from codi_lens.summary import top_entry
 
 TOLERANCE = {"float64": 1e-8, "float32": 5e-3, "bfloat16": 0.5, "float16": 0.1}
 """Largest difference of a logit-valued metric that rounding explains, per dtype of the runs."""
 METRIC = "recovery"
+LEAST = 5
+"""Cells below which a rank correlation says nothing."""
 
 
 @dataclass(frozen=True)
@@ -31,14 +33,23 @@ class Check:
 
 
 @dataclass(frozen=True)
+class RankCorrelation:
+    """Spearman's ρ, and the number of cells that it is over."""
+
+    rho: float | None
+    """None for fewer than `LEAST` cells, or where all are alike: there is nothing to rank."""
+    n: int
+
+
+@dataclass(frozen=True)
 class Comparison:
     """What `compare` found, ready for a table and for JSON."""
 
     checks: tuple[Check, ...]
     profiles: dict[str, dict[str, float | None]]
-    """Per-layer recovery of each experiment."""
-    rank_correlation: dict[str, float | None]
-    """Spearman's ρ between profiles, by the names of both."""
+    """Per-layer recovery of each experiment, by what is taken of it: recovery is the mean over pairs."""
+    rank_correlation: dict[str, RankCorrelation]
+    """Spearman's ρ between profiles over layers, by the names of both."""
     additivity: dict[str, float | None]
     """Per layer: Σ over single positions of recovery / recovery of all positions together."""
     effects: dict[str, dict[str, float | None]]
@@ -59,10 +70,10 @@ def compare(runs: Mapping[str, Sweep], dtypes: Mapping[str, str]) -> Comparison:
         dtypes: name -> dtype that the run was made in.
 
     Raises:
-        UserError: fewer than two runs, an experiment twice, or different pairs.
+        UserError: fewer than two runs, an experiment twice, different pairs, or an unknown dtype.
     """
     by_experiment = _by_experiment(runs)
-    allowed = max(TOLERANCE[dtype] for dtype in dtypes.values())
+    allowed = max(TOLERANCE[one_of(dtype, TOLERANCE, "dtype")] for dtype in dtypes.values())
     groups = {name: aggregate(sweep) for name, sweep in by_experiment.items()}
     checks = [_baselines(by_experiment, allowed), *_laws(by_experiment, allowed)]
     profiles = _profiles(by_experiment, groups)
@@ -164,24 +175,29 @@ def _profiles(
     runs: Mapping[str, Sweep], groups: Mapping[str, Aggregate]
 ) -> dict[str, dict[str, float]]:
     """Recovery per layer: layer-wise as it is, position-wise its largest cell, iterative at the end."""
-    pick: dict[str, Callable[[Tensor], Tensor]] = {
-        "layer_patching": lambda means: means[0],
-        "position_patching": lambda means: means[0].nan_to_num(-torch.inf).amax(-1),
-    }
     profiles = {}
     for name, sweep in runs.items():
         means = groups[name].means[METRIC]
         labels = [str(layer) for layer in sweep.settings.layers]
-        if name in pick:
-            profiles[name] = dict(zip(labels, pick[name](means).tolist(), strict=True))
-        else:
-            for i, strategy in enumerate(sweep.axes["strategy"]):
-                own = means[i, :, -1].tolist()
-                profiles[f"iterative {strategy}"] = dict(zip(labels, own, strict=True))
+        for line, values in _lines(sweep, means).items():
+            profiles[line] = dict(zip(labels, values.tolist(), strict=True))
     return profiles
 
 
-def _correlations(profiles: Mapping[str, Mapping[str, float]]) -> dict[str, float | None]:
+def _lines(sweep: Sweep, means: Float[Tensor, "..."]) -> dict[str, Float[Tensor, " layer"]]:
+    """What a sweep has to compare layer by layer, by what it is."""
+    if sweep.experiment == "layer_patching":
+        return {"layer-wise, all positions": means[0]}
+    if sweep.experiment == "position_patching":
+        largest = means[0].nan_to_num(-torch.inf).amax(-1)
+        return {"position-wise, largest cell": largest.masked_fill(largest.isinf(), torch.nan)}
+    return {
+        f"iterative {strategy}, last iteration": means[i, :, -1]
+        for i, strategy in enumerate(sweep.axes["strategy"])
+    }
+
+
+def _correlations(profiles: Mapping[str, Mapping[str, float]]) -> dict[str, RankCorrelation]:
     names = list(profiles)
     found = {}
     for i, one in enumerate(names):
@@ -191,8 +207,15 @@ def _correlations(profiles: Mapping[str, Mapping[str, float]]) -> dict[str, floa
                 torch.tensor([profiles[n][layer] for layer in shared], dtype=torch.float64)
                 for n in (one, other)
             )
-            found[f"{one} / {other}"] = finite(spearman(a, b))
+            found[f"{one} / {other}"] = rank_correlation(a, b)
     return found
+
+
+def rank_correlation(a: Float[Tensor, " n"], b: Float[Tensor, " n"]) -> RankCorrelation:
+    """Spearman's ρ over the cells that both have a value for."""
+    both = a.isfinite() & b.isfinite()
+    n = int(both.sum())
+    return RankCorrelation(finite(spearman(a[both], b[both])) if n >= LEAST else None, n)
 
 
 def spearman(a: Float[Tensor, " n"], b: Float[Tensor, " n"]) -> float:

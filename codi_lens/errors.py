@@ -3,7 +3,10 @@
 import operator
 import reprlib
 import shlex
-from typing import Any
+from collections.abc import Collection
+from typing import Any, TypeVar
+
+T = TypeVar("T")
 
 
 class UserError(ValueError):
@@ -33,3 +36,16 @@ def whole_number(value: Any, what: str, *, at_least: int = 0) -> int:
 def command(program: str, *arguments: object) -> str:
     """How to call one of the programs in a shell, for messages that advise it."""
     return shlex.join(["python", "-m", f"experiments.{program}", *map(str, arguments)])
+
+
+def one_of(value: T, known: Collection[Any], what: str, where: str = "") -> T:
+    """`value`, if it is one of `known`.
+
+    Raises:
+        UserError: it is none of them. The message says `what` was asked for, `where` ("in this sweep"),
+            and what is known.
+    """
+    if value not in known:
+        asked = f"no {what} {value!r} {where}".strip()
+        raise UserError(f"{asked}; known are {', '.join(map(str, known)) or 'none'}")
+    return value

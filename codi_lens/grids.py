@@ -9,7 +9,8 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from codi_lens.aggregates import Aggregate, donor_threshold, top_cells
-from codi_lens.outcomes import Cell, Sweep
+from codi_lens.errors import one_of
+from codi_lens.outcomes import IN_SWEEP, Cell, Sweep
 from codi_lens.plans import Label
 from codi_lens.similarity import SIMILARITIES
 from codi_lens.structural_zeros import is_structural_zero
@@ -47,12 +48,10 @@ def as_grid(
     """One map out of a tensor with the sweep's axes.
 
     Raises:
-        ValueError: the sweep has no such variant or strategy.
+        UserError: the sweep has no such variant or strategy.
     """
     names = panels(sweep)
-    if panel not in names:
-        raise ValueError(f"no {panel!r} in this sweep; it has {', '.join(names)}")
-    grid = values[names.index(panel)]
+    grid = values[names.index(one_of(panel, names, next(iter(sweep.axes)), IN_SWEEP))]
     return grid if grid.dim() == 2 else grid[:, None]
 
 

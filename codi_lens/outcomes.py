@@ -6,13 +6,15 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from codi_lens.errors import UserError
+from codi_lens.errors import one_of
 from codi_lens.pairs import Pair
 from codi_lens.plans import Label, Settings
 from codi_lens.structural_zeros import is_structural_zero
 
 DONOR_GIVEN = "donor_given"
 """Metric of the donor control: 1 where the donor's answer is the top-1 at every position."""
+IN_SWEEP = "in this sweep"
+"""Where a metric, axis or label was looked for, in messages."""
 Cell = tuple[int, ...]
 """Indices along a sweep's axes."""
 
@@ -65,21 +67,18 @@ class Sweep:
         """A metric [pair, …axes], with the axes named in `where` fixed at a label.
 
         Raises:
-            UserError: no such metric, axis or label.
+            UserError: the sweep has no such metric, axis or label.
         """
-        known_metrics = self.outcomes[0].metrics
-        if metric not in known_metrics:
-            raise UserError(f"no metric {metric!r}; this sweep has {', '.join(known_metrics)}")
         for axis in where:
-            if axis not in self.axes:
-                raise UserError(f"no axis {axis!r}; this sweep has {', '.join(self.axes)}")
+            one_of(axis, self.axes, "axis", IN_SWEEP)
+        if self.outcomes:
+            one_of(metric, self.outcomes[0].metrics, "metric", IN_SWEEP)
         stacked = torch.stack([outcome.metrics[metric] for outcome in self.outcomes])
         for name, labels in reversed(list(enumerate(self.axes.items(), start=1))):
             axis, known = labels
             if axis in where:
-                if where[axis] not in known:
-                    raise UserError(f"no {axis} {where[axis]!r} in this sweep; it has {known}")
-                stacked = stacked.select(name, known.index(where[axis]))
+                label = one_of(where[axis], known, axis, IN_SWEEP)
+                stacked = stacked.select(name, known.index(label))
         return stacked
 
     @property
@@ -95,10 +94,8 @@ class Sweep:
 
     def structural_zeros(self, variant: str | None = None) -> Bool[Tensor, "layer position"]:
         """Cells of a map (position-wise) or of a profile (layer-wise) that are zero by construction."""
-        variant = variant or self.settings.variants[0]
-        if variant not in self.settings.variants:
-            known = ", ".join(self.settings.variants)
-            raise UserError(f"no variant {variant!r}; this sweep has {known}")
+        variants = self.settings.variants
+        variant = one_of(variant or variants[0], variants, "variant", IN_SWEEP)
         steps: list[tuple[Label, ...]] = [(step,) for step in self.settings.positions]
         if "position" not in self.axes:
             steps = [self.settings.positions]

@@ -38,7 +38,7 @@ from codi_lens.choices import (
     Mode,
     ResidSite,
 )
-from codi_lens.errors import UserError, whole_number
+from codi_lens.errors import UserError, one_of, whole_number
 from codi_lens.hooks import Site, Step
 from codi_lens.rows import Displaced, Patch, Row, Source, steps_of
 
@@ -84,8 +84,7 @@ class Settings:
             "answer_start": ANSWER_STARTS,
         }
         for name, known in choices.items():
-            if getattr(self, name) not in known:
-                raise UserError(f"no {name} {getattr(self, name)!r}; known are {', '.join(known)}")
+            one_of(getattr(self, name), known, name)
         for name in ("num_latents", "seed"):
             object.__setattr__(self, name, whole_number(getattr(self, name), name))
         if not isinstance(self.controls, bool):

@@ -6,6 +6,7 @@ draws the maps itself; figures that need no choice are made by `codi_lens.plots`
 
 import json
 from collections.abc import Mapping
+from dataclasses import astuple
 from importlib.resources import files
 from typing import Any
 
@@ -13,8 +14,8 @@ from torch import Tensor
 
 from codi_lens import plots
 from codi_lens.aggregates import Aggregate, aggregate, finite, groups
-from codi_lens.comparison import compare
-from codi_lens.errors import UserError
+from codi_lens.comparison import LEAST, compare
+from codi_lens.errors import UserError, one_of
 from codi_lens.grids import (
     EFFECT_METRICS,
     as_grid,
@@ -38,16 +39,29 @@ def report(runs: Mapping[str, Sweep], manifests: Mapping[str, dict[str, Any]]) -
     Args:
         runs: name -> sweep, of any of the three experiments.
         manifests: name -> manifest of its record.
+
+    Raises:
+        UserError: no runs, a run without a manifest, or without pairs.
     """
+    if not runs:
+        raise UserError("no runs to report on")
+    for name, sweep in runs.items():
+        one_of(name, manifests, "manifest of run")
+        if not sweep.outcomes:
+            raise UserError(f"run {name} has no pairs; there is nothing to report")
     data: dict[str, Any] = {
         "colours": plots.colour_scales(),
+        "config": plots.CONFIG,
         "runs": [_run(name, sweep, manifests[name]) for name, sweep in runs.items()],
         "comparison": _comparison(runs, manifests) if len(runs) > 1 else None,
     }
     folder = files("codi_lens") / "report_page"
     parts = {
+        "offline": plots.OFFLINE,
         "style": (folder / "page.css").read_text(encoding="utf-8"),
-        "script": (folder / "page.js").read_text(encoding="utf-8"),
+        "script": "".join(
+            (folder / n).read_text(encoding="utf-8") for n in ("parts.js", "page.js")
+        ),
         "plotly": plots.plotly_script(),
         "data": embedded(data),
     }
@@ -89,7 +103,11 @@ def _run(name: str, sweep: Sweep, manifest: dict[str, Any]) -> dict[str, Any]:
         ],
         "groups": {key: _group(group, sweep) for key, group in grouped.items()},
         "pairs": [_pair(outcome, sweep) for outcome in sweep.outcomes],
-        "figures": [json.loads(figure.to_json()) for figure in plots.gallery(sweep).values()],
+        "figures": [
+            json.loads(figure.to_json())
+            for kind, figure in plots.gallery(sweep).items()
+            if kind not in plots.FIRST  # these the page draws itself, for every metric
+        ],
     }
 
 
@@ -190,9 +208,8 @@ def _comparison(
         entry["refused"] = f"Not compared: {error}."
     else:
         entry["checks"] = [vars(check) for check in found.checks]
-        entry["correlations"] = [
-            [name, "–" if rho is None else rho] for name, rho in found.rank_correlation.items()
-        ]
+        entry["correlations"] = [[name, *astuple(c)] for name, c in found.rank_correlation.items()]
+        entry["least"] = LEAST
         by_experiment = {sweep.experiment: sweep for sweep in runs.values()}
         drawn.append(plots.layer_profile(by_experiment))
         cells = {name: s for name, s in by_experiment.items() if name != "layer_patching"}

@@ -12,7 +12,7 @@ from dataclasses import fields
 from typing import Any
 
 from codi_lens.codi import HookedCodi
-from codi_lens.errors import UserError, whole_number
+from codi_lens.errors import UserError, one_of, whole_number
 from codi_lens.outcomes import PairOutcome, Sweep
 from codi_lens.pairs import Pair
 from codi_lens.plans import PLANS, THOUGHT, Label, Settings
@@ -35,8 +35,7 @@ def make_settings(
     latents = codi.num_latents(num_latents)
     known = [field.name for field in fields(Settings)]
     for name in options:
-        if name not in known:
-            raise UserError(f"no option {name!r}; known are {', '.join(known)}")
+        one_of(name, known, "option")
     return Settings(
         latents,
         _axis("layer", layers, codi.model.cfg.n_layers, (THOUGHT,)),

@@ -53,16 +53,22 @@ def report(arguments: argparse.Namespace) -> bool:
 
 def table(found: "Comparison") -> str:
     """The comparison as text."""
+    from codi_lens.comparison import LEAST
+
     lines = [
         f"{'ok    ' if check.passed else 'FAILED'}  {check.name} ({check.detail})"
         for check in found.checks
     ]
-    layers = list(next(iter(found.profiles.values())))
-    lines += ["", "recovery by layer" + "".join(f"{layer:>9}" for layer in layers)]
+    layers = list(dict.fromkeys(layer for profile in found.profiles.values() for layer in profile))
+    heading = "recovery by layer, mean over pairs"
+    width = max(map(len, (heading, *found.profiles)))
+    lines += ["", f"{heading:<{width}}" + "".join(f"{layer:>9}" for layer in layers)]
     for name, profile in found.profiles.items():
-        lines.append(f"{name:<20}" + "".join(_cell(profile.get(layer)) for layer in layers))
-    lines += ["", "rank correlation of profiles"]
-    lines += [f"{_cell(value)}  {name}" for name, value in found.rank_correlation.items()]
+        lines.append(f"{name:<{width}}" + "".join(_cell(profile.get(layer)) for layer in layers))
+    lines += ["", f"rank correlation (Spearman) of these, over n layers; – for n < {LEAST}"]
+    lines += [
+        f"{_cell(one.rho)}  n = {one.n:<3} {name}" for name, one in found.rank_correlation.items()
+    ]
     if found.additivity:
         lines += ["", "additivity: sum of single positions / all positions together, by layer"]
         lines.append("".join(_cell(value) for value in found.additivity.values()))

@@ -8,15 +8,9 @@ trajectories over iterations.
 """
 
 import sys
-from typing import TYPE_CHECKING
 
 from codi_lens.choices import ANSWERS
 from experiments import cli, sweeping
-
-if TYPE_CHECKING:
-    import plotly.graph_objects as go
-
-    from codi_lens import Sweep
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -32,18 +26,8 @@ def main(argv: list[str] | None = None) -> int:
         help="source activations of a position-wise run",
     )
     return cli.run_experiment(
-        parser, argv, lambda given: sweeping.sweep("iterative_patching", given, figures)
+        parser, argv, lambda given: sweeping.sweep("iterative_patching", given)
     )
-
-
-def figures(sweep: "Sweep") -> dict[str, "go.Figure"]:
-    """Trajectories of recovery, of KL and of what was restored, and the profile at the end."""
-    from codi_lens import plots
-
-    metrics = ("recovery", "kl_divergence", "restored", "bias")
-    drawn = {metric: plots.trajectories(sweep, metric) for metric in metrics}
-    drawn["profile"] = plots.layer_profile({"": sweep}, "recovery")
-    return drawn
 
 
 if __name__ == "__main__":

@@ -64,16 +64,13 @@ def distinct_names(folders: list[Path]) -> dict[str, Path]:
 
 
 def write_images(arguments: argparse.Namespace, runs: dict[str, "Sweep"]) -> None:
-    """The maps and the other figures of every run, as files."""
+    """The figures of every run, as files."""
     from codi_lens import plots
 
     drawn: dict[str, go.Figure] = {}
     for i, sweep in enumerate(runs.values()):
         prefix = sweep.experiment if len(runs) == 1 else f"{i}-{sweep.experiment}"
-        own = {"recovery": plots.heatmap(sweep), "kl": plots.heatmap(sweep, "kl_divergence")}
-        drawn |= {
-            f"{prefix}-{name}": figure for name, figure in (own | plots.gallery(sweep)).items()
-        }
+        drawn |= {f"{prefix}-{name}": figure for name, figure in plots.gallery(sweep).items()}
     for path in plots.write_images(arguments.images, drawn, arguments.format):
         print(f"  {path}")
 

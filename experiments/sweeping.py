@@ -20,13 +20,10 @@ if TYPE_CHECKING:
     from codi_lens.outcomes import PairOutcome
     from codi_lens.tracking import Tracker
 
-Figures = Callable[["Sweep"], dict[str, "go.Figure"]]
 FIGURES = "heatmap.html"
 
 
-def run_with_variants(
-    experiment: str, description: str, figures: Figures, argv: list[str] | None
-) -> int:
+def run_with_variants(experiment: str, description: str, argv: list[str] | None) -> int:
     """The program of an experiment that has modes and controls; exit codes as in `experiments.cli`."""
     parser = cli.experiment_parser(experiment, description)
     parser.add_argument("--mode", default="regenerate", choices=MODES)
@@ -34,12 +31,12 @@ def run_with_variants(
     parser.add_argument("--answers", choices=ANSWERS, help="decode (default: all on toy, else top)")
 
     def patch(given: argparse.Namespace) -> None:
-        sweep(experiment, given, figures, mode=given.mode, controls=given.controls == "all")
+        sweep(experiment, given, mode=given.mode, controls=given.controls == "all")
 
     return cli.run_experiment(parser, argv, patch)
 
 
-def sweep(experiment: str, arguments: argparse.Namespace, figures: Figures, **options: Any) -> None:
+def sweep(experiment: str, arguments: argparse.Namespace, **options: Any) -> None:
     """Runs an experiment as the arguments ask, writes its record and figures, prints a table.
 
     Every finished pair is on disk at once; `arguments.resume` names a run to go on with. `options` go to
@@ -63,7 +60,9 @@ def sweep(experiment: str, arguments: argparse.Namespace, figures: Figures, **op
             journal.absorb()
             written: list[Path] = []
             if result is not None:
-                drawn = figures(result)
+                from codi_lens import plots
+
+                drawn = plots.gallery(result)
                 written = write(work, result, drawn, time.perf_counter() - started, whole)
                 if whole:
                     tracker.finish(result, drawn, written)

@@ -8,15 +8,9 @@ sends what `--wandb online` would have sent while it ran: settings, aggregates, 
 import argparse
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from codi_lens.errors import UserError
 from experiments import cli
-
-if TYPE_CHECKING:
-    import plotly.graph_objects as go
-
-    from codi_lens import Sweep
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -29,6 +23,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def upload(arguments: argparse.Namespace) -> None:
     """Reads the run and sends it."""
+    from codi_lens import plots
     from codi_lens.results import load, read_manifest
     from codi_lens.tracking import Tracker
 
@@ -40,16 +35,9 @@ def upload(arguments: argparse.Namespace) -> None:
         config=manifest["config"] | manifest["settings"],
         tags=["uploaded"],
     )
-    if not tracker.finish(sweep, maps(sweep), record_files(arguments.run)):
+    if not tracker.finish(sweep, plots.gallery(sweep), record_files(arguments.run)):
         raise UserError(f"{arguments.run} was not sent")
     print(f"sent ({arguments.wandb}): {arguments.run}")
-
-
-def maps(sweep: "Sweep") -> dict[str, "go.Figure"]:
-    """The two maps that every run has."""
-    from codi_lens import plots
-
-    return {name: plots.heatmap(sweep, name) for name in ("recovery", "kl_divergence")}
 
 
 def record_files(folder: Path) -> list[Path]:

@@ -2,10 +2,11 @@
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 
-from codi_lens import Pair, Variant, patch_positions
+from codi_lens import Pair, UserError, Variant, patch_positions
 from codi_lens.aggregates import aggregate, as_mapping, competent, groups, top_cells
 from codi_lens.outcomes import PairOutcome, RunRecord, Sweep
 from codi_lens.plans import Settings
@@ -40,8 +41,37 @@ def test_recovery_is_a_ratio_of_sums_over_the_pairs_that_have_one():
     # ((0+2) + (5+5)) / (4 + 10) and ((-2+2) + (-4+5)) / 14; the mean of ratios would be 0.75 and 0.05.
     assert group.means["recovery"][0, 0].tolist() == pytest.approx([12 / 14, 1 / 14])
     assert (group.n, group.n_recovery) == (3, 2)
-    assert group.recovery_median[0, 0].tolist() == pytest.approx([0.5, 0.0])
+    assert group.recovery_median[0, 0].tolist() == pytest.approx([0.75, 0.05])
     assert group.means["logit_diff"][0, 0, 0].item() == pytest.approx((0 + 5 + 9) / 3)
+
+
+def test_the_median_of_an_even_number_is_between_the_middle_two():
+    group = aggregate(
+        sweep_of(*(outcome(i, [ld, 0.0], 0.0, 10.0) for i, ld in enumerate((1, 2, 4, 9))))
+    )
+    assert group.recovery_median[0, 0].tolist() == pytest.approx([0.3, 0.0])
+
+
+@pytest.mark.parametrize("pairs", [1, 2, 5, 8])
+def test_the_median_is_numpys_where_a_pair_has_a_value(pairs):
+    drawn = torch.randn(pairs, 2, generator=torch.Generator().manual_seed(pairs)).double()
+    drawn[-1, 0] = NAN
+    group = aggregate(
+        sweep_of(*(outcome(i, row.tolist(), 0.0, 1.0) for i, row in enumerate(drawn)))
+    )
+    for j, values in enumerate(drawn.T):
+        kept = values[values.isfinite()].numpy()
+        wanted = np.median(kept) if len(kept) else NAN
+        assert float(group.recovery_median[0, 0, j]) == pytest.approx(wanted, nan_ok=True)
+
+
+def test_without_a_pair_or_a_metric_there_is_one_message():
+    with pytest.raises(UserError, match="no pairs"):
+        aggregate(sweep_of())
+    with pytest.raises(
+        UserError, match="no metric 'kl' in this sweep; known are logit_diff, kl_div"
+    ):
+        aggregate(sweep_of(outcome(0, [0.0, 0.0], -1.0, 1.0))).means["kl"]
 
 
 def test_intervals_hold_the_mean_and_shrink_with_agreement():
@@ -100,5 +130,10 @@ def test_values_are_chosen_by_label(tiny):
     assert whole.shape == (1, 3, 2, 2)
     assert sweep.values("kl_divergence", variant="freeze", layer=0, position=1) == whole[:, 1, 1, 1]
     assert torch.equal(sweep.metrics["kl_divergence"], whole[:, 0])
-    with pytest.raises(ValueError, match="no layer 1 in this sweep"):
-        sweep.values("kl_divergence", layer=1)
+    for asked, message in (
+        (("kl_divergence", {"layer": 1}), "no layer 1 in this sweep; known are 2, 0"),
+        (("kl_divergence", {"head": 1}), "no axis 'head' in this sweep; known are variant, layer"),
+        (("kl", {}), "no metric 'kl' in this sweep; known are kl_divergence, "),
+    ):
+        with pytest.raises(UserError, match=message):
+            sweep.values(asked[0], **asked[1])

@@ -281,17 +281,19 @@ def test_what_cannot_be_meant_is_refused_with_what_can(tiny, ask, message):
 def test_a_sweep_knows_its_metrics_axes_and_labels(tiny):
     sweep = patch_positions(tiny, PAIRS, controls=True)
     for metric, where, message in (
-        ("recovry", {}, "no metric 'recovry'; this sweep has kl_divergence"),
+        ("recovry", {}, "no metric 'recovry' in this sweep; known are kl_divergence"),
         (
             "recovery",
             {"varient": "donor"},
-            "no axis 'varient'; this sweep has variant, layer, position",
+            "no axis 'varient' in this sweep; known are variant, layer, position",
         ),
         ("recovery", {"variant": "doner"}, "no variant 'doner' in this sweep"),
     ):
         with pytest.raises(UserError, match=message):
             sweep.values(metric, **where)
-    with pytest.raises(UserError, match="no variant 'freeze'; this sweep has regenerate, self"):
+    with pytest.raises(
+        UserError, match="no variant 'freeze' in this sweep; known are regenerate, self"
+    ):
         sweep.structural_zeros("freeze")
 
 

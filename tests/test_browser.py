@@ -3,16 +3,24 @@
 import json
 import re
 import shutil
+from contextlib import contextmanager
 
 import pytest
+from plotly.colors import sample_colorscale
 
+from codi_lens import plots
 from codi_lens.report import report
 from tests.invented import SCRIPT, invented_sweep
+from tests.test_plots import contrast
 from tests.test_report import MANIFEST, data_of
 
 pytestmark = pytest.mark.browser
 
 CELL = (2, 1)
+HOVER = "#run-{}-map .hoverlayer .hovertext"
+CELLS = """const map = document.getElementById("run-0-map"), {z, zmin, zmax, colorscale} = map.data[0];
+const texts = [...map.querySelectorAll(".heatmap-label tspan")].map((t) => getComputedStyle(t).fill);
+return [texts, {z, zmin, zmax, colorscale}]"""
 
 
 @pytest.fixture(scope="module")
@@ -55,6 +63,20 @@ def opened(browser, tmp_path_factory):
     return browser, data_of(text)
 
 
+@contextmanager
+def emulated(browser, *, width=None, scheme=None):
+    """The page on another screen, or in another colour scheme, for a while."""
+    if width:
+        screen = {"width": width, "height": 844, "deviceScaleFactor": 1, "mobile": True}
+        browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", screen)
+    if scheme:
+        features = [{"name": "prefers-color-scheme", "value": scheme}]
+        browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
+    yield
+    browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})
+
+
 def _until(condition, seconds=60):
     from selenium.webdriver.support.ui import WebDriverWait
 
@@ -69,8 +91,8 @@ def choose(browser, name, value):
     Select(browser.find_element("id", name)).select_by_value(value)
 
 
-def click_at(browser, name, x, y, aside=0):
-    """Clicks where the figure has drawn the point (x, y), as a reader would, with the mouse."""
+def point_at(browser, name, x, y, aside=0):
+    """Moves the mouse to where the figure has drawn the point (x, y), as a reader would."""
     from selenium.webdriver import ActionChains
 
     element = browser.find_element("id", name)
@@ -86,7 +108,12 @@ def click_at(browser, name, x, y, aside=0):
     )
     mouse = ActionChains(browser)
     mouse.move_to_element_with_offset(element, round(right) + aside, round(down) + aside)
-    mouse.pause(0.3).click().perform()
+    mouse.pause(0.3).perform()
+    return mouse
+
+
+def click_at(browser, name, x, y, aside=0):
+    point_at(browser, name, x, y, aside).click().perform()
 
 
 def click_cell(browser, name, row, column):
@@ -159,6 +186,82 @@ def test_cells_of_the_other_experiments_can_be_clicked(opened):
         check(numbers(browser, f"run-{run}"), values[run], cell)
 
 
+def test_pointing_at_a_cell_tells_place_value_interval_and_n(opened):
+    browser, data = opened
+    choose(browser, "run-0-metric-menu", "recovery")
+    choose(browser, "run-0-panel-menu", "0")
+    choose(browser, "run-0-pair-menu", "")
+    for run, cell in ((0, CELL), (1, (1, 0)), (2, (1, 2))):
+        group, (i, j) = data["runs"][run]["groups"]["all"], cell
+        x, y = (j, i) if run != 1 else (i, group["mean"]["recovery"][0][i][0])
+        point_at(browser, f"run-{run}-map", x, y, aside=3 * (run != 1))
+        hover = _until(lambda run=run: browser.find_elements("css selector", HOVER.format(run)))
+        said = hover[0].get_attribute("textContent")
+        numbers = [float(number) for number in re.findall(r"-?\d+\.?\d*(?:e-\d+)?", said)]
+        place = [i, j] if run != 1 else [i]
+        values = [group[side]["recovery"][0][i][j] for side in ("mean", "low", "high")]
+        assert numbers == pytest.approx([*place, *values, group["n_recovery"]], rel=1e-3), said
+
+
+def test_a_cell_is_chosen_from_the_keyboard(opened):
+    from selenium.webdriver import Keys
+
+    browser, data = opened
+    figure = browser.find_element("id", "run-2-map")
+    assert "Arrow keys" in figure.get_attribute("aria-label")
+    browser.execute_script("document.getElementById('run-2-pair-menu').focus()")
+    browser.switch_to.active_element.send_keys(Keys.TAB)
+    assert browser.switch_to.active_element == figure
+    assert figure.value_of_css_property("outline-style") == "solid"
+    browser.execute_script("arguments[0].scrollIntoView({block: 'center'})", figure)
+    click_cell(browser, "run-2-map", 0, 0)
+    keys = [Keys.ARROW_RIGHT, Keys.ARROW_UP, Keys.ARROW_UP, Keys.ARROW_UP, Keys.ARROW_LEFT]
+    figure.send_keys(*keys, Keys.ARROW_RIGHT, Keys.ENTER)
+    assert "Cell: layer 2, iteration 1" in browser.find_element("id", "run-2-cell").text
+    check(numbers(browser, "run-2"), data["runs"][2]["groups"]["all"]["mean"], (2, 1))
+    said = browser.find_element("css selector", "#run-2 [role=status]").text
+    assert said.startswith("layer 2, iteration 1; recovery: ")
+
+
+def test_a_narrow_screen_scrolls_no_page_sideways(opened):
+    browser, _ = opened
+    with emulated(browser, width=390):
+        wide = "return [document.documentElement.scrollWidth, innerWidth]"
+        assert browser.execute_script(wide) == [390, 390]
+        # Everything that is wider scrolls inside a box of its own.
+        assert browser.execute_script(
+            "return [...document.querySelectorAll('.map, .figures > div')]"
+            ".every((box) => box.clientWidth <= 358)"
+        )
+
+
+def test_numbers_in_cells_can_be_read_in_light_and_in_dark(opened):
+    browser, _ = opened
+    for scheme, ground in (("light", "rgb(255, 255, 255)"), ("dark", "rgb(20, 22, 26)")):
+        with emulated(browser, scheme=scheme):
+            paper = "#run-0-map .main-svg"
+            _until(lambda ground=ground, paper=paper: background(browser, paper) == ground)
+            assert background(browser, "body") == ground
+            assert background(browser, "#run-0-figures .main-svg") == ground
+            for metric in ("recovery", "kl_divergence"):
+                choose(browser, "run-0-metric-menu", metric)
+                texts, trace = browser.execute_script(CELLS)
+                assert len(texts) == 9
+                reach = trace["zmax"] - trace["zmin"]
+                places = [(z - trace["zmin"]) / reach for row in trace["z"] for z in row]
+                cells = sample_colorscale(trace["colorscale"], places)
+                assert min(map(contrast, texts, cells)) >= 4.5
+            tick = browser.find_element("css selector", "#run-0-map .xtick text")
+            assert contrast(tick.value_of_css_property("fill"), ground) >= 4.5
+
+
+def background(browser, selector):
+    found = browser.find_element("css selector", selector)
+    return (
+        found.value_of_css_property("background-color").replace("rgba", "rgb").replace(", 1)", ")")
+    )
+
+
 def test_every_figure_is_drawn(opened):
     browser, data = opened
     expected = sum(1 + len(run["figures"]) for run in data["runs"])
@@ -167,7 +270,35 @@ def test_every_figure_is_drawn(opened):
 
 
 def test_nothing_is_asked_of_a_network_and_nothing_goes_wrong(opened):
-    browser, _ = opened
+    nothing_asked_and_nothing_wrong(opened[0])
+
+
+def test_a_page_of_figures_asks_nothing_and_has_no_button_that_sends(browser, tmp_path):
+    path = tmp_path / "heatmap.html"
+    path.write_text(plots.page(plots.gallery(invented_sweep())), encoding="utf-8")
+    browser.get(path.as_uri())
+    _until(lambda: len(browser.find_elements("css selector", ".heatmaplayer")) >= 10)
+    buttons = browser.find_elements("css selector", ".modebar-btn")
+    assert {button.get_attribute("data-title") for button in buttons} == {
+        "Download plot as a PNG",
+        "Reset axes",
+    }
+    assert not browser.find_elements("css selector", ".modebar-btn--logo, .plotlyjsicon")
+    nothing_asked_and_nothing_wrong(browser)
+
+
+def test_where_nothing_has_a_value_the_page_says_so(browser, tmp_path):
+    sweep = invented_sweep(rows=(1,), positions=(2,), pairs=1)
+    for values in sweep.outcomes[0].metrics.values():
+        values.fill_(float("nan"))
+    path = tmp_path / "report.html"
+    path.write_text(report({"one": sweep}, {"one": MANIFEST}), encoding="utf-8")
+    browser.get(path.as_uri())
+    _until(lambda: "no cell has a value" in browser.find_element("id", "run-0-note").text)
+    nothing_asked_and_nothing_wrong(browser)
+
+
+def nothing_asked_and_nothing_wrong(browser):
     messages = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
     asked = [m["params"] for m in messages if m["method"] == "Network.requestWillBeSent"]
     assert asked, "the page itself is a request"

@@ -111,7 +111,7 @@ def test_what_cannot_be_right_is_refused(codi, run):
     for tokens in (" one", torch.tensor([1, 2, 3]), torch.zeros((1, 2, 3), dtype=torch.long)):
         with pytest.raises(UserError, match="tokens"):
             cache.logit_attrs(stack, tokens)
-    with pytest.raises(UserError, match="'all', 'mlp' and 'attn'"):
+    with pytest.raises(UserError, match="no mode 'atn'; known are all, mlp, attn"):
         cache.decompose_resid(mode="atn")
     _, partial = codi.run_with_cache(QUESTIONS[0], 45, names_filter=lambda n: n != "hook_embed")
     for decompose in (partial.decompose_resid, partial.get_full_resid_decomposition):

@@ -7,9 +7,11 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from codi_lens import Pair, Variant
-from codi_lens.comparison import spearman
+from codi_lens.comparison import RankCorrelation, rank_correlation, spearman
+from codi_lens.comparison import compare as compare_runs
 from codi_lens.pairs import write_pairs
 from experiments import compare, iterative_patching, layer_patching, position_patching
+from tests.invented import invented_sweep
 from tests.runs import sign
 from tests.tiny import write_tiny
 
@@ -42,6 +44,9 @@ def test_laws_hold_on_real_runs(runs, tmp_path, capsys):
     assert run(*(runs / name for name in PROGRAMS), "--out", tmp_path / "out") == 0
     printed = capsys.readouterr().out
     assert "FAILED" not in printed
+    assert "recovery by layer, mean over pairs" in printed
+    assert "rank correlation (Spearman) of these, over n layers; – for n < 5" in printed
+    assert "–  n = 3   position-wise, largest cell / layer-wise, all positions" in printed
     found = json.loads((tmp_path / "out" / "comparison.json").read_text())
     assert {check["name"] for check in found["checks"]} == {
         "baselines agree across runs",
@@ -52,6 +57,9 @@ def test_laws_hold_on_real_runs(runs, tmp_path, capsys):
         "single = position-wise cells",
     }
     assert all(check["passed"] for check in found["checks"])
+    assert len(found["rank_correlation"]) == 6 * 5 / 2  # three runs, the last of four strategies
+    assert "iterative chained, last iteration" in found["profiles"]
+    assert all(one == {"rho": None, "n": 3} for one in found["rank_correlation"].values())
     parts = found["effects"]["position_patching recovery"]
     assert set(parts) == {"total", "direct", "indirect", "interaction"}
     assert len(found["top"]["position_patching"]) == 5
@@ -134,6 +142,23 @@ def test_runs_that_cannot_be_compared(runs, tmp_path, capsys):
     for folders, message in cases:
         assert run(*folders, "--out", tmp_path / "out") == 2
         assert message in capsys.readouterr().err
+
+
+def test_a_rank_correlation_is_over_the_cells_that_both_have():
+    nan = float("nan")
+    a = torch.tensor([1.0, 2.0, 3.0, 4.0, 5.0, nan])
+    assert rank_correlation(a, torch.tensor([2.0, 3.0, 4.0, 5.0, 9.0, 1.0])).rho == pytest.approx(1)
+    assert rank_correlation(a, a.flip(0)) == RankCorrelation(None, 4)
+    assert rank_correlation(a, torch.ones(6)) == RankCorrelation(None, 5)
+
+
+def test_a_layer_without_a_value_has_none_in_the_comparison():
+    sweeps = {name: invented_sweep(name) for name in ("position_patching", "layer_patching")}
+    for outcome in sweeps["position_patching"].outcomes:
+        outcome.metrics["recovery"][:, 1] = torch.nan
+        outcome.metrics["logit_diff"][:, 1] = torch.nan
+    profile = compare_runs(sweeps, dict.fromkeys(sweeps, "float32")).profiles
+    assert profile["position-wise, largest cell"]["1"] is None
 
 
 def test_spearman_by_hand():

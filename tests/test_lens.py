@@ -5,6 +5,7 @@ import torch
 
 from codi_lens import HookedCodi, Variant, plots
 from codi_lens.lens import intermediate_ranks, logit_lens, steps_of, thought_lens, top_tokens
+from tests.test_plots import written
 from tests.tiny import tiny_config, write_tiny
 
 QUESTION, ANSWER = "12 plus 30?", 42
@@ -73,9 +74,9 @@ def test_a_table_of_tokens_shows_them_as_text(codi, cache):
     figure = plots.top_tokens(
         [[[("<b>", 0.5), (" 2", 0.25)]]], rows=[0], columns=["bot"], title="one"
     )
-    assert figure.data[0].text[0][0] == "&lt;b&gt;"
+    assert written(figure, 0, 0) == "&lt;b&gt;"
     assert figure.data[0].customdata[0][0] == "&lt;b&gt;  0.500<br>␣2  0.250"
     lens = logit_lens(codi, cache)
     ranks = intermediate_ranks(codi, lens, Variant(QUESTION, 42))
     figure = plots.ranks(ranks, rows=range(3), columns=steps_of(cache))
-    assert figure.data[0].text[2][0] == str(int(ranks["42"][2, 0]))
+    assert written(figure, 2, 0) == str(int(ranks["42"][2, 0]))

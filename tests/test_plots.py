@@ -1,15 +1,20 @@
 """Figures show the numbers of the record, and mark what must not be misread."""
 
+import re
 import sys
+from html import unescape
 
+import plotly.graph_objects as go
 import plotly.io as pio
 import pytest
 import torch
+from plotly.colors import sample_colorscale
 
 from codi_lens import UserError, plots
 from codi_lens.aggregates import aggregate, donor_threshold, interaction
 from codi_lens.grids import as_grid, outlined, panels, structural_zeros
 from codi_lens.necessity import Condition, Necessity
+from codi_lens.plots.panels import Panel, draw
 from tests.invented import invented_sweep
 
 
@@ -23,7 +28,7 @@ def iterative():
     return invented_sweep("iterative_patching")
 
 
-def drawn(trace):
+def cells_of(trace):
     return torch.tensor([[torch.nan if v is None else v for v in row] for row in trace.z]).double()
 
 
@@ -31,6 +36,146 @@ def frames(figure):
     """(row, column) of the outlined cells."""
     rects = [shape for shape in figure.layout.shapes if shape.type == "rect"]
     return [(round((s.y0 + s.y1) / 2), round((s.x0 + s.x1) / 2)) for s in rects]
+
+
+def written(figure, row, column):
+    """What is written in a cell, without its colour."""
+    return re.sub("<.*?>", "", figure.data[0].text[row][column])
+
+
+def contrast(one, other):
+    """WCAG 2's contrast of two colours, as CSS writes them."""
+    levels = []
+    for colour in (one, other):
+        channels = [float(number) / 255 for number in re.findall(r"[\d.]+", colour)[:3]]
+        if colour.startswith("#"):
+            channels = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+        linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in channels]
+        levels.append(0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2])
+    return (max(levels) + 0.05) / (min(levels) + 0.05)
+
+
+@pytest.mark.parametrize("signed", [True, False])
+def test_every_number_can_be_read_on_its_cell(signed):
+    values = torch.linspace(-1, 1, 997)[:, None]  # the whole of the colour scale
+    panel = Panel("", values, range(997), ["x"])
+    figure = draw([panel], title="", subtitle="", colour="", signed=signed)
+    scale, (trace,) = figure.layout.coloraxis, figure.data
+    places = [(z - scale.cmin) / (scale.cmax - scale.cmin) for (z,) in trace.z]
+    cells = sample_colorscale([list(stop) for stop in scale.colorscale], places)
+    inks = [re.search("#[0-9a-f]{6}", text)[0] for (text,) in trace.text]
+    assert min(map(contrast, inks, cells)) >= 4.5
+    assert written(figure, 0, 0) == "-1.00"
+
+
+def test_maps_of_a_metric_are_on_one_colour_scale_and_say_what_they_are(sweep):
+    drawn = plots.gallery(sweep)
+    assert list(drawn) == ["recovery", "effects", "by-operand", "controls", "kl"]
+    maps = [figure for name, figure in drawn.items() if name != "kl"]
+    largest = max(float(cells_of(trace).abs().max()) for figure in maps for trace in figure.data)
+    for figure in maps:
+        axis = figure.layout.coloraxis
+        assert (axis.cmin, axis.cmax) == pytest.approx((-largest, largest))
+        titles = [note.text.replace("<br>", " ") for note in figure.layout.annotations]
+        assert len(titles) == len(set(titles)) == (len(figure.data) if len(figure.data) > 1 else 0)
+    named = [note.text.split(":")[0] for note in drawn["effects"].layout.annotations]
+    assert named == ["total effect", "direct effect", "indirect effect", "interaction"]
+    controls = [plots.heatmap(sweep, "recovery", name) for name in ("self", "donor", "noise")]
+    titles = {figure.layout.title.text for figure in (*controls, drawn["recovery"])}
+    assert len(titles) == 4
+
+
+@pytest.mark.parametrize(
+    "experiment", ["position_patching", "layer_patching", "iterative_patching"]
+)
+@pytest.mark.parametrize(
+    "shape", [{"rows": (1,)}, {"positions": (2,)}, {"pairs": 1}, {"undefined": True}]
+)
+def test_little_or_nothing_to_draw_is_drawn_all_the_same(experiment, shape):
+    shape = dict(shape)
+    undefined = shape.pop("undefined", False)
+    sweep = invented_sweep(experiment, **shape)
+    if undefined:
+        for outcome in sweep.outcomes:
+            outcome.metrics["recovery"].fill_(torch.nan)
+    drawn = plots.gallery(sweep)
+    page = plots.page(drawn)
+    assert all(f'id="{name}"' in page for name in drawn)
+    if undefined:
+        for figure in drawn.values():
+            if "recovery" in figure.layout.title.text:
+                said = figure.layout.title.subtitle.text.replace("<br>", " ")
+                assert "n = 0 pairs (4 left out: no recovery defined)" in said
+
+
+def test_what_a_map_lacks_is_said(sweep, iterative):
+    known = "known are kl_divergence, .*recovery"
+    for call, message in (
+        (lambda: plots.heatmap(sweep, "recovry"), f"no metric 'recovry' in this sweep; {known}"),
+        (lambda: plots.heatmap_by_operand(sweep, "x"), known),
+        (lambda: plots.heatmap_by_pair(sweep, "x"), known),
+        (lambda: plots.heatmaps({"a": sweep}, "x"), known),
+        (lambda: plots.layer_profile({"a": sweep}, "x"), known),
+        (lambda: plots.scatter({"a": sweep, "b": iterative}, "x"), known),
+        (lambda: plots.trajectories(iterative, "x"), known),
+        (lambda: plots.chained_minus_parallel(iterative, "x"), known),
+        (lambda: plots.controls(sweep, "x"), known),
+        (lambda: plots.effects(sweep, "x"), "known are recovery, answer_logit_diff_change"),
+        (
+            lambda: plots.heatmap(sweep, variant="frozen"),
+            "no variant 'frozen'.*known are regenerate",
+        ),
+        (
+            lambda: plots.heatmap(iterative, variant="freeze"),
+            "no strategy 'freeze'.* are single, cum",
+        ),
+        (lambda: plots.trajectories(sweep), "no variant 'parallel'"),
+        (lambda: plots.chained_minus_parallel(sweep), "no variant 'chained'"),
+        (lambda: plots.heatmap_by_pair(sweep, pairs=[4]), "no pair 4 in this sweep"),
+        (lambda: plots.heatmap_by_pair(sweep, pairs=[]), "no pairs"),
+        (lambda: plots.controls(invented_sweep(controls=False)), "without controls"),
+        (lambda: plots.heatmaps({}), "no sweeps"),
+        (lambda: plots.layer_profile({}), "no sweeps"),
+        (lambda: plots.scatter({"a": sweep}), "1 sweeps"),
+    ):
+        with pytest.raises(UserError, match=message):
+            call()
+
+
+def test_side_by_side_says_its_rule(sweep, iterative):
+    figure = plots.heatmaps({"where": sweep, "along": iterative})
+    group = aggregate(sweep)
+    said = unescape(figure.layout.title.subtitle.text.replace("<br>", " "))
+    limit = donor_threshold(sweep, group)
+    assert f"above its donor control's largest (where: {limit:.3g}, along: not run)" in said
+    assert frames(figure)[: len(outlined(sweep, group, "recovery", "regenerate"))] == outlined(
+        sweep, group, "recovery", "regenerate"
+    )
+    names = [figure.layout[axis].title.text for axis in ("xaxis", "xaxis2")]
+    assert names == ["latent position", "iteration"]
+
+
+@pytest.mark.parametrize(
+    "figure",
+    [
+        plots.imshow(torch.eye(2)),
+        plots.heatmap(invented_sweep()),
+        plots.layer_profile({"a": invented_sweep()}),
+    ],
+    ids=["imshow", "map", "profile"],
+)
+def test_showing_without_nbformat_says_what_to_install(figure, monkeypatch):
+    assert type(figure) is go.Figure
+    monkeypatch.setattr("plotly.io._renderers.nbformat", None)
+    monkeypatch.setattr("plotly.io.renderers.default", "notebook")
+    needed = r"nbformat.*pip install 'codi-lens\[notebook\]'"
+    with pytest.raises(UserError, match=needed):
+        figure.show()
+    with pytest.raises(UserError, match=needed):
+        figure.update_layout(width=400)._ipython_display_()  # how a notebook shows a cell's value
+    monkeypatch.setitem(sys.modules, "IPython.display", None)
+    with pytest.raises(UserError, match=r"codi-lens\[notebook\]"):
+        plots.show(figure)
 
 
 def test_drawing_changes_no_global_template(sweep):
@@ -43,7 +188,7 @@ def test_drawing_changes_no_global_template(sweep):
 def test_a_heatmap_holds_the_means(sweep, variant):
     figure = plots.heatmap(sweep, "recovery", variant)
     expected = as_grid(aggregate(sweep).means["recovery"], sweep, variant or "regenerate")
-    torch.testing.assert_close(drawn(figure.data[0]), expected.double())
+    torch.testing.assert_close(cells_of(figure.data[0]), expected.double())
     mean = float(expected[1, 2])
     said = figure.data[0].customdata[1][2]
     assert f"recovery: {mean:.4f} [" in said
@@ -101,18 +246,18 @@ def test_small_multiples_share_one_colour_scale(sweep):
     ):
         assert len(figure.data) > 1
         assert {trace.coloraxis for trace in figure.data} == {"coloraxis"}
-        largest = max(float(drawn(trace).abs().nan_to_num().max()) for trace in figure.data)
+        largest = max(float(cells_of(trace).abs().nan_to_num().max()) for trace in figure.data)
         assert figure.layout.coloraxis.cmax == pytest.approx(largest)
 
 
 def test_the_pairs_of_a_figure_are_the_pairs_asked_for(sweep):
     figure = plots.heatmap_by_pair(sweep, "kl_divergence", [2])
     expected = sweep.values("kl_divergence", variant="regenerate")[2]
-    torch.testing.assert_close(drawn(figure.data[0]), expected.double())
+    torch.testing.assert_close(cells_of(figure.data[0]), expected.double())
 
 
 def test_effects_add_up(sweep):
-    total, direct, indirect, rest = (drawn(trace) for trace in plots.effects(sweep).data)
+    total, direct, indirect, rest = (cells_of(trace) for trace in plots.effects(sweep).data)
     torch.testing.assert_close(total, direct + indirect + rest)
     left = interaction(sweep, aggregate(sweep), "recovery")
     torch.testing.assert_close(rest, left.double())
@@ -132,7 +277,7 @@ def test_trajectories_have_a_line_per_layer_and_a_level(iterative):
 def test_chained_minus_parallel(iterative):
     means = aggregate(iterative).means["recovery"]
     figure = plots.chained_minus_parallel(iterative)
-    torch.testing.assert_close(drawn(figure.data[0]), (means[2] - means[3, :, -1:]).double())
+    torch.testing.assert_close(cells_of(figure.data[0]), (means[2] - means[3, :, -1:]).double())
 
 
 def test_a_profile_has_a_line_per_sweep_or_strategy(sweep, iterative):

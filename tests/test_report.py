@@ -2,10 +2,12 @@
 
 import json
 import re
+from dataclasses import replace
 
 import pytest
 import torch
 
+from codi_lens import UserError
 from codi_lens.aggregates import aggregate, donor_threshold
 from codi_lens.report import embedded, report
 from experiments.report import distinct_names, main
@@ -100,6 +102,30 @@ def test_runs_that_cannot_be_compared_are_shown_all_the_same():
     found = data_of(report(runs, dict.fromkeys(runs, MANIFEST)))["comparison"]
     assert "second run" in found["refused"]
     assert found["figures"]
+
+
+def test_what_a_report_lacks_is_said(page):
+    runs = page[1]
+    for given, message in (
+        (({}, {}), "no runs"),
+        ((runs, {"one": MANIFEST}), "no manifest of run 'two'; known are one"),
+        (({"none": replace(runs["one"], outcomes=())}, {"none": MANIFEST}), "none has no pairs"),
+    ):
+        with pytest.raises(UserError, match=message):
+            report(*given)
+
+
+def test_correlations_come_with_n_and_none_for_fewer_than_five_layers():
+    for layers in (4, 5):
+        runs = {
+            name: invented_sweep(name, layers=layers)
+            for name in ("position_patching", "layer_patching")
+        }
+        found = data_of(report(runs, dict.fromkeys(runs, MANIFEST)))["comparison"]
+        ((name, rho, n),) = found["correlations"]
+        assert name == "position-wise, largest cell / layer-wise, all positions"
+        assert n == layers
+        assert (rho is None) == (layers < 5)
 
 
 def test_runs_get_short_names_that_differ(tmp_path):

@@ -5,9 +5,11 @@ centred on zero, the others a sequential one; both can be told apart by colour-b
 """
 
 from codi_lens.plots.bars import necessity_bars
-from codi_lens.plots.gallery import gallery
+from codi_lens.plots.figure import CONFIG
+from codi_lens.plots.gallery import FIRST, gallery
 from codi_lens.plots.maps import (
     chained_minus_parallel,
+    controls,
     difference,
     effects,
     heatmap,
@@ -15,18 +17,30 @@ from codi_lens.plots.maps import (
     heatmap_by_pair,
     heatmaps,
 )
-from codi_lens.plots.pages import FORMATS, page, plotly_script, show, to_image, write_images
+from codi_lens.plots.pages import (
+    FORMATS,
+    OFFLINE,
+    page,
+    plotly_script,
+    show,
+    to_image,
+    write_images,
+)
 from codi_lens.plots.profiles import layer_profile, scatter, trajectories
 from codi_lens.plots.style import LABELS, PANEL_TITLES, SIGNED, colour_scales, label
 from codi_lens.plots.tensors import imshow, ranks, top_tokens
 
 __all__ = [
+    "CONFIG",
+    "FIRST",
     "FORMATS",
     "LABELS",
+    "OFFLINE",
     "PANEL_TITLES",
     "SIGNED",
     "chained_minus_parallel",
     "colour_scales",
+    "controls",
     "difference",
     "effects",
     "gallery",

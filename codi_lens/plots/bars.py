@@ -1,5 +1,8 @@
 """Shares as bars."""
 
+from collections.abc import Sequence
+from typing import Any
+
 import plotly.graph_objects as go
 
 from codi_lens.necessity import Necessity, wilson
@@ -22,13 +25,9 @@ def necessity_bars(necessity: Necessity) -> go.Figure:
             x=names,
             y=shares,
             marker_color=[PALETTE[1] if name in foreign else PALETTE[0] for name in names],
-            error_y={
-                "type": "data",
-                "array": [high - share for (_, high), share in zip(limits, shares, strict=True)],
-                "arrayminus": [share - low for (low, _), share in zip(limits, shares, strict=True)],
-                "thickness": 1,
-            },
-            hovertemplate="%{x}: %{y:.1%}<extra></extra>",
+            error_y=_reaches(shares, limits),
+            customdata=[f"{low:.1%}, {high:.1%}" for low, high in limits],
+            hovertemplate=f"%{{x}}: %{{y:.1%}} [%{{customdata}}]<br>n = {n}<extra></extra>",
         )
     )
     figure.add_scatter(
@@ -48,3 +47,13 @@ def necessity_bars(necessity: Necessity) -> go.Figure:
     subtitle = f"greedy answers, n = {n} questions; bars: 95% intervals"
     width = max(470, 120 + 48 * len(names))
     return headed(lined(figure), "Are the latents needed?", subtitle, width=width, body=400)
+
+
+def _reaches(shares: Sequence[float], limits: Sequence[tuple[float, float]]) -> dict[str, Any]:
+    """How far each interval reaches above and below its share, as plotly has it."""
+    return {
+        "type": "data",
+        "array": [high - share for (_, high), share in zip(limits, shares, strict=True)],
+        "arrayminus": [share - low for (low, _), share in zip(limits, shares, strict=True)],
+        "thickness": 1,
+    }

@@ -1,24 +1,41 @@
-"""What is worth seeing of each experiment, beside its maps."""
+"""What is worth seeing of each experiment."""
 
 import plotly.graph_objects as go
 
 from codi_lens.outcomes import Sweep
-from codi_lens.plots.maps import chained_minus_parallel, effects, heatmap_by_operand
+from codi_lens.plots.maps import (
+    chained_minus_parallel,
+    controls,
+    effects,
+    heatmap,
+    heatmap_by_operand,
+)
+from codi_lens.plots.panels import on_one_scale
 from codi_lens.plots.profiles import layer_profile, trajectories
 
+FIRST = ("recovery", "kl")
+"""The figures to begin with: maps, or profiles of whole layers."""
 TRAJECTORIES = ("recovery", "kl_divergence", "similarity_to_clean", "bias", "restored")
 
 
 def gallery(sweep: Sweep) -> dict[str, go.Figure]:
-    """The figures of a sweep beside its maps, by name."""
-    drawn: dict[str, go.Figure] = {}
+    """The figures of a sweep, by name; all its maps of recovery are on one colour scale."""
     if sweep.experiment == "iterative_patching":
-        drawn |= {name: trajectories(sweep, name) for name in TRAJECTORIES}
+        drawn = {f"trajectories-{name}": trajectories(sweep, name) for name in TRAJECTORIES}
         drawn["chained-minus-parallel"] = chained_minus_parallel(sweep)
-    if sweep.experiment != "position_patching":
         drawn["profile"] = layer_profile({sweep.experiment: sweep})
-    elif any(pair.operand for pair in sweep.pairs):
-        drawn["by-operand"] = heatmap_by_operand(sweep)
-    if sweep.settings.mode == "all" and sweep.experiment != "iterative_patching":
-        drawn["effects"] = effects(sweep)
-    return drawn
+        return drawn
+    maps = {}
+    if sweep.experiment == "position_patching":
+        maps["recovery"] = heatmap(sweep)
+    if sweep.settings.mode == "all":
+        maps["effects"] = effects(sweep)
+    if "recovery" in maps and any(pair.operand for pair in sweep.pairs):
+        maps["by-operand"] = heatmap_by_operand(sweep)
+    if sweep.settings.controls:
+        maps["controls"] = controls(sweep)
+    on_one_scale(maps.values())
+    if "recovery" in maps:
+        return maps | {"kl": heatmap(sweep, "kl_divergence")}
+    profiles = [layer_profile({sweep.experiment: sweep}, m) for m in ("recovery", "kl_divergence")]
+    return dict(zip(FIRST, profiles, strict=True)) | maps

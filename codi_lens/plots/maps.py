@@ -7,7 +7,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from codi_lens.aggregates import Aggregate, aggregate, groups, interaction
+from codi_lens.aggregates import SIGNED_EFFECTS, Aggregate, aggregate, groups, interaction
+from codi_lens.choices import CONTROLS, EFFECTS
+from codi_lens.errors import UserError, one_of
 from codi_lens.grids import (
     as_grid,
     columns,
@@ -17,7 +19,7 @@ from codi_lens.grids import (
     structural_zeros,
     threshold,
 )
-from codi_lens.outcomes import Sweep
+from codi_lens.outcomes import IN_SWEEP, Sweep
 from codi_lens.plans import Label
 from codi_lens.plots.panels import Panel, draw
 from codi_lens.plots.style import EXPERIMENTS, PANEL_TITLES, SIGNED, label, name_of, scope
@@ -32,22 +34,18 @@ def heatmap(sweep: Sweep, metric: str = "recovery", variant: str | None = None) 
         variant: or strategy; the first if None.
     """
     name, group = variant or panels(sweep)[0], aggregate(sweep)
-    subtitle = f"{scope(sweep, group, metric)}; {PANEL_TITLES[name]}"
-    return draw(
-        [_panel(sweep, group, metric, name)],
-        title=f"{EXPERIMENTS[sweep.experiment].capitalize()} patching: {name_of(metric)}",
-        subtitle=f"{subtitle}; {_legend(sweep, group, metric, name)}".removesuffix("; "),
-        colour=name_of(metric),
-        signed=metric in SIGNED,
-        axes=(columns(sweep)[0], "layer"),
-    )
+    panel = _panel(sweep, group, metric, name)
+    what, *more = panel.title.split(": ")
+    experiment = EXPERIMENTS[sweep.experiment].capitalize()
+    title = f"{experiment} patching: {name_of(metric)}, {what}"
+    return _drawn([panel], sweep, group, metric, title, *more)
 
 
 def heatmap_by_operand(sweep: Sweep, metric: str = "recovery") -> go.Figure:
     """One map per operand that was changed between clean and corrupted, on one colour scale.
 
     Raises:
-        ValueError: no pair of the sweep knows its operand.
+        UserError: no pair of the sweep knows its operand.
     """
     parts = {
         name: aggregate(sweep, chosen)
@@ -55,21 +53,28 @@ def heatmap_by_operand(sweep: Sweep, metric: str = "recovery") -> go.Figure:
         if name.startswith("operand ")
     }
     if not parts:
-        raise ValueError("no pair of this sweep says which operand was changed")
+        raise UserError("no pair of this sweep says which operand was changed")
     main = panels(sweep)[0]
     drawn = [
         _panel(sweep, group, metric, main, f"{name} changed (n = {pairs_behind(group, metric)})")
         for name, group in parts.items()
     ]
     title = f"By the operand that was changed: {name_of(metric)}"
-    return _on_one_scale(drawn, sweep, aggregate(sweep), metric, title)
+    return _drawn(drawn, sweep, aggregate(sweep), metric, title, PANEL_TITLES[main])
 
 
 def heatmap_by_pair(
     sweep: Sweep, metric: str = "recovery", pairs: Sequence[int] | None = None
 ) -> go.Figure:
-    """One map per pair, on one colour scale. `pairs`: indices into the sweep's; the first 12 if None."""
-    chosen = list(range(min(12, len(sweep.pairs)))) if pairs is None else list(pairs)
+    """One map per pair, on one colour scale. `pairs`: indices into the sweep's; the first 12 if None.
+
+    Raises:
+        UserError: no pairs, or one that the sweep does not have.
+    """
+    known = range(len(sweep.pairs))
+    chosen = [one_of(i, known, "pair", IN_SWEEP) for i in (known[:12] if pairs is None else pairs)]
+    if not chosen:
+        raise UserError("no pairs to draw maps of")
     main, values = panels(sweep)[0], sweep.values(metric)
     zeros = structural_zeros(sweep, main)
     drawn = [
@@ -82,11 +87,18 @@ def heatmap_by_pair(
         )
         for i in chosen
     ]
-    return _on_one_scale(drawn, sweep, aggregate(sweep), metric, f"Pair by pair: {name_of(metric)}")
+    title = f"Pair by pair: {name_of(metric)}"
+    return _drawn(drawn, sweep, aggregate(sweep), metric, title, PANEL_TITLES[main])
 
 
 def heatmaps(sweeps: Mapping[str, Sweep], metric: str = "recovery") -> go.Figure:
-    """The main maps of several sweeps (by site, by experiment, by model), on one colour scale."""
+    """The main maps of several sweeps (by site, by experiment, by model), on one colour scale.
+
+    Raises:
+        UserError: no sweep, or one without the metric.
+    """
+    if not sweeps:
+        raise UserError("no sweeps to draw side by side")
     means = {name: aggregate(sweep) for name, sweep in sweeps.items()}
     drawn = [
         _panel(sweep, means[name], metric, panels(sweep)[0], name) for name, sweep in sweeps.items()
@@ -95,7 +107,7 @@ def heatmaps(sweeps: Mapping[str, Sweep], metric: str = "recovery") -> go.Figure
     return draw(
         drawn,
         title=f"Side by side: {name_of(metric)}",
-        subtitle=f"{label(metric)}; pairs behind each map: {counts}; outlined: the five largest cells of each",
+        subtitle=f"{label(metric)}; pairs behind each map: {counts}",
         colour=name_of(metric),
         signed=metric in SIGNED,
     )
@@ -105,22 +117,32 @@ def effects(sweep: Sweep, metric: str = "recovery") -> go.Figure:
     """Total, direct and indirect effect, and the interaction that is left, on one colour scale.
 
     Raises:
-        ValueError: the sweep was not run in mode "all", or the metric is none that effects add up in.
+        UserError: the sweep was not run in mode "all", or the metric is none that effects add up in.
     """
+    one_of(metric, SIGNED_EFFECTS, "metric", "that effects add up in")
     group = aggregate(sweep)
     left = interaction(sweep, group, metric)
     if left is None:
-        raise ValueError(f"effects of {metric!r} need a sweep in mode 'all' and a signed metric")
-    names = {
-        "total": "regenerate",
-        "direct (attention)": "freeze",
-        "indirect (thoughts)": "thoughts",
-    }
-    drawn = [_panel(sweep, group, metric, variant, name) for name, variant in names.items()]
+        raise UserError(f"effects need a sweep in mode 'all'; this has {', '.join(panels(sweep))}")
+    drawn = [_panel(sweep, group, metric, variant) for variant in EFFECTS]
     rest = left if left.dim() == 2 else left[:, None]
-    drawn.append(Panel("interaction", rest, sweep.settings.layers, columns(sweep)[1]))
+    drawn.append(Panel(PANEL_TITLES["interaction"], rest, sweep.settings.layers, columns(sweep)[1]))
     title = f"Total = direct + indirect + interaction: {name_of(metric)}"
-    return _on_one_scale(drawn, sweep, group, metric, title)
+    return _drawn(drawn, sweep, group, metric, title)
+
+
+def controls(sweep: Sweep, metric: str = "recovery") -> go.Figure:
+    """The main map beside what the controls do, on one colour scale.
+
+    Raises:
+        UserError: the sweep was run without controls.
+    """
+    group, (main, *others) = aggregate(sweep), panels(sweep)
+    run = [name for name in others if name in CONTROLS]
+    if not run:
+        raise UserError(f"this sweep was run without controls; it has {', '.join(panels(sweep))}")
+    drawn = [_panel(sweep, group, metric, name) for name in (main, *run)]
+    return _drawn(drawn, sweep, group, metric, f"Beside the controls: {name_of(metric)}")
 
 
 def chained_minus_parallel(sweep: Sweep, metric: str = "recovery") -> go.Figure:
@@ -163,31 +185,18 @@ def difference(
     )
 
 
-def _on_one_scale(
-    drawn: Sequence[Panel], sweep: Sweep, group: Aggregate, metric: str, title: str
+def _drawn(
+    drawn: Sequence[Panel], sweep: Sweep, group: Aggregate, metric: str, title: str, *more: str
 ) -> go.Figure:
-    zeros = any(panel.zeros is not None and bool(panel.zeros.any()) for panel in drawn)
-    subtitle = scope(sweep, group, metric) + ("; hatched: zero by construction" if zeros else "")
+    """Maps of one sweep; `more` goes into the subtitle."""
     return draw(
         drawn,
         title=title,
-        subtitle=subtitle,
+        subtitle="; ".join((scope(sweep, group, metric), *more)),
         colour=name_of(metric),
         signed=metric in SIGNED,
         axes=(columns(sweep)[0], "layer"),
     )
-
-
-def _legend(sweep: Sweep, group: Aggregate, metric: str, name: str) -> str:
-    """What the marks of a map mean; "" where it has none."""
-    parts = []
-    if outlined(sweep, group, metric, name):
-        donor = threshold(sweep, group, metric)
-        above = "" if donor is None else f" above the donor control's largest, {donor:.3g}"
-        parts.append(f"outlined: the five largest{above}")
-    if structural_zeros(sweep, name).any():
-        parts.append("hatched: zero by construction")
-    return "; ".join(parts)
 
 
 def _panel(
@@ -201,7 +210,9 @@ def _panel(
         columns(sweep)[1],
         structural_zeros(sweep, name) & torch.isfinite(values),
         outlined(sweep, group, metric, name),
+        threshold(sweep, group, metric),
         _hover(sweep, group, metric, name),
+        across=columns(sweep)[0],
     )
 
 

@@ -11,9 +11,15 @@ import plotly.graph_objects as go
 import plotly.io as pio
 from plotly.offline import get_plotlyjs
 
-from codi_lens.errors import UserError
+from codi_lens.errors import UserError, one_of
+from codi_lens.plots.figure import CONFIG, NOTEBOOK
 
 FORMATS = ("png", "svg", "pdf")
+OFFLINE = (
+    '<meta http-equiv="Content-Security-Policy" content="default-src \'none\'; '
+    "script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data: blob:\">"
+)
+"""In a page's head: whatever its scripts try, the browser asks nothing of anyone."""
 SCALE = 2
 """Pixels of an image per pixel of a figure: enough for print."""
 
@@ -21,14 +27,16 @@ SCALE = 2
 def page(figures: Mapping[str, go.Figure]) -> str:
     """One HTML page with the figures (id -> figure) below each other; it opens without a network."""
     parts = [
-        figure.to_html(full_html=False, include_plotlyjs=first, div_id=name)
+        figure.to_html(full_html=False, include_plotlyjs=first, div_id=name, config=CONFIG)
         for first, (name, figure) in zip(
             [True] + [False] * len(figures), figures.items(), strict=False
         )
     ]
-    style = "body{font-family:sans-serif;max-width:1000px;margin:auto}"
-    head = f"<meta charset='utf-8'><title>codi-lens</title><style>{style}</style>"
-    return f"<!doctype html><html><head>{head}</head><body>{''.join(parts)}</body></html>\n"
+    style = "body{margin:8px auto;max-width:1240px;background:white}.figure{overflow-x:auto}"
+    view = "<meta name='viewport' content='width=device-width,initial-scale=1'>"
+    head = f"<meta charset='utf-8'>{OFFLINE}{view}<title>codi-lens</title><style>{style}</style>"
+    body = "".join(f"<div class='figure'>{part}</div>" for part in parts)
+    return f"<!doctype html><html lang='en'><head>{head}</head><body>{body}</body></html>\n"
 
 
 def plotly_script() -> str:
@@ -64,8 +72,7 @@ def write_images(folder: Path, figures: Mapping[str, go.Figure], kind: str = "pn
 @contextmanager
 def _kaleido(kind: str) -> Iterator[None]:
     """Turns what keeps kaleido from drawing inside into one message."""
-    if kind not in FORMATS:
-        raise UserError(f"no image format {kind!r}; known are {', '.join(FORMATS)}")
+    one_of(kind, FORMATS, "image format")
     try:
         import kaleido  # noqa: F401
     except ImportError as error:
@@ -89,11 +96,20 @@ def show(figure: go.Figure) -> None:
     """Shows a figure in a notebook, with an image beside it for pages that run no scripts.
 
     Where kaleido or its browser is missing, the image is left out.
+
+    Raises:
+        UserError: IPython is not installed.
     """
-    from IPython.display import display
+    try:
+        from IPython.display import display
+    except ImportError as error:
+        raise UserError(
+            f"showing figures needs IPython, which is not installed: {NOTEBOOK}"
+        ) from error
 
     # By way of JSON, which turns NaN into null: notebooks hold no other JSON.
-    bundle: dict[str, object] = {"application/vnd.plotly.v1+json": json.loads(figure.to_json())}
+    content = json.loads(figure.to_json()) | {"config": CONFIG}
+    bundle: dict[str, object] = {"application/vnd.plotly.v1+json": content}
     try:
         with _kaleido("png"), warnings.catch_warnings():
             import kaleido
@@ -101,8 +117,8 @@ def show(figure: go.Figure) -> None:
             # One browser for all figures of a notebook; plotly warns that it cannot configure it.
             kaleido.start_sync_server(silence_warnings=True)
             warnings.simplefilter("ignore")
-            content = figure.to_image(format="png", scale=SCALE)
-        bundle["image/png"] = b64encode(content).decode()
+            image = figure.to_image(format="png", scale=SCALE)
+        bundle["image/png"] = b64encode(image).decode()
     except UserError:
         bundle["text/plain"] = "a plotly figure"
     display(bundle, raw=True)

@@ -4,7 +4,9 @@ Layers go upward, steps of the loop rightward. Cells that are zero by constructi
 stand out are outlined, cells without a value are grey.
 """
 
-from collections.abc import Sequence
+import re
+import textwrap
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from html import escape
 from math import ceil
@@ -16,11 +18,12 @@ from plotly.subplots import make_subplots
 from torch import Tensor
 
 from codi_lens.plans import Label
-from codi_lens.plots.style import UNDEFINED, colour_axis, headed, small_titles
+from codi_lens.plots.style import UNDEFINED, black_on, colour_axis, headed, small_titles
 
 PER_ROW = 3
 MANY_COLUMNS = 12
 """Above this many columns, cells are too narrow for their numbers."""
+SPAN = re.compile(r"</?span[^>]*>")
 
 
 @dataclass(frozen=True)
@@ -33,9 +36,13 @@ class Panel:
     columns: Sequence[Label]
     zeros: Bool[Tensor, "row column"] | None = None
     outlined: Sequence[tuple[int, ...]] = ()
+    threshold: float | None = None
+    """What the donor control reaches, and an outlined cell exceeds; None without that control."""
     hover: Sequence[Sequence[str]] | None = None
     text: Sequence[Sequence[str]] | None = None
-    """What is written in the cells; None: the values, to two decimals."""
+    """What is written in the cells, as plotly's markup; None: the values, to two decimals."""
+    across: str | None = None
+    """Title of the x axis, if it is another than the figure's."""
 
 
 def draw(
@@ -52,13 +59,15 @@ def draw(
     down = ceil(len(panels) / across)
     cell = (62, 36) if len(panels) == 1 else (46, 28)
     rows, columns = (max(len(getattr(p, n)) for p in panels) for n in ("rows", "columns"))
-    wide, high = max(150, cell[0] * columns), max(90, cell[1] * rows)
-    gap = (36, 76)
+    wide, high = max(170, cell[0] * columns), max(90, cell[1] * rows)
+    titles = [textwrap.wrap(p.title, wide // 7) for p in panels] if len(panels) > 1 else [[]]
+    heading = 9 + 17 * max(map(len, titles)) if len(panels) > 1 else 0
+    gap = (36 * (across > 1), (50 + heading) * (down > 1))
     inner = (across * wide + (across - 1) * gap[0], down * high + (down - 1) * gap[1])
     figure = make_subplots(
         down,
         across,
-        subplot_titles=[escape(p.title) for p in panels] if len(panels) > 1 else None,
+        subplot_titles=["<br>".join(map(escape, lines)) for lines in titles] if heading else None,
         horizontal_spacing=gap[0] / inner[0],
         vertical_spacing=gap[1] / inner[1],
     )
@@ -70,22 +79,79 @@ def draw(
         plot_bgcolor=UNDEFINED,
         margin={"l": 74, "r": 110, "b": 58},
     )
-    extra = 26 if len(panels) > 1 else 0
+    scale = figure.layout.coloraxis
+    paint(figure, scale.cmin, scale.cmax)
     width, body = max(470, inner[0] + 194), inner[1] + 58
-    return headed(small_titles(figure), title, subtitle, width=width, body=body, extra=extra)
+    said = "; ".join(filter(None, (subtitle, legend(panels))))
+    return headed(small_titles(figure), title, said, width=width, body=body, extra=heading)
+
+
+def paint(figure: go.Figure, low: float, high: float) -> None:
+    """Sets the range of a figure's colours, and each cell's text black or white, as its colour needs."""
+    scale = figure.update_coloraxes(cmin=low, cmax=high).layout.coloraxis
+    black = black_on(scale.colorscale)
+
+    def inked(text: str, value: float | None) -> str:
+        if not text or value is None:
+            return ""
+        place = min(max((value - low) / (high - low), 0.0), 1.0)
+        colour = "#000000" if black[0] <= place <= black[1] else "#ffffff"
+        return f'<span style="color:{colour}">{SPAN.sub("", text)}</span>'
+
+    for trace in figure.data:
+        trace.text = [
+            [inked(*cell) for cell in zip(*row, strict=True)]
+            for row in zip(trace.text, trace.z, strict=True)
+        ]
+
+
+def on_one_scale(figures: Iterable[go.Figure]) -> None:
+    """Gives the colours of several figures of maps the range that holds them all."""
+    drawn = list(figures)
+    ranges = [(figure.layout.coloraxis.cmin, figure.layout.coloraxis.cmax) for figure in drawn]
+    for figure in drawn:
+        paint(figure, min(low for low, _ in ranges), max(high for _, high in ranges))
+
+
+def legend(panels: Sequence[Panel]) -> str:
+    """What the marks of the panels mean, and what is missing; "" where there is nothing to say."""
+    parts = []
+    marked = [panel for panel in panels if panel.outlined]
+    if marked:
+        each = " of each map" if len(panels) > 1 else ""
+        parts.append(f"outlined: the five largest{each}{_above(marked)}")
+    if any(panel.zeros is not None and bool(panel.zeros.any()) for panel in panels):
+        parts.append("hatched: zero by construction")
+    if not any(bool(panel.values.isfinite().any()) for panel in panels):
+        parts.append("no cell has a value")
+    return "; ".join(parts)
+
+
+def _above(marked: Sequence[Panel]) -> str:
+    """What outlined cells exceed: one threshold, or each map's own."""
+    limits = {
+        panel.title: "not run" if panel.threshold is None else f"{panel.threshold:.3g}"
+        for panel in marked
+    }
+    if set(limits.values()) == {"not run"}:
+        return ""
+    if len(set(limits.values())) == 1:
+        return f" above the donor control's largest, {next(iter(limits.values()))}"
+    own = ", ".join(f"{title}: {limit}" for title, limit in limits.items())
+    return f" above its donor control's largest ({own})"
 
 
 def _place(
     figure: go.Figure, panel: Panel, row: int, column: int, axes: tuple[str, str], lowest: bool
 ) -> None:
     """Puts one panel with its marks and ticks at its place; outer panels alone have axis titles."""
-    figure.add_trace(_trace(panel), row, column)
+    figure.add_trace(_trace(panel, axes), row, column)
     for shape in _marks(panel):
         figure.add_shape(shape, row=row, col=column)
     steps, rows = [str(label) for label in panel.columns], [str(label) for label in panel.rows]
     where: dict[str, Any] = {"row": row, "col": column, "showgrid": False, "zeroline": False}
     if lowest:
-        where["title"] = {"text": axes[0], "standoff": 6}
+        where["title"] = {"text": panel.across or axes[0], "standoff": 6}
     figure.update_xaxes(
         tickvals=list(range(len(steps))), ticktext=steps, range=[-0.5, len(steps) - 0.5], **where
     )
@@ -95,13 +161,16 @@ def _place(
     )
 
 
-def _trace(panel: Panel) -> go.Heatmap:
+def _trace(panel: Panel, axes: tuple[str, str]) -> go.Heatmap:
     values = panel.values.tolist()
     text = panel.text or [[short(value) for value in row] for row in values]
     if len(panel.columns) > MANY_COLUMNS:
         text = [["" for _ in row] for row in text]
     said = panel.hover or [
-        [f"{row}, {column}: {value:.4g}" for column, value in zip(panel.columns, line, strict=True)]
+        [
+            f"{axes[1]} {row}, {panel.across or axes[0]} {column}: {value:.4g}"
+            for column, value in zip(panel.columns, line, strict=True)
+        ]
         for row, line in zip(panel.rows, values, strict=True)
     ]
     return go.Heatmap(

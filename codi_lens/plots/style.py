@@ -1,24 +1,28 @@
 """What figures have in common: words, colours that colour-blind readers can tell apart, sizes."""
 
 import textwrap
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from functools import lru_cache
 from html import escape
 from typing import Any
 
 import plotly.graph_objects as go
 from jaxtyping import Float
-from plotly.colors import get_colorscale
+from plotly.colors import get_colorscale, sample_colorscale
 from torch import Tensor
 
 from codi_lens.aggregates import Aggregate
 from codi_lens.grids import pairs_behind
 from codi_lens.outcomes import Sweep
+from codi_lens.plots.figure import helpful
 
 DIVERGING, SEQUENTIAL = "RdBu", "Viridis"
 """Diverging: red below zero, white at zero, blue above."""
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 """Okabe and Ito's colours."""
 SYMBOLS = ("circle", "square", "diamond", "triangle-up", "x", "star", "cross")
+EVEN = (1.05 * 0.05) ** 0.5 - 0.05
+"""The luminance on which black and white text have the same contrast."""
 UNDEFINED = "#e4e4e4"
 """Behind cells that have no value."""
 TEXT_SIZE = 14
@@ -54,17 +58,19 @@ SIGNED = {
     "restored",
 }
 PANEL_TITLES = {
-    "regenerate": "later thoughts regenerated",
-    "freeze": "later thoughts held at the base run's",
-    "thoughts": "only the later thoughts fed on",
-    "self": "control: the base run's own activation",
-    "donor": "control: another pair's activation",
-    "noise": "control: a random direction of the same length",
+    "regenerate": "total effect: later thoughts regenerated",
+    "freeze": "direct effect: later thoughts held at the base run's",
+    "thoughts": "indirect effect: only the later thoughts fed on",
+    "interaction": "interaction: total − direct − indirect",
+    "self": "own activation (control): the base run's",
+    "donor": "another pair's activation (control)",
+    "noise": "random direction (control): of the same length",
     "single": "single: one position patched",
     "cumulative": "cumulative: all positions so far",
     "chained": "chained: what the last iteration generated",
     "parallel": "parallel: all positions at once",
 }
+"""What each map of a sweep is: its name, and behind a colon more."""
 EXPERIMENTS = {
     "position_patching": "position-wise",
     "layer_patching": "layer-wise",
@@ -121,7 +127,7 @@ def headed(
         margin={"t": top},
         paper_bgcolor="white",
     )
-    return figure
+    return helpful(figure)
 
 
 def lined(figure: go.Figure) -> go.Figure:
@@ -149,14 +155,37 @@ def colour_axis(
     heading = {"text": title, "side": "right", "font": {"size": TEXT_SIZE}}
     bar = {"title": heading, "thickness": 14}
     if not signed:
-        return {"colorbar": bar, "colorscale": SEQUENTIAL}
+        low, high = min(finite, default=0.0), max(finite, default=1.0)
+        high = high if high > low else low + 1.0
+        return {"colorbar": bar, "colorscale": SEQUENTIAL, "cmin": low, "cmax": high}
     reach = max((abs(value) for value in finite), default=1.0) or 1.0
     return {"colorbar": bar, "colorscale": DIVERGING, "cmin": -reach, "cmax": reach, "cmid": 0}
 
 
-def colour_scales() -> dict[str, list[Any]]:
-    """Both colour scales as [position, colour] lists, for a page that draws by itself."""
+def colour_scales() -> dict[str, dict[str, Any]]:
+    """Both colour scales, for a page that draws by itself: [position, colour] stops, and `black_on`."""
+    scales = {"diverging": get_colorscale(DIVERGING), "sequential": get_colorscale(SEQUENTIAL)}
     return {
-        kind: [list(stop) for stop in get_colorscale(name)]
-        for kind, name in (("diverging", DIVERGING), ("sequential", SEQUENTIAL))
+        kind: {"stops": [list(stop) for stop in stops], "black": black_on(tuple(map(tuple, stops)))}
+        for kind, stops in scales.items()
     }
+
+
+@lru_cache
+def black_on(stops: tuple[tuple[float, str], ...]) -> tuple[float, float]:
+    """The range of positions in a colour scale on which black text reads better than white.
+
+    Every colour has at least 4.5 : 1 to one of the two (WCAG 2). The scales here are light in one range.
+    """
+    places = [i / 2000 for i in range(2001)]
+    colours = sample_colorscale([list(stop) for stop in stops], places, colortype="tuple")
+    light = [
+        place for place, colour in zip(places, colours, strict=True) if luminance(colour) > EVEN
+    ]
+    return light[0], light[-1]
+
+
+def luminance(colour: Sequence[float]) -> float:
+    """WCAG's relative luminance of an sRGB colour whose channels go from 0 to 1."""
+    linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in colour]
+    return sum(share * c for share, c in zip((0.2126, 0.7152, 0.0722), linear, strict=True))

@@ -12,7 +12,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from codi_lens.plans import Label
-from codi_lens.plots.panels import Panel, draw
+from codi_lens.plots.figure import helpful
+from codi_lens.plots.panels import Panel, draw, paint
 from codi_lens.plots.style import DIVERGING
 
 
@@ -29,7 +30,7 @@ def imshow(
     settings: dict[str, Any] = {"color_continuous_scale": DIVERGING, "aspect": "auto"}
     if not {"zmin", "zmax", "range_color"} & set(options):
         settings["color_continuous_midpoint"] = 0.0
-    figure = px.imshow(tensor.detach().float().cpu().numpy(), **(settings | options))
+    figure = helpful(px.imshow(tensor.detach().float().cpu().numpy(), **(settings | options)))
     if facet_labels:
         for annotation in figure.layout.annotations:
             # plotly.express names a facet "axis=index", and has wrapped rows in an order of its own.
@@ -68,7 +69,8 @@ def top_tokens(
     figure = draw(
         [panel], title=title, subtitle=subtitle, colour="probability", signed=False, axes=axes
     )
-    return figure.update_coloraxes(cmin=0, cmax=1)
+    paint(figure, 0, 1)
+    return figure
 
 
 def ranks(

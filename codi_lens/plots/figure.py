@@ -1,0 +1,47 @@
+"""How a figure is shown."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import plotly.graph_objects as go
+
+from codi_lens.errors import UserError
+
+CONFIG: dict[str, Any] = {
+    "displaylogo": False,
+    "modeBarButtons": [["toImage", "resetScale2d"]],
+    "showSendToCloud": False,
+    "plotlyServerURL": "",
+}
+"""Of every figure in a page or notebook: save and reset are its only buttons, and it knows no server."""
+NOTEBOOK = "pip install 'codi-lens[notebook]'"
+
+
+@contextmanager
+def _notebook_extra() -> Iterator[None]:
+    """Turns plotly's error for want of nbformat or IPython into one that says what to install."""
+    try:
+        yield
+    except ValueError as error:
+        if "requires nbformat" not in str(error) and "requires ipython" not in str(error):
+            raise
+        raise UserError(f"plotly cannot show figures here ({error}): {NOTEBOOK}") from error
+
+
+def helpful(figure: go.Figure) -> go.Figure:
+    """The figure, which says what to install where it cannot be shown.
+
+    It stays a plain `go.Figure`, since other tools (such as W&B) know one by its exact class.
+    """
+
+    def show(*args: Any, **kwargs: Any) -> None:
+        with _notebook_extra():
+            go.Figure.show(figure, *args, **{"config": CONFIG} | kwargs)
+
+    def display() -> None:
+        with _notebook_extra():
+            go.Figure._ipython_display_(figure)
+
+    figure.show, figure._ipython_display_ = show, display
+    return figure
