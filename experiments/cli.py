@@ -10,6 +10,7 @@ import math
 import signal
 import sys
 import threading
+import warnings
 from collections.abc import Callable, Sequence
 from datetime import datetime
 from pathlib import Path
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
     from codi_lens import HookedCodi
 
 CHECK_FAILED, UNUSABLE, INTERRUPTED = 1, 2, 130
+ANNOUNCEMENTS = (DeprecationWarning, PendingDeprecationWarning, FutureWarning)
+"""What packages tell those who write code against them; of no use to those who run a program."""
 MOST_LABELS = 10_000
 """Of layers or positions: no model has as many."""
 
@@ -52,7 +55,10 @@ def run(
 
     What went wrong becomes one message on stderr; a program returns False for a check that failed.
     """
-    with forgiving():
+    with forgiving(), warnings.catch_warnings():
+        if not sys.warnoptions:  # else the user has said what to show
+            for announcement in ANNOUNCEMENTS:
+                warnings.simplefilter("ignore", announcement)
         arguments = parser.parse_args(argv)
         try:
             passed = program(arguments)

@@ -78,7 +78,8 @@ POINTS = {
     "between the tensor files": lambda: at(Path, "replace", nth=3),
     "before the manifest": lambda: at(Path, "replace", nth=6, first=die),
     "after the manifest": lambda: at(Path, "replace", nth=6),
-    "among the parts": lambda: at(shutil, "rmtree", first=remove_one),
+    # The first folder removed is the one that the tokenizer was read from.
+    "among the parts": lambda: at(shutil, "rmtree", nth=2, first=remove_one),
 }
 
 

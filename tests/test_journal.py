@@ -80,7 +80,8 @@ def test_a_changed_byte_is_never_taken_for_a_result(entries, data):
         kept, _ = decode(bytes(content), PATH)
     except RecordError:
         return
-    assert kept in (entries, entries[:-1])  # a change of blanks, or a torn last line
+    # A change of blanks, or what passes for a torn last line: two of them where the break between went.
+    assert kept in (entries, entries[:-1], entries[:-2])
 
 
 def test_a_damaged_earlier_line_is_named():

@@ -39,7 +39,7 @@ def places():
     yield from (("config.json", ("rope_parameters", field)) for field in llama_config.ROPE)
 
 
-@pytest.mark.parametrize(("name", "path"), places())
+@pytest.mark.parametrize(("name", "path"), list(places()))
 def test_any_value_in_any_field_loads_or_is_one_error(folder, name, path):
     values = json.loads((folder / name).read_text())
     for odd in ODD:

@@ -175,7 +175,7 @@ def test_cells_can_be_chosen(tmp_path):
         (["--limit", "0"], "--limit is 0; it must be 1 or more"),
         (["--layers", "77"], "give different numbers from 0 to"),
         (["--positions", "6"], "give different numbers from 0 to 5"),
-        (["--num-latents", "-2"], "num_latents is -2"),
+        (["--num-latents", "-2"], "'num_latents' is -2"),
     ],
 )
 def test_input_that_cannot_be_used_ends_in_one_message(tmp_path, capsys, arguments, message):

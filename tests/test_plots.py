@@ -311,7 +311,7 @@ def test_necessity_bars():
         name: Condition(name, ("1",) * 4, right)
         for name, right in (("2 latents", (True,) * 4), ("noise latents", (True, False) * 2))
     }
-    figure = plots.necessity_bars(Necessity(("q",) * 4, (1,) * 4, 2, conditions))
+    figure = plots.necessity_bars(Necessity(("q",) * 4, (1,) * 4, 2, conditions, (1, 2, 3, 0)))
     assert list(figure.data[0].y) == [1.0, 0.5]
     assert len(set(figure.data[0].marker.color)) == 2
 

@@ -27,7 +27,7 @@ QUICK = {
     "position_patching": ["--limit", "3"],
     "layer_patching": ["--limit", "3"],
     "iterative_patching": ["--limit", "3"],
-    "train_toy": ["--steps", "4", "--pairs", "0"],
+    "train_toy": ["--steps", "4", "--pairs", "0", "--threads", "1"],
 }
 """What makes a command of the README quick enough for a test, without changing what it does."""
 
@@ -101,7 +101,7 @@ def test_the_python_of_the_readme_runs(monkeypatch):
     assert blocks
     import plotly.graph_objects as go
 
-    monkeypatch.setattr(go.Figure, "show", lambda self: None)
+    monkeypatch.setattr(go.Figure, "show", lambda self, **_: None)
     scope = {}
     for block in blocks:
         exec(compile(block, "README.md", "exec"), scope)

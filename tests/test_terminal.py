@@ -5,6 +5,7 @@ import os
 import re
 import subprocess
 import sys
+import warnings
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -178,3 +179,14 @@ def test_numbers_out_of_all_proportion(tmp_path, capsys, flags, message):
 def test_a_range_longer_than_any_model_is_refused_before_it_is_counted():
     with pytest.raises(Exception, match="is more than any model has"):
         cli.labels("0-99999999999999999999999")
+
+
+def test_programs_show_no_announcements_of_other_packages():
+    def program(_):
+        for kind in (*cli.ANNOUNCEMENTS, UserWarning):
+            warnings.warn("old", kind, stacklevel=1)
+
+    with warnings.catch_warnings(record=True) as seen:
+        warnings.simplefilter("always")
+        assert cli.run(cli.new_parser("any", "Any."), [], program) == 0
+    assert [warning.category for warning in seen] == [UserWarning]
