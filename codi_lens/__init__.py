@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from codi_lens.errors import UserError
     from codi_lens.hooks import Site
     from codi_lens.outcomes import Sweep
-    from codi_lens.pairs import Pair, Variant, load_pairs
+    from codi_lens.data.pairs import Pair, Variant, load_pairs
     from codi_lens.sweeps import patch_iteratively, patch_layers, patch_positions
 
 _HOMES = {
@@ -23,9 +23,9 @@ _HOMES = {
     "HookedCodi": "codi",
     "UserError": "errors",
     "Site": "hooks",
-    "Pair": "pairs",
-    "Variant": "pairs",
-    "load_pairs": "pairs",
+    "Pair": "data.pairs",
+    "Variant": "data.pairs",
+    "load_pairs": "data.pairs",
     "Sweep": "outcomes",
     "patch_iteratively": "sweeps",
     "patch_layers": "sweeps",

@@ -17,7 +17,7 @@ from codi_lens.codi import HookedCodi
 from codi_lens.errors import UserError
 from codi_lens.memory import peak_memory
 from codi_lens.outcomes import Sweep
-from codi_lens.pairs import Pair, pairs_digest
+from codi_lens.data.pairs import Pair, pairs_digest
 from codi_lens.plans import Settings
 
 SCHEMA_VERSION = 1

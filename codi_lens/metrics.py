@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from codi_lens.answers import AnswerPair
+from codi_lens.data.answers import AnswerPair
 from codi_lens.choices import Direction
 
 CELL_METRICS = (

@@ -35,7 +35,7 @@ from codi_lens.manifest import (
 )
 from codi_lens.metrics import sides
 from codi_lens.outcomes import Cell, PairOutcome, RunRecord, Sweep
-from codi_lens.pairs import Pair, Variant
+from codi_lens.data.pairs import Pair, Variant
 from codi_lens.plans import Label, Settings
 
 AGGREGATES = "aggregate_statistics.json"

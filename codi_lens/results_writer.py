@@ -16,7 +16,7 @@ from codi_lens.files import expand, write_json, write_tensors, write_text
 from codi_lens.manifest import MANIFEST, describe_file, make_manifest
 from codi_lens.metrics import sides
 from codi_lens.outcomes import PairOutcome, RunRecord, Sweep
-from codi_lens.pairs import Variant
+from codi_lens.data.pairs import Variant
 from codi_lens.plans import Label
 from codi_lens.results import AGGREGATES, CELLS, GENERATED, METRICS
 from codi_lens.summary import aggregate_entry

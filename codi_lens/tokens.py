@@ -8,7 +8,7 @@ from jaxtyping import Int
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from codi_lens.answers import Answer, answer_tokens
+from codi_lens.data.answers import Answer, answer_tokens
 from codi_lens.config import CodiConfig
 from codi_lens.errors import UserError
 from codi_lens.fields import text

@@ -2,7 +2,7 @@
 
     python -m experiments.prepare_pairs FILE --out FOLDER
 
-FILE is in the flat or the prepared format (see `codi_lens.pairs`), a folder made by this program,
+FILE is in the flat or the prepared format (see `codi_lens.data.pairs`), a folder made by this program,
 or "toy". FOLDER gets `pairs.json`, `set_aside.json` and `report.json`. A file with any fault ends
 in one message that lists them all, exit code 2, and nothing written.
 """
@@ -11,8 +11,8 @@ import sys
 from pathlib import Path
 
 from codi_lens.errors import UserError
-from codi_lens.pair_report import PairReport, prepare, write_report
-from codi_lens.pairs import PAIRS_FILE, SET_ASIDE_FILE
+from codi_lens.data.prepare import PairReport, prepare, write_report
+from codi_lens.data.pairs import PAIRS_FILE, SET_ASIDE_FILE
 from experiments import cli
 
 

@@ -3,7 +3,7 @@
 import torch
 
 from codi_lens import Site
-from codi_lens.answers import contrast
+from codi_lens.data.answers import contrast
 from codi_lens.hooks import capture, replace
 
 

@@ -9,7 +9,7 @@ from safetensors.torch import load_file, save_file
 from codi_lens import Pair, Variant
 from codi_lens.comparison import RankCorrelation, rank_correlation, spearman
 from codi_lens.comparison import compare as compare_runs
-from codi_lens.pairs import write_pairs
+from codi_lens.data.pairs import write_pairs
 from experiments import compare, iterative_patching, layer_patching, position_patching
 from tests.invented import invented_sweep
 from tests.runs import sign

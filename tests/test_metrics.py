@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from codi_lens.answers import AnswerPair
+from codi_lens.data.answers import AnswerPair
 from codi_lens.metrics import (
     Readout,
     answer_logprob,

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from codi_lens import HookedCodi, Pair, Site, UserError, Variant, patch_positions
-from codi_lens.answers import contrast
+from codi_lens.data.answers import contrast
 from codi_lens.hooks import replace
 from codi_lens.metrics import CELL_METRICS
 from codi_lens.patching import run_rows

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from codi_lens.pairs import Pair, Variant, load_pairs, pairs_digest, write_pairs
+from codi_lens.data.pairs import Pair, Variant, load_pairs, pairs_digest, write_pairs
 from experiments.prepare_pairs import main
 
-FLAT = Path(__file__).parent / "data" / "flat_pairs.json"
+FLAT = Path(__file__).parent / "files" / "flat_pairs.json"
 SAME = [2, 3, 5, 8, 11, 13, 14, 17, 20]
 REASON = "same answer on both sides"
 

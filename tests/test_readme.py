@@ -49,7 +49,7 @@ def test_a_command_of_the_readme(command, runs, tmp_path):
     filled = []
     for word in words[3:]:
         value = {
-            "FILE": ROOT / "tests/data/flat_pairs.json",
+            "FILE": ROOT / "tests/files/flat_pairs.json",
             "FOLDER": tmp_path / "made",
             "report.html": tmp_path / "report.html",
         }.get(word, word)

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from codi_lens.pairs import Pair, Variant, load_pairs, write_pairs
+from codi_lens.data.pairs import Pair, Variant, load_pairs, write_pairs
 from codi_lens.threads import NARROW, VARIABLES, choose_threads
 from experiments import cli, position_patching, prepare_pairs
 from experiments.processes import Processes, together

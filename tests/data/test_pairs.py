@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from codi_lens.answers import same_answer
+from codi_lens.data.answers import same_answer
 from codi_lens.errors import UserError
-from codi_lens.pair_report import prepare
-from codi_lens.pairs import (
+from codi_lens.data.prepare import prepare
+from codi_lens.data.pairs import (
     Pair,
     Variant,
     load_pairs,
@@ -24,8 +24,8 @@ from codi_lens.pairs import (
     write_pairs,
 )
 
-FLAT = Path(__file__).parent / "data" / "flat_pairs.json"
-GSM8K = Path(__file__).parents[2] / "shared" / "data" / "llama_clean_corrupted_pairs.json"
+FLAT = Path(__file__).parents[1] / "files" / "flat_pairs.json"
+GSM8K = Path(__file__).parents[3] / "shared" / "data" / "llama_clean_corrupted_pairs.json"
 
 ONE = {
     "pair_id": 3,
@@ -119,7 +119,7 @@ def test_a_folder_gives_the_pairs_set_aside_as_well(tmp_path: Path) -> None:
 
 
 def test_toy_is_the_file_of_the_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("codi_lens.pairs.TOY_PAIRS", tmp_path / "pairs.json")
+    monkeypatch.setattr("codi_lens.data.pairs.TOY_PAIRS", tmp_path / "pairs.json")
     write_pairs(tmp_path / "pairs.json", [PAIR])
     assert load_pairs("toy") == [PAIR]
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from codi_lens.errors import UserError
 from codi_lens.files import expand, write_json
-from codi_lens.pairs import (
+from codi_lens.data.pairs import (
     PAIRS_FILE,
     SET_ASIDE_FILE,
     Json,

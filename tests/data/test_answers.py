@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from codi_lens.answers import (
+from codi_lens.data.answers import (
     AnswerPair,
     answer_tokens,
     contrast,

@@ -20,7 +20,7 @@ counted by name. A file with the field "variant" or "question" in an entry is fl
 texts are kept to the letter, since blanks are tokens too.
 
 A pair with the same answer on both sides cannot show which answer a patch restores: it is read
-like any other and says so (`Pair.same_answer`); `codi_lens.pair_report` sets it aside.
+like any other and says so (`Pair.same_answer`); `codi_lens.data.prepare` sets it aside.
 """
 
 import hashlib
@@ -31,14 +31,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from codi_lens.answers import same_answer, spell
+from codi_lens.data.answers import same_answer, spell
 from codi_lens.errors import UserError
 from codi_lens.files import expand, read_text, write_json
 from codi_lens.toy.pairs import heldout_pairs
 
 PAIRS_FILE = "pairs.json"
 SET_ASIDE_FILE = "set_aside.json"
-TOY_PAIRS = Path(__file__).parent / "toy" / "model" / PAIRS_FILE
+TOY_PAIRS = Path(__file__).parents[1] / "toy" / "model" / PAIRS_FILE
 
 Number: TypeAlias = int | float
 Json: TypeAlias = Any
