@@ -11,10 +11,10 @@ if TYPE_CHECKING:
     from codi_lens import plots
     from codi_lens.cache import CodiCache
     from codi_lens.codi import CodiRun, HookedCodi
+    from codi_lens.data.pairs import Pair, Variant, load_pairs
     from codi_lens.errors import UserError
     from codi_lens.hooks import Site
     from codi_lens.outcomes import Sweep
-    from codi_lens.data.pairs import Pair, Variant, load_pairs
     from codi_lens.sweeps import patch_iteratively, patch_layers, patch_positions
 
 _HOMES = {

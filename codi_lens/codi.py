@@ -8,8 +8,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from codi_lens.data.answers import Answer
 from codi_lens.cache import CodiCache
+from codi_lens.data.answers import Answer
 from codi_lens.errors import UserError, whole_number
 from codi_lens.hooks import AddressedHook, HookPlan, Step
 from codi_lens.loop import LoopState

@@ -12,8 +12,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from codi_lens.data.answers import AnswerPair
 from codi_lens.choices import Direction
+from codi_lens.data.answers import AnswerPair
 
 CELL_METRICS = (
     "kl_divergence",

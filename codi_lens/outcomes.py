@@ -6,8 +6,8 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from codi_lens.errors import one_of
 from codi_lens.data.pairs import Pair
+from codi_lens.errors import one_of
 from codi_lens.plans import Label, Settings
 from codi_lens.structural_zeros import is_structural_zero
 

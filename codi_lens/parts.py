@@ -8,12 +8,12 @@ from torch import nn
 from transformer_lens import HookedTransformer, HookedTransformerConfig
 from transformers import PreTrainedTokenizerBase
 
+from codi_lens.checkpoint.config import CodiConfig
+from codi_lens.checkpoint.load_report import LoadReport
 from codi_lens.choices import DTYPES
-from codi_lens.config import CodiConfig
 from codi_lens.errors import UserError
 from codi_lens.hooked import to_hooked
 from codi_lens.hooks import foreign_hooks, lock_of
-from codi_lens.load_report import LoadReport
 from codi_lens.loop import LatentLoop
 from codi_lens.pretrained import Pretrained, load_pretrained, pick_device, pick_dtype
 from codi_lens.tokens import CodiTokens

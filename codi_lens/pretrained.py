@@ -16,18 +16,18 @@ import torch
 from torch import nn
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerBase
 
-from codi_lens.checkpoint import embedding_rows, load_checkpoint
+from codi_lens.checkpoint.architectures.llama import check_sizes, read_llama_config
+from codi_lens.checkpoint.config import CONFIG_NAME, FIELDS, CodiConfig
+from codi_lens.checkpoint.fields import check_fields, read_object
+from codi_lens.checkpoint.hub import TOKENIZER, ModelFiles, model_files
+from codi_lens.checkpoint.known import known_config, refusal
+from codi_lens.checkpoint.layouts.codi import EXTRA_TOKENS
+from codi_lens.checkpoint.load_report import LoadReport, measure_peak
+from codi_lens.checkpoint.merge import embedding_rows, load_checkpoint
+from codi_lens.checkpoint.tensor_files import CheckpointError, TensorFile, model_digest
 from codi_lens.choices import DTYPES
-from codi_lens.config import CONFIG_NAME, FIELDS, CodiConfig
 from codi_lens.errors import UserError
-from codi_lens.fields import check_fields, read_object
-from codi_lens.hub import TOKENIZER, ModelFiles, model_files
-from codi_lens.known import known_config, refusal
-from codi_lens.layout import EXTRA_TOKENS
-from codi_lens.llama_config import check_sizes, read_llama_config
-from codi_lens.load_report import LoadReport, measure_peak
 from codi_lens.memory import enough_memory
-from codi_lens.tensor_files import CheckpointError, TensorFile, model_digest
 from codi_lens.tokens import CodiTokens
 
 

@@ -13,8 +13,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from codi_lens.data.answers import AnswerPair
 from codi_lens.codi import HookedCodi
+from codi_lens.data.answers import AnswerPair
 from codi_lens.loop import LoopState
 from codi_lens.metrics import Readout, top_1
 from codi_lens.patching import Ended, RowsRun, end_thoughts

@@ -23,6 +23,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from codi_lens.codi import HookedCodi
+from codi_lens.data.pairs import Pair, Variant
 from codi_lens.errors import UserError, command
 from codi_lens.files import expand, read_text
 from codi_lens.manifest import (
@@ -35,7 +36,6 @@ from codi_lens.manifest import (
 )
 from codi_lens.metrics import sides
 from codi_lens.outcomes import Cell, PairOutcome, RunRecord, Sweep
-from codi_lens.data.pairs import Pair, Variant
 from codi_lens.plans import Label, Settings
 
 AGGREGATES = "aggregate_statistics.json"

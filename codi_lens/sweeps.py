@@ -12,9 +12,9 @@ from dataclasses import fields
 from typing import Any
 
 from codi_lens.codi import HookedCodi
+from codi_lens.data.pairs import Pair
 from codi_lens.errors import UserError, one_of, whole_number
 from codi_lens.outcomes import PairOutcome, Sweep
-from codi_lens.data.pairs import Pair
 from codi_lens.plans import PLANS, THOUGHT, Label, Settings
 from codi_lens.runner import sweep_pairs
 

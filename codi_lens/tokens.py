@@ -8,10 +8,10 @@ from jaxtyping import Int
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
+from codi_lens.checkpoint.config import CodiConfig
+from codi_lens.checkpoint.fields import text
 from codi_lens.data.answers import Answer, answer_tokens
-from codi_lens.config import CodiConfig
 from codi_lens.errors import UserError
-from codi_lens.fields import text
 
 
 @dataclass(frozen=True)

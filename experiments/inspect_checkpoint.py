@@ -137,7 +137,7 @@ def plain_run(
     import torch
     from transformers import DynamicCache
 
-    from codi_lens.plain_cache import cached
+    from codi_lens.checkpoint.plain_cache import cached
 
     llama = parts.llama
     thoughts = []

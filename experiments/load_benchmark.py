@@ -98,8 +98,8 @@ def fabricate(folder: Path, shape: dict[str, int], file_format: str) -> None:
     from accelerate import init_empty_weights
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    from codi_lens.checkpoint import EXTRA_TOKENS, make_projection, write_checkpoint
-    from codi_lens.config import CodiConfig
+    from codi_lens.checkpoint.config import CodiConfig
+    from codi_lens.checkpoint.merge import EXTRA_TOKENS, make_projection, write_checkpoint
     from codi_lens.toy.tokenizer import ANSWER_STEM, build_tokenizer
 
     torch.manual_seed(0)

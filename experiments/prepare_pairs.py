@@ -10,9 +10,9 @@ in one message that lists them all, exit code 2, and nothing written.
 import sys
 from pathlib import Path
 
-from codi_lens.errors import UserError
-from codi_lens.data.prepare import PairReport, prepare, write_report
 from codi_lens.data.pairs import PAIRS_FILE, SET_ASIDE_FILE
+from codi_lens.data.prepare import PairReport, prepare, write_report
+from codi_lens.errors import UserError
 from experiments import cli
 
 

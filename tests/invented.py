@@ -2,9 +2,9 @@
 
 import torch
 
+from codi_lens.data.pairs import Pair, Variant
 from codi_lens.metrics import CELL_METRICS
 from codi_lens.outcomes import DONOR_GIVEN, PairOutcome, RunRecord, Sweep
-from codi_lens.data.pairs import Pair, Variant
 from codi_lens.plans import PLANS, Settings
 from codi_lens.similarity import SIMILARITIES
 

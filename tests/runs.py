@@ -3,8 +3,8 @@
 import json
 from pathlib import Path
 
-from codi_lens.manifest import JOURNAL, MANIFEST, describe_file
 from codi_lens.data.pairs import Pair, Variant, write_pairs
+from codi_lens.manifest import JOURNAL, MANIFEST, describe_file
 from experiments import iterative_patching, layer_patching, position_patching
 from tests.tiny import write_tiny
 

@@ -9,9 +9,9 @@ from safetensors.torch import load_file
 from tokenizers import processors
 
 from codi_lens import HookedCodi, Site, UserError
+from codi_lens.checkpoint.config import CONFIG_NAME
+from codi_lens.checkpoint.tensor_files import SAFETENSORS, CheckpointError
 from codi_lens.data.answers import answer_tokens
-from codi_lens.config import CONFIG_NAME
-from codi_lens.tensor_files import SAFETENSORS, CheckpointError
 from tests.tiny import TARGETS, PlainCodi, tiny_tokenizer
 
 QUESTION, OTHER = "one plus two?", "two plus two plus two?"

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from codi_lens.config import CodiConfig
+from codi_lens.checkpoint.config import CodiConfig
 from experiments import iterative_patching, layer_patching
 
 ROOT = Path(__file__).parent.parent

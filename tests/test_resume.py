@@ -13,9 +13,9 @@ import torch
 from safetensors.torch import load_file
 
 from codi_lens.comparison import TOLERANCE
+from codi_lens.data.pairs import write_pairs
 from codi_lens.files import write_json
 from codi_lens.journal import JOURNAL, PARTS, Journal, decode, encode
-from codi_lens.data.pairs import write_pairs
 from codi_lens.results import RecordError, load
 from experiments import layer_patching, position_patching
 from tests.runs import PAIRS, PROGRAMS, contents, write_job

@@ -11,7 +11,7 @@ import pytest
 import torch
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-from codi_lens.checkpoint import merge_adapter
+from codi_lens.checkpoint.merge import merge_adapter
 from codi_lens.codi import HookedCodi
 from codi_lens.data.pairs import load_pairs
 from codi_lens.toy import task

@@ -10,9 +10,9 @@ from torch import nn
 from transformers import DynamicCache, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from transformers.models.llama.modeling_llama import LlamaRMSNorm, LlamaRotaryEmbedding
 
-from codi_lens.checkpoint import make_projection, write_checkpoint
-from codi_lens.config import CodiConfig
-from codi_lens.plain_cache import cached
+from codi_lens.checkpoint.config import CodiConfig
+from codi_lens.checkpoint.merge import make_projection, write_checkpoint
+from codi_lens.checkpoint.plain_cache import cached
 
 TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 LLAMA3_ROPE = {

@@ -3,8 +3,6 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from codi_lens.errors import UserError
-from codi_lens.files import expand, write_json
 from codi_lens.data.pairs import (
     PAIRS_FILE,
     SET_ASIDE_FILE,
@@ -14,6 +12,8 @@ from codi_lens.data.pairs import (
     pairs_digest,
     read_pairs,
 )
+from codi_lens.errors import UserError
+from codi_lens.files import expand, write_json
 
 REPORT_FILE = "report.json"
 SAME_ANSWER = "same answer on both sides"

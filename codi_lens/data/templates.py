@@ -20,8 +20,8 @@ from itertools import permutations, product, zip_longest
 from typing import TypeAlias
 
 from codi_lens.data.answers import Tokenizer, answer_tokens
-from codi_lens.errors import UserError
 from codi_lens.data.pairs import Pair, Variant
+from codi_lens.errors import UserError
 
 ADDITIONS = (
     "A team starts with a headcount of {x}. Recruiting raises the headcount by {y}. Then every "

@@ -15,8 +15,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from transformers import LlamaForCausalLM
 
-from codi_lens.checkpoint import write_checkpoint
-from codi_lens.config import CodiConfig
+from codi_lens.checkpoint.config import CodiConfig
+from codi_lens.checkpoint.merge import write_checkpoint
 from codi_lens.toy.tokenizer import ANSWER_STEM
 from codi_lens.toy.train import Trained
 

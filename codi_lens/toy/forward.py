@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from transformers import LlamaForCausalLM, PreTrainedTokenizerBase
 from transformers.cache_utils import DynamicCache, DynamicLayer
 
-from codi_lens.plain_cache import cached
+from codi_lens.checkpoint.plain_cache import cached
 from codi_lens.toy.task import Problem
 from codi_lens.toy.tokenizer import ANSWER_STEM, cot_text
 

@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerBase
 
-from codi_lens.checkpoint import EXTRA_TOKENS, make_projection
+from codi_lens.checkpoint.merge import EXTRA_TOKENS, make_projection
 from codi_lens.toy import task
 from codi_lens.toy.forward import (
     Batch,

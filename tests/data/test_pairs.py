@@ -11,8 +11,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from codi_lens.data.answers import same_answer
-from codi_lens.errors import UserError
-from codi_lens.data.prepare import prepare
 from codi_lens.data.pairs import (
     Pair,
     Variant,
@@ -23,6 +21,8 @@ from codi_lens.data.pairs import (
     write_json,
     write_pairs,
 )
+from codi_lens.data.prepare import prepare
+from codi_lens.errors import UserError
 
 FLAT = Path(__file__).parents[1] / "files" / "flat_pairs.json"
 GSM8K = Path(__file__).parents[3] / "shared" / "data" / "llama_clean_corrupted_pairs.json"

@@ -6,9 +6,9 @@ from collections import Counter
 import pytest
 
 from codi_lens.data.answers import contrast
+from codi_lens.data.pairs import Pair, Variant
 from codi_lens.data.templates import ADDITIONS, PHRASINGS, SUBTRACTIONS, generate_pairs
 from codi_lens.errors import UserError
-from codi_lens.data.pairs import Pair, Variant
 from tests.llama3_tokenizer import llama3_tokenizer
 
 N = 10_000

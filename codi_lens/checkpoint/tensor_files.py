@@ -15,8 +15,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from codi_lens.checkpoint.fields import read_object, text
 from codi_lens.errors import UserError
-from codi_lens.fields import read_object, text
 
 SAFETENSORS = "model.safetensors"
 SHARD_INDEX = "model.safetensors.index.json"

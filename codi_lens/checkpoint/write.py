@@ -12,10 +12,10 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerBase
 
-from codi_lens.config import CodiConfig
+from codi_lens.checkpoint.config import CodiConfig
+from codi_lens.checkpoint.layouts.codi import EXTRA_TOKENS, HEAD, LLAMA_PREFIX, PROJECTION_PREFIX
+from codi_lens.checkpoint.tensor_files import PICKLED, SAFETENSORS, SHARD_INDEX
 from codi_lens.errors import UserError
-from codi_lens.layout import EXTRA_TOKENS, HEAD, LLAMA_PREFIX, PROJECTION_PREFIX
-from codi_lens.tensor_files import PICKLED, SAFETENSORS, SHARD_INDEX
 
 
 def write_checkpoint(

@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from codi_lens import HookedCodi, UserError
-from codi_lens.tensor_files import PICKLED, SAFETENSORS, SHARD_INDEX, CheckpointError
+from codi_lens.checkpoint.tensor_files import PICKLED, SAFETENSORS, SHARD_INDEX, CheckpointError
 from tests.tiny import TARGETS, write_tiny
 
 LLAMA = "codi.base_model.model."

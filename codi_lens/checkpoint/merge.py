@@ -21,13 +21,13 @@ from peft import LoraConfig, inject_adapter_in_model
 from torch import Tensor, nn
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from codi_lens.checkpoint_writer import write_checkpoint
-from codi_lens.claims import Claims, most_common
-from codi_lens.config import CodiConfig
-from codi_lens.layout import EMBEDDING, EXTRA_TOKENS, HEAD, LLAMA_PREFIX
-from codi_lens.load_report import LoadReport
-from codi_lens.projection import load_projection, make_projection
-from codi_lens.tensor_files import CheckpointError, TensorFile
+from codi_lens.checkpoint.claims import Claims, most_common
+from codi_lens.checkpoint.config import CodiConfig
+from codi_lens.checkpoint.layouts.codi import EMBEDDING, EXTRA_TOKENS, HEAD, LLAMA_PREFIX
+from codi_lens.checkpoint.load_report import LoadReport
+from codi_lens.checkpoint.projection import load_projection, make_projection
+from codi_lens.checkpoint.tensor_files import CheckpointError, TensorFile
+from codi_lens.checkpoint.write import write_checkpoint
 
 __all__ = [
     "EXTRA_TOKENS",

@@ -7,10 +7,19 @@ from typing import Any
 
 from transformers import LlamaConfig
 
+from codi_lens.checkpoint.fields import (
+    Kind,
+    check_fields,
+    flag,
+    optional,
+    positive,
+    read_object,
+    size,
+    text,
+)
+from codi_lens.checkpoint.tensor_files import CheckpointError, TensorFile
 from codi_lens.errors import UserError
-from codi_lens.fields import Kind, check_fields, flag, optional, positive, read_object, size, text
 from codi_lens.hooked import attention_sizes, check_supported
-from codi_lens.tensor_files import CheckpointError, TensorFile
 
 REQUIRED = (
     "vocab_size",

@@ -11,8 +11,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Self
 
-from codi_lens.errors import UserError
-from codi_lens.fields import (
+from codi_lens.checkpoint.fields import (
     Kind,
     check_fields,
     count,
@@ -23,8 +22,9 @@ from codi_lens.fields import (
     text,
     texts,
 )
+from codi_lens.checkpoint.layouts.codi import OWN_PREFIXES
+from codi_lens.errors import UserError
 from codi_lens.files import write_json
-from codi_lens.layout import OWN_PREFIXES
 
 CONFIG_NAME = "codi_config.json"
 

@@ -18,9 +18,9 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 
+from codi_lens.checkpoint.known import mirror_of
+from codi_lens.checkpoint.tensor_files import SHARD_INDEX, WEIGHTS, shard_names
 from codi_lens.errors import UserError
-from codi_lens.known import mirror_of
-from codi_lens.tensor_files import SHARD_INDEX, WEIGHTS, shard_names
 from codi_lens.toy import TOY_FOLDER
 
 TOKENIZER = "tokenizer.json"

@@ -7,9 +7,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from codi_lens.layout import LEFTOVERS, LLAMA_PREFIX, PROJECTION_PREFIX
-from codi_lens.load_report import LoadReport
-from codi_lens.tensor_files import CheckpointError, TensorFile
+from codi_lens.checkpoint.layouts.codi import LEFTOVERS, LLAMA_PREFIX, PROJECTION_PREFIX
+from codi_lens.checkpoint.load_report import LoadReport
+from codi_lens.checkpoint.tensor_files import CheckpointError, TensorFile
 
 FLOATING = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 

@@ -4,7 +4,7 @@ import functools
 from pathlib import Path
 from typing import Any
 
-from codi_lens.fields import read_object
+from codi_lens.checkpoint.fields import read_object
 
 TABLE = Path(__file__).with_name("known_checkpoints.json")
 

@@ -3,9 +3,9 @@
 import torch
 from torch import nn
 
-from codi_lens.claims import Claims, most_common
-from codi_lens.config import CodiConfig
-from codi_lens.layout import NORM_NAMES, PROJECTION_PREFIX
+from codi_lens.checkpoint.claims import Claims, most_common
+from codi_lens.checkpoint.config import CodiConfig
+from codi_lens.checkpoint.layouts.codi import NORM_NAMES, PROJECTION_PREFIX
 
 
 def make_projection(d_model: int, projection_dim: int, layer_norm: bool = True) -> nn.Sequential:

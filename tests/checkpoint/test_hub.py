@@ -14,10 +14,10 @@ import pytest
 import torch
 
 from codi_lens import HookedCodi, UserError
-from codi_lens.config import CONFIG_NAME, CodiConfig
-from codi_lens.hub import model_files
-from codi_lens.known import known_checkpoints, known_config, mirror_of
-from codi_lens.tensor_files import PICKLED, SAFETENSORS, SHARD_INDEX
+from codi_lens.checkpoint.config import CONFIG_NAME, CodiConfig
+from codi_lens.checkpoint.hub import model_files
+from codi_lens.checkpoint.known import known_checkpoints, known_config, mirror_of
+from codi_lens.checkpoint.tensor_files import PICKLED, SAFETENSORS, SHARD_INDEX
 from tests.fake_hub import COMMIT, OTHER, FakeHub, fill_cache, serve
 from tests.llama3_tokenizer import llama3_tokenizer
 from tests.test_checkpoint import read_tensors

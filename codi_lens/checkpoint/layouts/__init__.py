@@ -1,0 +1,1 @@
+"""One file a family of checkpoints: the names of its tensors."""
