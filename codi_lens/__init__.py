@@ -9,20 +9,20 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from codi_lens import plots
-    from codi_lens.cache import CodiCache
-    from codi_lens.codi import CodiRun, HookedCodi
     from codi_lens.data.pairs import Pair, Variant, load_pairs
     from codi_lens.errors import UserError
-    from codi_lens.hooks import Site
+    from codi_lens.model.cache import CodiCache
+    from codi_lens.model.hooked_codi import CodiRun, HookedCodi
+    from codi_lens.model.hooks import Site
     from codi_lens.outcomes import Sweep
     from codi_lens.sweeps import patch_iteratively, patch_layers, patch_positions
 
 _HOMES = {
-    "CodiCache": "cache",
-    "CodiRun": "codi",
-    "HookedCodi": "codi",
+    "CodiCache": "model.cache",
+    "CodiRun": "model.hooked_codi",
+    "HookedCodi": "model.hooked_codi",
     "UserError": "errors",
-    "Site": "hooks",
+    "Site": "model.hooks",
     "Pair": "data.pairs",
     "Variant": "data.pairs",
     "load_pairs": "data.pairs",

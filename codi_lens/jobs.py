@@ -9,10 +9,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from codi_lens.codi import HookedCodi
 from codi_lens.data.answers import AnswerPair, contrast, same_answer
 from codi_lens.data.pairs import Pair, Variant
 from codi_lens.metrics import cell_metrics, sides
+from codi_lens.model.hooked_codi import HookedCodi
 from codi_lens.patching import RowsRun, run_rows
 from codi_lens.plans import BASE, PLANS, SOURCE, Plan, Settings
 from codi_lens.reading import Answers, read_answers, read_at_eot

@@ -12,11 +12,11 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from codi_lens.cache import CodiCache
-from codi_lens.codi import HookedCodi
 from codi_lens.data.answers import answer_tokens
 from codi_lens.data.pairs import Variant
-from codi_lens.hooks import Step
+from codi_lens.model.cache import CodiCache
+from codi_lens.model.hooked_codi import HookedCodi
+from codi_lens.model.hooks import Step
 
 
 @dataclass(frozen=True)

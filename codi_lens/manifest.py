@@ -13,10 +13,10 @@ import torch
 from torch import Tensor
 
 from codi_lens.aggregates import groups
-from codi_lens.codi import HookedCodi
 from codi_lens.data.pairs import Pair, pairs_digest
 from codi_lens.errors import UserError
 from codi_lens.memory import peak_memory
+from codi_lens.model.hooked_codi import HookedCodi
 from codi_lens.outcomes import Sweep
 from codi_lens.plans import Settings
 

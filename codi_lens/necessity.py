@@ -16,11 +16,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from codi_lens.choices import Filter
-from codi_lens.codi import DECODED, HookedCodi
 from codi_lens.data.answers import Answer, is_correct, same_answer
 from codi_lens.data.pairs import Pair
 from codi_lens.errors import UserError
-from codi_lens.hooks import Site, replace
+from codi_lens.model.hooked_codi import DECODED, HookedCodi
+from codi_lens.model.hooks import Site, replace
 
 
 @dataclass(frozen=True)

@@ -17,11 +17,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from codi_lens.codi import HookedCodi
-from codi_lens.hooks import HookFn, HookPlan, Site, Step
-from codi_lens.loop import LoopState
+from codi_lens.model.hooked_codi import HookedCodi
+from codi_lens.model.hooks import HookFn, HookPlan, Site, Step
+from codi_lens.model.loop import LoopState
+from codi_lens.model.tokens import right_pad
 from codi_lens.rows import Batch, Displaced, Row, Source, batches
-from codi_lens.tokens import right_pad
 
 Watched = dict[tuple[int, Site], Float[Tensor, "..."]]
 

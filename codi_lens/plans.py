@@ -39,7 +39,7 @@ from codi_lens.choices import (
     ResidSite,
 )
 from codi_lens.errors import UserError, one_of, whole_number
-from codi_lens.hooks import Site, Step
+from codi_lens.model.hooks import Site, Step
 from codi_lens.rows import Displaced, Patch, Row, Source, steps_of
 
 Label = int | str

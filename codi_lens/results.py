@@ -22,7 +22,6 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from codi_lens.codi import HookedCodi
 from codi_lens.data.pairs import Pair, Variant
 from codi_lens.errors import UserError, command
 from codi_lens.files import expand, read_text
@@ -35,6 +34,7 @@ from codi_lens.manifest import (
     differences,
 )
 from codi_lens.metrics import sides
+from codi_lens.model.hooked_codi import HookedCodi
 from codi_lens.outcomes import Cell, PairOutcome, RunRecord, Sweep
 from codi_lens.plans import Label, Settings
 

@@ -13,7 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from codi_lens.errors import UserError
-from codi_lens.hooks import Site, Step
+from codi_lens.model.hooks import Site, Step
 
 
 @dataclass(frozen=True)

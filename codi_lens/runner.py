@@ -8,7 +8,6 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from codi_lens.codi import HookedCodi
 from codi_lens.data.answers import is_correct
 from codi_lens.data.pairs import Pair
 from codi_lens.errors import whole_number
@@ -24,6 +23,7 @@ from codi_lens.jobs import (
 )
 from codi_lens.memory import fitting_rows, in_batches
 from codi_lens.metrics import sides
+from codi_lens.model.hooked_codi import HookedCodi
 from codi_lens.outcomes import DONOR_GIVEN, Cell, PairOutcome, RunRecord
 from codi_lens.patching import RowsRun
 from codi_lens.plans import BASE, SOURCE, Plan, Settings

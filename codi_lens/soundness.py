@@ -6,9 +6,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from codi_lens.codi import DECODED, HookedCodi
 from codi_lens.data.pairs import Pair
 from codi_lens.errors import UserError
+from codi_lens.model.hooked_codi import DECODED, HookedCodi
 from codi_lens.plans import BASE, DONOR, SOURCE, Plan
 
 MAY_BE_UNDEFINED = ("logit_diff", "recovery")

@@ -11,9 +11,9 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import fields
 from typing import Any
 
-from codi_lens.codi import HookedCodi
 from codi_lens.data.pairs import Pair
 from codi_lens.errors import UserError, one_of, whole_number
+from codi_lens.model.hooked_codi import HookedCodi
 from codi_lens.outcomes import PairOutcome, Sweep
 from codi_lens.plans import PLANS, THOUGHT, Label, Settings
 from codi_lens.runner import sweep_pairs

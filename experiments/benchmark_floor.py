@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from codi_lens.loop import LatentLoop
+from codi_lens.model.loop import LatentLoop
 from experiments.benchmark_models import Bench
 
 

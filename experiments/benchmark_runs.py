@@ -15,9 +15,9 @@ from transformers import DynamicCache
 
 from codi_lens import Site, UserError
 from codi_lens.checkpoint.plain_cache import cached
-from codi_lens.hooks import replace
 from codi_lens.jobs import Job, make_job, measure, own_runs, run_jobs
 from codi_lens.memory import in_batches
+from codi_lens.model.hooks import replace
 from codi_lens.plans import Settings
 from codi_lens.runner import fitting_pairs
 from codi_lens.sweeps import make_settings

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     import torch
 
     from codi_lens import HookedCodi
-    from codi_lens.pretrained import Pretrained
+    from codi_lens.model.pretrained import Pretrained
 
 QUESTION = (
     "A team starts with 3 members. They recruit 5 new members. Then each current member recruits 2 "

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from codi_lens.choices import DTYPES
 
 if TYPE_CHECKING:
-    from codi_lens.pretrained import Pretrained
+    from codi_lens.model.pretrained import Pretrained
 
 FLAGS = {
     "alpha": "--alpha",
@@ -41,7 +41,7 @@ def load_parts(
     arguments: argparse.Namespace, device: str | None = None, **more: Any
 ) -> "Pretrained":
     """The model that the flags ask for, on `device` if given; `more` goes to `load_pretrained`."""
-    from codi_lens.pretrained import load_pretrained
+    from codi_lens.model.pretrained import load_pretrained
 
     return load_pretrained(
         arguments.model,

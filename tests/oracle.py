@@ -4,7 +4,7 @@ import torch
 
 from codi_lens import Site
 from codi_lens.data.answers import contrast
-from codi_lens.hooks import capture, replace
+from codi_lens.model.hooks import capture, replace
 
 
 def captured(codi, question, site, num_latents):

@@ -13,7 +13,7 @@ from codi_lens.checkpoint.config import CONFIG_NAME
 from codi_lens.data.pairs import Pair, Variant, write_pairs
 from codi_lens.journal_lines import encode
 from codi_lens.manifest import SCHEMA_VERSION
-from codi_lens.pretrained import pick_device
+from codi_lens.model.pretrained import pick_device
 from codi_lens.soundness import NotFinite
 from experiments import (
     cli,

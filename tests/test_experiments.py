@@ -14,8 +14,8 @@ from codi_lens import (
 )
 from codi_lens.aggregates import aggregate, donor_threshold, interaction
 from codi_lens.choices import SITES
-from codi_lens.hooks import replace
 from codi_lens.metrics import CELL_METRICS
+from codi_lens.model.hooks import replace
 from codi_lens.runner import choose_donors
 from codi_lens.sweeps import make_settings
 from tests.oracle import captured, cell, frozen

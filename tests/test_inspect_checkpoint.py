@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from codi_lens import HookedCodi
-from codi_lens.pretrained import load_pretrained
+from codi_lens.model.pretrained import load_pretrained
 from experiments import inspect_checkpoint
 from tests.tiny import tiny_config, write_tiny
 

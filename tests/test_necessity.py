@@ -10,7 +10,7 @@ import torch
 from codi_lens import HookedCodi, Pair, Site, UserError, load_pairs
 from codi_lens.data.answers import is_correct
 from codi_lens.data.pairs import write_pairs
-from codi_lens.hooks import replace as put
+from codi_lens.model.hooks import replace as put
 from codi_lens.necessity import derange, measure_necessity, passing, wilson
 from codi_lens.toy import TOY_FOLDER
 from experiments import layer_patching

@@ -12,8 +12,8 @@ import torch
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from codi_lens.checkpoint.merge import merge_adapter
-from codi_lens.codi import HookedCodi
 from codi_lens.data.pairs import load_pairs
+from codi_lens.model.hooked_codi import HookedCodi
 from codi_lens.toy import task
 from codi_lens.toy.card import make_card
 from codi_lens.toy.export import factorise, write_model

@@ -1,6 +1,6 @@
 """CODI's forward pass in a form that can be trained, and greedy evaluation on top of it.
 
-Inference has one latent loop, in `codi_lens.loop`, built on TransformerLens. Training needs another shape of
+Inference has one latent loop, in `codi_lens.model.loop`, built on TransformerLens. Training needs another shape of
 the same computation: gradients through plain `transformers`, a batch of unlike questions, a teacher and a
 student that share the question. The sequences are
 

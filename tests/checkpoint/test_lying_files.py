@@ -8,11 +8,12 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from codi_lens import UserError, pretrained
+from codi_lens import UserError
 from codi_lens.checkpoint import config as codi_config
 from codi_lens.checkpoint.architectures import llama as llama_config
 from codi_lens.checkpoint.tensor_files import PICKLED, SAFETENSORS, SHARD_INDEX, CheckpointError
-from codi_lens.pretrained import load_pretrained
+from codi_lens.model import pretrained
+from codi_lens.model.pretrained import load_pretrained
 from tests.tiny import LLAMA3_ROPE, tiny_config, write_tiny
 
 ODD = (

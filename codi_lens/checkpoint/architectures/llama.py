@@ -19,7 +19,7 @@ from codi_lens.checkpoint.fields import (
 )
 from codi_lens.checkpoint.tensor_files import CheckpointError, TensorFile
 from codi_lens.errors import UserError
-from codi_lens.hooked import attention_sizes, check_supported
+from codi_lens.model.backend import attention_sizes, check_supported
 
 REQUIRED = (
     "vocab_size",

@@ -5,7 +5,7 @@ import torch
 from safetensors.torch import load_file
 
 from codi_lens import HookedCodi, Site, UserError
-from codi_lens.hooks import HookNeverFired, ablate, add, capture, replace
+from codi_lens.model.hooks import HookNeverFired, ablate, add, capture, replace
 from tests.tiny import LLAMA3_ROPE, PlainCodi, tiny_config, write_tiny
 
 QUESTION = "The answer is: 12 plus 34?"

@@ -28,7 +28,7 @@ from codi_lens.checkpoint.tensor_files import CheckpointError, TensorFile, model
 from codi_lens.choices import DTYPES
 from codi_lens.errors import UserError
 from codi_lens.memory import enough_memory
-from codi_lens.tokens import CodiTokens
+from codi_lens.model.tokens import CodiTokens
 
 
 @dataclass

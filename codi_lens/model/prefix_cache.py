@@ -6,7 +6,7 @@ parts, against the prompt and against the suffix, and meet in one softmax: softm
 For the prompt's part all rows of a prompt are the rows of one matrix product, so that nothing is copied
 per row.
 
-`codi_lens.shared_blocks` has the modules that compute on these entries.
+`codi_lens.model.prefix_blocks` has the modules that compute on these entries.
 """
 
 from collections.abc import Sequence

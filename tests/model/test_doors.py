@@ -16,7 +16,7 @@ from codi_lens import (
     patch_layers,
     patch_positions,
 )
-from codi_lens.hooks import ablate, add, capture, replace
+from codi_lens.model.hooks import ablate, add, capture, replace
 from codi_lens.necessity import measure_necessity
 from codi_lens.results import load
 from codi_lens.results_writer import write_record
@@ -60,7 +60,7 @@ def test_a_hook_that_writes_in_place_reaches_the_run_and_nothing_that_is_kept(ti
 
 
 def test_a_fork_is_out_of_reach_of_another_forks_hooks(tiny):
-    from codi_lens.hooks import HookPlan
+    from codi_lens.model.hooks import HookPlan
 
     def in_place(activation, hook):
         activation.zero_()

@@ -15,7 +15,7 @@ from transformer_lens import ActivationCache, HookedTransformer
 from transformer_lens.utilities.slice import Slice, SliceInput
 
 from codi_lens.errors import UserError, one_of
-from codi_lens.hooks import Step
+from codi_lens.model.hooks import Step
 
 
 class CodiCache(ActivationCache):

@@ -1,4 +1,4 @@
-"""Transformer blocks that compute on a shared prefix (`codi_lens.shared_prefix`).
+"""Transformer blocks that compute on a shared prefix (`codi_lens.model.prefix_cache`).
 
 They are TransformerLens' own blocks, and take the path below only when the cache entry they are given is a
 `SharedPrefixEntry`. Hook points keep their names and shapes, with two differences on that path: `hook_rot_k` sees the
@@ -18,7 +18,7 @@ from transformer_lens.components.grouped_query_attention import GroupedQueryAtte
 from transformer_lens.components.mlps.gated_mlp import GatedMLP
 from transformer_lens.components.transformer_block import TransformerBlock
 
-from codi_lens.shared_prefix import SharedPrefixEntry
+from codi_lens.model.prefix_cache import SharedPrefixEntry
 
 
 class SharedPrefixBlock(TransformerBlock):

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from codi_lens import HookedCodi, UserError
-from codi_lens.shared_prefix import SharedPrefixCache, check_config, group_rows
+from codi_lens.model.prefix_cache import SharedPrefixCache, check_config, group_rows
 from tests.tiny import LLAMA3_ROPE, write_tiny
 
 SHAPES = {

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from codi_lens import Site
-from codi_lens.hooks import replace
+from codi_lens.model.hooks import replace
 
 QUESTION = "The answer is: 12 plus 34?"
 CLEAN, CORRUPTED = 45, 46  # single tokens behind the same stem

@@ -16,7 +16,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from codi_lens.errors import UserError
 from codi_lens.memory import enough_memory
-from codi_lens.shared_blocks import install
+from codi_lens.model.prefix_blocks import install
 
 
 @enough_memory("the hooked model")

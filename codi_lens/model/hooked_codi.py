@@ -8,13 +8,13 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from codi_lens.cache import CodiCache
 from codi_lens.data.answers import Answer
 from codi_lens.errors import UserError, whole_number
-from codi_lens.hooks import AddressedHook, HookPlan, Step
-from codi_lens.loop import LoopState
-from codi_lens.parts import CodiParts
-from codi_lens.tokens import left_pad, right_pad
+from codi_lens.model.cache import CodiCache
+from codi_lens.model.hooks import AddressedHook, HookPlan, Step
+from codi_lens.model.loop import LoopState
+from codi_lens.model.parts import CodiParts
+from codi_lens.model.tokens import left_pad, right_pad
 
 DECODED = 32
 """Tokens of a greedy answer, at most, where nothing else is said."""

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from codi_lens import Site, UserError
-from codi_lens.hooks import ablate, capture
+from codi_lens.model.hooks import ablate, capture
 
 QUESTION = "The answer is: 12 plus 34?"
 STEPS = ("prompt", "bot", 0, 2, "eot", "answer")

@@ -8,7 +8,7 @@ from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from codi_lens import UserError
-from codi_lens.hooked import to_hooked
+from codi_lens.model.backend import to_hooked
 from tests.tiny import LLAMA3_ROPE
 
 PLAIN_ROPE = {"rope_type": "default", "rope_theta": 10000.0}

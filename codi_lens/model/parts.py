@@ -12,11 +12,11 @@ from codi_lens.checkpoint.config import CodiConfig
 from codi_lens.checkpoint.load_report import LoadReport
 from codi_lens.choices import DTYPES
 from codi_lens.errors import UserError
-from codi_lens.hooked import to_hooked
-from codi_lens.hooks import foreign_hooks, lock_of
-from codi_lens.loop import LatentLoop
-from codi_lens.pretrained import Pretrained, load_pretrained, pick_device, pick_dtype
-from codi_lens.tokens import CodiTokens
+from codi_lens.model.backend import to_hooked
+from codi_lens.model.hooks import foreign_hooks, lock_of
+from codi_lens.model.loop import LatentLoop
+from codi_lens.model.pretrained import Pretrained, load_pretrained, pick_device, pick_dtype
+from codi_lens.model.tokens import CodiTokens
 
 
 class CodiParts:

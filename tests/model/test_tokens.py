@@ -4,7 +4,7 @@ import pytest
 from tokenizers import AddedToken, processors
 
 from codi_lens import HookedCodi, UserError
-from codi_lens.tokens import CodiTokens
+from codi_lens.model.tokens import CodiTokens
 from tests.llama3_tokenizer import TEXTS, llama3_tokenizer
 from tests.tiny import tiny_config, tiny_tokenizer, write_tiny
 

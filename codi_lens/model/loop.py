@@ -21,9 +21,9 @@ from torch import Tensor, nn
 from transformer_lens import HookedTransformer, TransformerLensKeyValueCache
 
 from codi_lens.errors import UserError
-from codi_lens.hooked import move
-from codi_lens.hooks import HookFn, HookPlan, attached
-from codi_lens.shared_prefix import SharedPrefixCache
+from codi_lens.model.backend import move
+from codi_lens.model.hooks import HookFn, HookPlan, attached
+from codi_lens.model.prefix_cache import SharedPrefixCache
 
 Hooks = Sequence[tuple[str, HookFn]]
 
