@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from codi_lens.model.cache import CodiCache
     from codi_lens.model.hooked_codi import CodiRun, HookedCodi
     from codi_lens.model.hooks import Site
-    from codi_lens.outcomes import Sweep
-    from codi_lens.sweeps import patch_iteratively, patch_layers, patch_positions
+    from codi_lens.patching.result import Sweep
+    from codi_lens.patching.sweep import patch_iteratively, patch_layers, patch_positions
 
 _HOMES = {
     "CodiCache": "model.cache",
@@ -26,10 +26,10 @@ _HOMES = {
     "Pair": "data.pairs",
     "Variant": "data.pairs",
     "load_pairs": "data.pairs",
-    "Sweep": "outcomes",
-    "patch_iteratively": "sweeps",
-    "patch_layers": "sweeps",
-    "patch_positions": "sweeps",
+    "Sweep": "patching.result",
+    "patch_iteratively": "patching.sweep",
+    "patch_layers": "patching.sweep",
+    "patch_positions": "patching.sweep",
 }
 
 __all__ = [

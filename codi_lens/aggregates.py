@@ -12,8 +12,8 @@ from torch import Tensor
 
 from codi_lens.choices import EFFECTS
 from codi_lens.errors import UserError, one_of
-from codi_lens.outcomes import IN_SWEEP, Sweep
-from codi_lens.plans import Label
+from codi_lens.patching.plans import Label
+from codi_lens.patching.result import IN_SWEEP, Sweep
 
 RESAMPLES = 1000
 INTERVAL = (0.025, 0.975)

@@ -10,10 +10,10 @@ from torch import Tensor
 
 from codi_lens.aggregates import Aggregate, donor_threshold, top_cells
 from codi_lens.errors import one_of
-from codi_lens.outcomes import IN_SWEEP, Cell, Sweep
-from codi_lens.plans import Label
-from codi_lens.similarity import SIMILARITIES
-from codi_lens.structural_zeros import is_structural_zero
+from codi_lens.patching.plans import Label
+from codi_lens.patching.result import IN_SWEEP, Cell, Sweep
+from codi_lens.patching.similarity import SIMILARITIES
+from codi_lens.patching.structural_zeros import is_structural_zero
 
 EFFECT_METRICS = (
     "recovery",

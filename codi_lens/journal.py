@@ -29,7 +29,7 @@ from codi_lens.errors import UserError
 from codi_lens.files import lock, sync_folder, write_through
 from codi_lens.journal_lines import Entry, Kind, decode, encode, finished, header_of
 from codi_lens.manifest import JOURNAL, differences
-from codi_lens.outcomes import Cell, PairOutcome, RunRecord
+from codi_lens.patching.result import Cell, PairOutcome, RunRecord
 from codi_lens.results import RecordError
 from codi_lens.results_writer import run_entry
 

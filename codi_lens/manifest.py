@@ -17,8 +17,8 @@ from codi_lens.data.pairs import Pair, pairs_digest
 from codi_lens.errors import UserError
 from codi_lens.memory import peak_memory
 from codi_lens.model.hooked_codi import HookedCodi
-from codi_lens.outcomes import Sweep
-from codi_lens.plans import Settings
+from codi_lens.patching.plans import Settings
+from codi_lens.patching.result import Sweep
 
 SCHEMA_VERSION = 1
 MANIFEST = "manifest.json"

@@ -26,8 +26,8 @@ from codi_lens.grids import (
     structural_zeros,
     threshold,
 )
-from codi_lens.metrics import sides
-from codi_lens.outcomes import PairOutcome, Sweep
+from codi_lens.patching.metrics import sides
+from codi_lens.patching.result import PairOutcome, Sweep
 
 DIGITS = 6
 """Significant digits of the numbers in the page."""

@@ -33,10 +33,10 @@ from codi_lens.manifest import (
     describe_run,
     differences,
 )
-from codi_lens.metrics import sides
 from codi_lens.model.hooked_codi import HookedCodi
-from codi_lens.outcomes import Cell, PairOutcome, RunRecord, Sweep
-from codi_lens.plans import Label, Settings
+from codi_lens.patching.metrics import sides
+from codi_lens.patching.plans import Label, Settings
+from codi_lens.patching.result import Cell, PairOutcome, RunRecord, Sweep
 
 AGGREGATES = "aggregate_statistics.json"
 METRICS = "metrics.safetensors"

@@ -14,10 +14,10 @@ from codi_lens.aggregates import finite
 from codi_lens.data.pairs import Variant
 from codi_lens.files import expand, write_json, write_tensors, write_text
 from codi_lens.manifest import MANIFEST, describe_file, make_manifest
-from codi_lens.metrics import sides
 from codi_lens.model.hooked_codi import HookedCodi
-from codi_lens.outcomes import PairOutcome, RunRecord, Sweep
-from codi_lens.plans import Label
+from codi_lens.patching.metrics import sides
+from codi_lens.patching.plans import Label
+from codi_lens.patching.result import PairOutcome, RunRecord, Sweep
 from codi_lens.results import AGGREGATES, CELLS, GENERATED, METRICS
 from codi_lens.summary import aggregate_entry
 

@@ -15,7 +15,7 @@ from codi_lens.aggregates import (
     interaction,
     top_cells,
 )
-from codi_lens.outcomes import Sweep
+from codi_lens.patching.result import Sweep
 
 
 def aggregate_entry(sweep: Sweep) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from codi_lens.choices import WandbMode
 from codi_lens.errors import command
 from codi_lens.files import read_text, write_text
 from codi_lens.grids import as_grid, columns, metric_names, pairs_behind, panels
-from codi_lens.outcomes import PairOutcome, Sweep
+from codi_lens.patching.result import PairOutcome, Sweep
 
 PROJECT = "codi-lens"
 PATIENCE = 120.0

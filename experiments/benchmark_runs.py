@@ -15,12 +15,12 @@ from transformers import DynamicCache
 
 from codi_lens import Site, UserError
 from codi_lens.checkpoint.plain_cache import cached
-from codi_lens.jobs import Job, make_job, measure, own_runs, run_jobs
 from codi_lens.memory import in_batches
 from codi_lens.model.hooks import replace
-from codi_lens.plans import Settings
-from codi_lens.runner import fitting_pairs
-from codi_lens.sweeps import make_settings
+from codi_lens.patching.jobs import Job, make_job, measure, own_runs, run_jobs
+from codi_lens.patching.plans import Settings
+from codi_lens.patching.runner import fitting_pairs
+from codi_lens.patching.sweep import make_settings
 from experiments.benchmark_floor import Passes, counted, floor
 from experiments.benchmark_models import Bench, make_bench
 from experiments.load_benchmark import sampled

@@ -12,7 +12,7 @@ from experiments.processes import Processes
 
 if TYPE_CHECKING:
     from codi_lens import HookedCodi, Pair
-    from codi_lens.plans import Settings
+    from codi_lens.patching.plans import Settings
 
 
 @dataclass(frozen=True)
@@ -42,8 +42,8 @@ def prepare(
 ) -> Work:
     """Loads, checks and chooses; makes the folder when all is right."""
     # Heavy imports wait until the arguments are known to be right.
-    from codi_lens.soundness import check_pairs
-    from codi_lens.sweeps import make_settings
+    from codi_lens.patching.checks import check_pairs
+    from codi_lens.patching.sweep import make_settings
 
     pairs = chosen_pairs(arguments)
     codi = cli.load_model(arguments, here.device(arguments.device))

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from codi_lens import Sweep
     from codi_lens.journal import Journal
-    from codi_lens.outcomes import PairOutcome
+    from codi_lens.patching.result import PairOutcome
     from codi_lens.tracking import Tracker
 
 FIGURES = "heatmap.html"
@@ -152,8 +152,8 @@ def show(work: inputs.Work, result: "Sweep | None", written: list[Path], whole: 
 
 def run(work: inputs.Work, journal: "Journal", tracker: "Tracker") -> tuple["Sweep | None", bool]:
     """The sweep, as far as it came, and whether that is all of it; answers as --answers asks."""
-    from codi_lens.runner import sweep_pairs
-    from codi_lens.sweeps import make_sweep
+    from codi_lens.patching.runner import sweep_pairs
+    from codi_lens.patching.sweep import make_sweep
 
     answers = inputs.answers_to_decode(work.arguments)
     decode = "none" if answers == "top" else answers
@@ -216,7 +216,7 @@ def with_top_answers(
 ) -> tuple["Sweep", bool]:
     """The sweep with the answers of its five outlined cells, from a second run of those alone."""
     from codi_lens.aggregates import aggregate, donor_threshold, top_cells
-    from codi_lens.runner import sweep_pairs
+    from codi_lens.patching.runner import sweep_pairs
 
     group = aggregate(sweep)
     values = group.means["recovery"][0]

@@ -3,10 +3,10 @@
 import torch
 
 from codi_lens.data.pairs import Pair, Variant
-from codi_lens.metrics import CELL_METRICS
-from codi_lens.outcomes import DONOR_GIVEN, PairOutcome, RunRecord, Sweep
-from codi_lens.plans import PLANS, Settings
-from codi_lens.similarity import SIMILARITIES
+from codi_lens.patching.metrics import CELL_METRICS
+from codi_lens.patching.plans import PLANS, Settings
+from codi_lens.patching.result import DONOR_GIVEN, PairOutcome, RunRecord, Sweep
+from codi_lens.patching.similarity import SIMILARITIES
 
 SCRIPT = "<script>document.title = 'broken'</script>"
 

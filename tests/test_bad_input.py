@@ -14,7 +14,7 @@ from codi_lens.data.pairs import Pair, Variant, write_pairs
 from codi_lens.journal_lines import encode
 from codi_lens.manifest import SCHEMA_VERSION
 from codi_lens.model.pretrained import pick_device
-from codi_lens.soundness import NotFinite
+from codi_lens.patching.checks import NotFinite
 from experiments import (
     cli,
     compare,
@@ -310,8 +310,8 @@ def test_numbers_that_overflow_in_half_precision(refused, tmp_path, program):
 
 def test_a_patched_run_that_is_not_finite_is_named_with_layer_and_position(tiny, monkeypatch):
     """A source activation too large for the answer: the base run is sound, the patched one is not."""
-    from codi_lens.runner import sweep_pairs
-    from codi_lens.sweeps import make_settings
+    from codi_lens.patching.runner import sweep_pairs
+    from codi_lens.patching.sweep import make_settings
 
     settings = make_settings(tiny, layers=[0, 1], positions=[1, 2])
     saved = torch.zeros(2, 2, 32, dtype=torch.float64)

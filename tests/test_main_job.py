@@ -11,8 +11,8 @@ import torch
 from safetensors import safe_open
 
 from codi_lens import HookedCodi, Site, load_pairs
-from codi_lens.metrics import CELL_METRICS
 from codi_lens.model.hooks import replace
+from codi_lens.patching.metrics import CELL_METRICS
 from experiments import position_patching
 from tests.oracle import captured, cell
 

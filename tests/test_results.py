@@ -9,7 +9,10 @@ from safetensors.torch import load_file
 
 from codi_lens import HookedCodi, UserError
 from codi_lens.manifest import differences, tensors_digest
-from codi_lens.metrics import CELL_METRICS
+from codi_lens.patching.metrics import CELL_METRICS
+from codi_lens.patching.runner import sweep_pairs
+from codi_lens.patching.similarity import SIMILARITIES
+from codi_lens.patching.sweep import make_settings, make_sweep
 from codi_lens.results import (
     GENERATED,
     METRICS,
@@ -21,9 +24,6 @@ from codi_lens.results import (
     verify,
 )
 from codi_lens.results_writer import pair_entry, write_record
-from codi_lens.runner import sweep_pairs
-from codi_lens.similarity import SIMILARITIES
-from codi_lens.sweeps import make_settings, make_sweep
 from tests.runs import PAIRS
 from tests.tiny import write_tiny
 

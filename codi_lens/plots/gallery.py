@@ -2,7 +2,7 @@
 
 import plotly.graph_objects as go
 
-from codi_lens.outcomes import Sweep
+from codi_lens.patching.result import Sweep
 from codi_lens.plots.maps import (
     chained_minus_parallel,
     controls,

@@ -19,8 +19,8 @@ from codi_lens.grids import (
     structural_zeros,
     threshold,
 )
-from codi_lens.outcomes import IN_SWEEP, Sweep
-from codi_lens.plans import Label
+from codi_lens.patching.plans import Label
+from codi_lens.patching.result import IN_SWEEP, Sweep
 from codi_lens.plots.panels import Panel, draw
 from codi_lens.plots.style import EXPERIMENTS, PANEL_TITLES, SIGNED, label, name_of, scope
 

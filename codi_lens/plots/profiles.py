@@ -13,8 +13,8 @@ from codi_lens.aggregates import Aggregate, aggregate
 from codi_lens.comparison import rank_correlation
 from codi_lens.errors import UserError
 from codi_lens.grids import as_grid, columns, pairs_behind, panels, structural_zeros
-from codi_lens.outcomes import Sweep
-from codi_lens.plans import Label
+from codi_lens.patching.plans import Label
+from codi_lens.patching.result import Sweep
 from codi_lens.plots.style import (
     EXPERIMENTS,
     PALETTE,

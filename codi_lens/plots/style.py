@@ -13,7 +13,7 @@ from torch import Tensor
 
 from codi_lens.aggregates import Aggregate
 from codi_lens.grids import pairs_behind
-from codi_lens.outcomes import Sweep
+from codi_lens.patching.result import Sweep
 from codi_lens.plots.figure import helpful
 
 DIVERGING, SEQUENTIAL = "RdBu", "Viridis"

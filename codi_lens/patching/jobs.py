@@ -11,12 +11,12 @@ from torch import Tensor
 
 from codi_lens.data.answers import AnswerPair, contrast, same_answer
 from codi_lens.data.pairs import Pair, Variant
-from codi_lens.metrics import cell_metrics, sides
 from codi_lens.model.hooked_codi import HookedCodi
-from codi_lens.patching import RowsRun, run_rows
-from codi_lens.plans import BASE, PLANS, SOURCE, Plan, Settings
-from codi_lens.reading import Answers, read_answers, read_at_eot
-from codi_lens.rows import Row, Source, shifted
+from codi_lens.patching.engine import RowsRun, run_rows
+from codi_lens.patching.metrics import cell_metrics, sides
+from codi_lens.patching.plans import BASE, PLANS, SOURCE, Plan, Settings
+from codi_lens.patching.readout import Answers, read_answers, read_at_eot
+from codi_lens.patching.schedule import Row, Source, shifted
 
 Saved = Sequence[Tensor]
 """For each pair, source activations [layer, position, d_model] to patch in instead of the run's own."""

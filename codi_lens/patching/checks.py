@@ -9,7 +9,7 @@ from torch import Tensor
 from codi_lens.data.pairs import Pair
 from codi_lens.errors import UserError
 from codi_lens.model.hooked_codi import DECODED, HookedCodi
-from codi_lens.plans import BASE, DONOR, SOURCE, Plan
+from codi_lens.patching.plans import BASE, DONOR, SOURCE, Plan
 
 MAY_BE_UNDEFINED = ("logit_diff", "recovery")
 """Metrics that are NaN by definition for some pairs; all others are numbers for every run."""

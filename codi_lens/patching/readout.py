@@ -14,11 +14,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from codi_lens.data.answers import AnswerPair
-from codi_lens.metrics import Readout, top_1
 from codi_lens.model.hooked_codi import HookedCodi
 from codi_lens.model.loop import LoopState
 from codi_lens.model.tokens import right_pad
-from codi_lens.patching import Ended, RowsRun, end_thoughts
+from codi_lens.patching.engine import Ended, RowsRun, end_thoughts
+from codi_lens.patching.metrics import Readout, top_1
 
 LOGIT_BYTES = 2**26
 """Of the logits that are read at a time."""

@@ -8,8 +8,8 @@ from torch import Tensor
 
 from codi_lens.data.pairs import Pair
 from codi_lens.errors import one_of
-from codi_lens.plans import Label, Settings
-from codi_lens.structural_zeros import is_structural_zero
+from codi_lens.patching.plans import Label, Settings
+from codi_lens.patching.structural_zeros import is_structural_zero
 
 DONOR_GIVEN = "donor_given"
 """Metric of the donor control: 1 where the donor's answer is the top-1 at every position."""

@@ -3,7 +3,7 @@
 For each pair the model runs on the clean and on the corrupted question. Denoising takes activations of the
 clean run (the source) and puts them into the corrupted run (the base); noising goes the other way round
 (Meng et al., arXiv 2202.05262; Wang et al., arXiv 2211.00593). What the answer gains shows what those
-activations carry. `codi_lens.plans` says which activations; several pairs run side by side.
+activations carry. `codi_lens.patching.plans` says which activations; several pairs run side by side.
 """
 
 import warnings
@@ -14,9 +14,9 @@ from typing import Any
 from codi_lens.data.pairs import Pair
 from codi_lens.errors import UserError, one_of, whole_number
 from codi_lens.model.hooked_codi import HookedCodi
-from codi_lens.outcomes import PairOutcome, Sweep
-from codi_lens.plans import PLANS, THOUGHT, Label, Settings
-from codi_lens.runner import sweep_pairs
+from codi_lens.patching.plans import PLANS, THOUGHT, Label, Settings
+from codi_lens.patching.result import PairOutcome, Sweep
+from codi_lens.patching.runner import sweep_pairs
 
 
 def make_settings(

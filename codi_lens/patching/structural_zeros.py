@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from codi_lens.choices import CONTROLS
-from codi_lens.plans import THOUGHT, Label, Settings
+from codi_lens.patching.plans import THOUGHT, Label, Settings
 
 
 def is_structural_zero(

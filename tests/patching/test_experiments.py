@@ -14,10 +14,10 @@ from codi_lens import (
 )
 from codi_lens.aggregates import aggregate, donor_threshold, interaction
 from codi_lens.choices import SITES
-from codi_lens.metrics import CELL_METRICS
 from codi_lens.model.hooks import replace
-from codi_lens.runner import choose_donors
-from codi_lens.sweeps import make_settings
+from codi_lens.patching.metrics import CELL_METRICS
+from codi_lens.patching.runner import choose_donors
+from codi_lens.patching.sweep import make_settings
 from tests.oracle import captured, cell, frozen
 
 PAIRS = [
@@ -235,7 +235,7 @@ def test_a_model_with_one_latent(tiny):
 
 
 def test_saved_activations_stand_for_the_source_run(tiny):
-    from codi_lens.runner import sweep_pairs
+    from codi_lens.patching.runner import sweep_pairs
 
     settings = make_settings(tiny)
     own = list(sweep_pairs("position_patching", tiny, PAIRS, settings))
@@ -295,8 +295,8 @@ def test_noise_is_as_far_as_the_source_in_a_direction_of_its_own(tiny):
     noise = [s.values("l2_difference", variant="noise") for s in (far, again, other)]
     torch.testing.assert_close(noise[0][1:], noise[1], atol=1e-10, rtol=0)
     assert (noise[0] - noise[2]).abs().min() > 1e-6
-    from codi_lens.patching import displace
-    from codi_lens.plans import position_plan
+    from codi_lens.patching.engine import displace
+    from codi_lens.patching.plans import position_plan
 
     plan = position_plan(far.settings, pair_id=0, d_model=32)
     (displaced,) = [

@@ -1,6 +1,6 @@
 """Activation patching inside the latent-thought loop: rows of interventions, run as one batch.
 
-Rows (`codi_lens.rows`) run side by side, so an activation can be taken from another row at the moment both are
+Rows (`codi_lens.patching.schedule`) run side by side, so an activation can be taken from another row at the moment both are
 there: patching from the source run, freezing the thoughts at the base run's, and feeding one run's
 thoughts to another are all a copy from row to row in an ordinary TransformerLens hook function. Every
 experiment is a plan of rows handed to `run_rows`.
@@ -21,7 +21,7 @@ from codi_lens.model.hooked_codi import HookedCodi
 from codi_lens.model.hooks import HookFn, HookPlan, Site, Step
 from codi_lens.model.loop import LoopState
 from codi_lens.model.tokens import right_pad
-from codi_lens.rows import Batch, Displaced, Row, Source, batches
+from codi_lens.patching.schedule import Batch, Displaced, Row, Source, batches
 
 Watched = dict[tuple[int, Site], Float[Tensor, "..."]]
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from codi_lens.data.answers import AnswerPair
-from codi_lens.metrics import (
+from codi_lens.patching.metrics import (
     Readout,
     answer_logprob,
     answer_score,

@@ -6,9 +6,10 @@ import sys
 import pytest
 import torch
 
-from codi_lens import Pair, UserError, Variant, memory, patch_positions, runner
+from codi_lens import Pair, UserError, Variant, memory, patch_positions
 from codi_lens.memory import fitting_rows, in_batches, row_bytes
-from codi_lens.metrics import CELL_METRICS
+from codi_lens.patching import runner
+from codi_lens.patching.metrics import CELL_METRICS
 
 PAIRS = [
     Pair(i, Variant(f"{i} plus {i + 2}?", 2 * i + 2), Variant(f"{i} plus {i + 3}?", 2 * i + 3))

@@ -3,13 +3,14 @@
 import pytest
 import torch
 
-from codi_lens import HookedCodi, Pair, Site, UserError, Variant, patch_positions, reading
-from codi_lens.jobs import make_job, own_runs, run_jobs
-from codi_lens.metrics import CELL_METRICS
+from codi_lens import HookedCodi, Pair, Site, UserError, Variant, patch_positions
 from codi_lens.model.hooks import replace
-from codi_lens.patching import run_rows
-from codi_lens.rows import Patch, Row, batches
-from codi_lens.sweeps import make_settings
+from codi_lens.patching import readout as reading
+from codi_lens.patching.engine import run_rows
+from codi_lens.patching.jobs import make_job, own_runs, run_jobs
+from codi_lens.patching.metrics import CELL_METRICS
+from codi_lens.patching.schedule import Patch, Row, batches
+from codi_lens.patching.sweep import make_settings
 from tests.oracle import captured
 from tests.tiny import write_tiny
 

@@ -5,11 +5,11 @@ import torch
 
 from codi_lens import HookedCodi, Pair, Site, UserError, Variant, patch_positions
 from codi_lens.data.answers import contrast
-from codi_lens.metrics import CELL_METRICS
 from codi_lens.model.hooks import replace
-from codi_lens.patching import run_rows
-from codi_lens.reading import read_answers
-from codi_lens.rows import Patch, Row
+from codi_lens.patching.engine import run_rows
+from codi_lens.patching.metrics import CELL_METRICS
+from codi_lens.patching.readout import read_answers
+from codi_lens.patching.schedule import Patch, Row
 from tests.oracle import captured, cell, frozen
 from tests.tiny import write_tiny
 

@@ -11,7 +11,11 @@ from torch import Tensor
 from codi_lens.data.answers import is_correct
 from codi_lens.data.pairs import Pair
 from codi_lens.errors import whole_number
-from codi_lens.jobs import (
+from codi_lens.memory import fitting_rows, in_batches
+from codi_lens.model.hooked_codi import HookedCodi
+from codi_lens.patching.checks import check_finite, check_pairs
+from codi_lens.patching.engine import RowsRun
+from codi_lens.patching.jobs import (
     Job,
     Saved,
     choose_donors,
@@ -21,15 +25,11 @@ from codi_lens.jobs import (
     run_jobs,
     variant,
 )
-from codi_lens.memory import fitting_rows, in_batches
-from codi_lens.metrics import sides
-from codi_lens.model.hooked_codi import HookedCodi
-from codi_lens.outcomes import DONOR_GIVEN, Cell, PairOutcome, RunRecord
-from codi_lens.patching import RowsRun
-from codi_lens.plans import BASE, SOURCE, Plan, Settings
-from codi_lens.reading import Answers, says_tokens
-from codi_lens.similarity import similarities
-from codi_lens.soundness import check_finite, check_pairs
+from codi_lens.patching.metrics import sides
+from codi_lens.patching.plans import BASE, SOURCE, Plan, Settings
+from codi_lens.patching.readout import Answers, says_tokens
+from codi_lens.patching.result import DONOR_GIVEN, Cell, PairOutcome, RunRecord
+from codi_lens.patching.similarity import similarities
 
 Decode = Literal["none", "last", "all"]
 """Patched answers to decode: of no cell, of the last iteration, of every cell of the main variant."""

@@ -2,7 +2,7 @@
 
 A plan begins with the unpatched runs (base, source and, for the donor control, a donor), goes on with a row per
 patched run, and says which row belongs to which cell of its labelled axes. Running it is
-`codi_lens.sweeps`' business.
+`codi_lens.patching.sweep`' business.
 
 Every patched cell comes in *variants*:
 
@@ -40,7 +40,7 @@ from codi_lens.choices import (
 )
 from codi_lens.errors import UserError, one_of, whole_number
 from codi_lens.model.hooks import Site, Step
-from codi_lens.rows import Displaced, Patch, Row, Source, steps_of
+from codi_lens.patching.schedule import Displaced, Patch, Row, Source, steps_of
 
 Label = int | str
 STRATEGIES = ("single", "cumulative", "chained", "parallel")

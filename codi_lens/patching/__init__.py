@@ -1,0 +1,1 @@
+"""Interventions, the engine that runs them side by side, and what experiments make of both."""
