@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from codi_lens.aggregates import groups
+from codi_lens.analysis.aggregates import groups
 from codi_lens.data.pairs import Pair, pairs_digest
 from codi_lens.errors import UserError
 from codi_lens.memory import peak_memory

@@ -13,10 +13,9 @@ from typing import Any
 from torch import Tensor
 
 from codi_lens import plots
-from codi_lens.aggregates import Aggregate, aggregate, finite, groups
-from codi_lens.comparison import LEAST, compare
-from codi_lens.errors import UserError, one_of
-from codi_lens.grids import (
+from codi_lens.analysis.aggregates import Aggregate, aggregate, finite, groups
+from codi_lens.analysis.comparison import LEAST, compare
+from codi_lens.analysis.grids import (
     EFFECT_METRICS,
     as_grid,
     columns,
@@ -26,6 +25,7 @@ from codi_lens.grids import (
     structural_zeros,
     threshold,
 )
+from codi_lens.errors import UserError, one_of
 from codi_lens.patching.metrics import sides
 from codi_lens.patching.result import PairOutcome, Sweep
 
@@ -197,7 +197,7 @@ def _pair(outcome: PairOutcome, sweep: Sweep) -> dict[str, Any]:
 def _comparison(
     runs: Mapping[str, Sweep], manifests: Mapping[str, dict[str, Any]]
 ) -> dict[str, Any]:
-    """What `codi_lens.comparison` finds; for runs that it cannot compare, why."""
+    """What `codi_lens.analysis.comparison` finds; for runs that it cannot compare, why."""
     entry: dict[str, Any] = {"figures": []}
     drawn = [plots.heatmaps(runs)]
     try:

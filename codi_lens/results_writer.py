@@ -10,7 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from codi_lens.aggregates import finite
+from codi_lens.analysis.aggregates import finite
+from codi_lens.analysis.summary import aggregate_entry
 from codi_lens.data.pairs import Variant
 from codi_lens.files import expand, write_json, write_tensors, write_text
 from codi_lens.manifest import MANIFEST, describe_file, make_manifest
@@ -19,7 +20,6 @@ from codi_lens.patching.metrics import sides
 from codi_lens.patching.plans import Label
 from codi_lens.patching.result import PairOutcome, RunRecord, Sweep
 from codi_lens.results import AGGREGATES, CELLS, GENERATED, METRICS
-from codi_lens.summary import aggregate_entry
 
 
 def write_record(

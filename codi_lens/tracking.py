@@ -14,11 +14,11 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
-from codi_lens.aggregates import aggregate, finite
+from codi_lens.analysis.aggregates import aggregate, finite
+from codi_lens.analysis.grids import as_grid, columns, metric_names, pairs_behind, panels
 from codi_lens.choices import WandbMode
 from codi_lens.errors import command
 from codi_lens.files import read_text, write_text
-from codi_lens.grids import as_grid, columns, metric_names, pairs_behind, panels
 from codi_lens.patching.result import PairOutcome, Sweep
 
 PROJECT = "codi-lens"

@@ -15,7 +15,7 @@ from codi_lens.errors import UserError
 from experiments import cli
 
 if TYPE_CHECKING:
-    from codi_lens.comparison import Comparison
+    from codi_lens.analysis.comparison import Comparison
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -31,7 +31,7 @@ def main(argv: list[str] | None = None) -> int:
 def report(arguments: argparse.Namespace) -> bool:
     """Compares, writes and prints; whether all checks passed."""
     from codi_lens import plots
-    from codi_lens.comparison import compare
+    from codi_lens.analysis.comparison import compare
     from codi_lens.files import write_json, write_text
     from codi_lens.manifest import one_model
     from codi_lens.results import load, read_manifest
@@ -53,7 +53,7 @@ def report(arguments: argparse.Namespace) -> bool:
 
 def table(found: "Comparison") -> str:
     """The comparison as text."""
-    from codi_lens.comparison import LEAST
+    from codi_lens.analysis.comparison import LEAST
 
     lines = [
         f"{'ok    ' if check.passed else 'FAILED'}  {check.name} ({check.detail})"

@@ -62,8 +62,8 @@ def patching(codi: "HookedCodi", pairs: list["Pair"]) -> dict[str, "go.Figure"]:
 def looking(codi: "HookedCodi", pairs: list["Pair"]) -> dict[str, "go.Figure"]:
     """Figures of the necessity check and of the logit lens on one question."""
     from codi_lens import load_pairs, plots
-    from codi_lens.lens import intermediate_ranks, logit_lens, steps_of
-    from codi_lens.necessity import measure_necessity
+    from codi_lens.analysis.latent_ablation import measure_necessity
+    from codi_lens.analysis.lenses import intermediate_ranks, logit_lens, steps_of
 
     held_out = [side for pair in load_pairs("toy-heldout") for side in (pair.clean, pair.corrupted)]
     questions, answers = [v.question for v in held_out], [v.answer for v in held_out]

@@ -102,7 +102,7 @@ def filtered(
     codi: "HookedCodi", pairs: list["Pair"], arguments: argparse.Namespace
 ) -> list["Pair"]:
     """The pairs that pass --filter."""
-    from codi_lens.necessity import passing
+    from codi_lens.analysis.latent_ablation import passing
 
     kept = passing(codi, pairs, arguments.filter, num_latents=arguments.num_latents)
     if len(kept) < len(pairs):

@@ -28,9 +28,9 @@ def measure(arguments: argparse.Namespace) -> None:
     import torch
 
     from codi_lens import load_pairs, plots
+    from codi_lens.analysis.latent_ablation import measure_necessity
     from codi_lens.data.pairs import SIDES
     from codi_lens.files import write_json, write_text
-    from codi_lens.necessity import measure_necessity
 
     pairs = load_pairs(arguments.pairs)[: arguments.limit]
     codi = cli.load_model(arguments)
@@ -61,7 +61,7 @@ def measure(arguments: argparse.Namespace) -> None:
 
 def entry(necessity: Any, kinds: list[str | None]) -> dict[str, Any]:
     """The content of `necessity.json`."""
-    from codi_lens.necessity import wilson
+    from codi_lens.analysis.latent_ablation import wilson
 
     n = len(necessity.questions)
     conditions = []

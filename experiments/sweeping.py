@@ -215,7 +215,7 @@ def with_top_answers(
     sweep: "Sweep", work: inputs.Work, journal: "Journal", stopped: Callable[[], bool]
 ) -> tuple["Sweep", bool]:
     """The sweep with the answers of its five outlined cells, from a second run of those alone."""
-    from codi_lens.aggregates import aggregate, donor_threshold, top_cells
+    from codi_lens.analysis.aggregates import aggregate, donor_threshold, top_cells
     from codi_lens.patching.runner import sweep_pairs
 
     group = aggregate(sweep)

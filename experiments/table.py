@@ -8,7 +8,7 @@ if TYPE_CHECKING:
 
 def table(sweep: "Sweep") -> str:
     """The cells with the largest recovery, and how many pairs stand behind them."""
-    from codi_lens.aggregates import aggregate, competent, donor_threshold, top_cells
+    from codi_lens.analysis.aggregates import aggregate, competent, donor_threshold, top_cells
 
     group = aggregate(sweep)
     axes = [name for name in sweep.axes if name != "variant"]

@@ -56,8 +56,8 @@ def make(arguments: argparse.Namespace) -> None:
 def finish(run: "Trained", folder: Path, seconds: float, n_pairs: int) -> None:
     """Writes a trained model; pairs and card come from the model as anyone will load it."""
     from codi_lens import HookedCodi, load_pairs
+    from codi_lens.analysis.latent_ablation import measure_necessity
     from codi_lens.files import write_text
-    from codi_lens.necessity import measure_necessity
     from codi_lens.toy.card import make_card
     from codi_lens.toy.export import write_model
     from codi_lens.toy.pairs import make_pairs, write_pairs

@@ -11,9 +11,9 @@ import torch
 from plotly.colors import sample_colorscale
 
 from codi_lens import UserError, plots
-from codi_lens.aggregates import aggregate, donor_threshold, interaction
-from codi_lens.grids import as_grid, outlined, panels, structural_zeros
-from codi_lens.necessity import Condition, Necessity
+from codi_lens.analysis.aggregates import aggregate, donor_threshold, interaction
+from codi_lens.analysis.grids import as_grid, outlined, panels, structural_zeros
+from codi_lens.analysis.latent_ablation import Condition, Necessity
 from codi_lens.plots.panels import Panel, draw
 from tests.invented import invented_sweep
 

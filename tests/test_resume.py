@@ -12,7 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from codi_lens.comparison import TOLERANCE
+from codi_lens.analysis.comparison import TOLERANCE
 from codi_lens.data.pairs import write_pairs
 from codi_lens.files import write_json
 from codi_lens.journal import JOURNAL, PARTS, Journal, decode, encode

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from codi_lens import plots
-from codi_lens.aggregates import aggregate
+from codi_lens.analysis.aggregates import aggregate
 from codi_lens.tracking import Tracker, artifact_name, table_of
 from tests.invented import invented_sweep
 

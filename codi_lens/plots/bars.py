@@ -5,7 +5,7 @@ from typing import Any
 
 import plotly.graph_objects as go
 
-from codi_lens.necessity import Necessity, wilson
+from codi_lens.analysis.latent_ablation import Necessity, wilson
 from codi_lens.plots.style import PALETTE, headed, lined
 
 

@@ -7,10 +7,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from codi_lens.aggregates import SIGNED_EFFECTS, Aggregate, aggregate, groups, interaction
-from codi_lens.choices import CONTROLS, EFFECTS
-from codi_lens.errors import UserError, one_of
-from codi_lens.grids import (
+from codi_lens.analysis.aggregates import SIGNED_EFFECTS, Aggregate, aggregate, groups, interaction
+from codi_lens.analysis.grids import (
     as_grid,
     columns,
     outlined,
@@ -19,6 +17,8 @@ from codi_lens.grids import (
     structural_zeros,
     threshold,
 )
+from codi_lens.choices import CONTROLS, EFFECTS
+from codi_lens.errors import UserError, one_of
 from codi_lens.patching.plans import Label
 from codi_lens.patching.result import IN_SWEEP, Sweep
 from codi_lens.plots.panels import Panel, draw

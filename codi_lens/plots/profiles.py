@@ -9,10 +9,10 @@ from plotly.colors import sample_colorscale
 from plotly.subplots import make_subplots
 from torch import Tensor
 
-from codi_lens.aggregates import Aggregate, aggregate
-from codi_lens.comparison import rank_correlation
+from codi_lens.analysis.aggregates import Aggregate, aggregate
+from codi_lens.analysis.comparison import rank_correlation
+from codi_lens.analysis.grids import as_grid, columns, pairs_behind, panels, structural_zeros
 from codi_lens.errors import UserError
-from codi_lens.grids import as_grid, columns, pairs_behind, panels, structural_zeros
 from codi_lens.patching.plans import Label
 from codi_lens.patching.result import Sweep
 from codi_lens.plots.style import (

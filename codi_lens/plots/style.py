@@ -11,8 +11,8 @@ from jaxtyping import Float
 from plotly.colors import get_colorscale, sample_colorscale
 from torch import Tensor
 
-from codi_lens.aggregates import Aggregate
-from codi_lens.grids import pairs_behind
+from codi_lens.analysis.aggregates import Aggregate
+from codi_lens.analysis.grids import pairs_behind
 from codi_lens.patching.result import Sweep
 from codi_lens.plots.figure import helpful
 

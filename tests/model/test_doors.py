@@ -16,8 +16,8 @@ from codi_lens import (
     patch_layers,
     patch_positions,
 )
+from codi_lens.analysis.latent_ablation import measure_necessity
 from codi_lens.model.hooks import ablate, add, capture, replace
-from codi_lens.necessity import measure_necessity
 from codi_lens.results import load
 from codi_lens.results_writer import write_record
 from tests.runs import PAIRS

@@ -12,7 +12,7 @@ from codi_lens import (
     patch_layers,
     patch_positions,
 )
-from codi_lens.aggregates import aggregate, donor_threshold, interaction
+from codi_lens.analysis.aggregates import aggregate, donor_threshold, interaction
 from codi_lens.choices import SITES
 from codi_lens.model.hooks import replace
 from codi_lens.patching.metrics import CELL_METRICS

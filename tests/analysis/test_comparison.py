@@ -7,8 +7,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from codi_lens import Pair, Variant
-from codi_lens.comparison import RankCorrelation, rank_correlation, spearman
-from codi_lens.comparison import compare as compare_runs
+from codi_lens.analysis.comparison import RankCorrelation, rank_correlation, spearman
+from codi_lens.analysis.comparison import compare as compare_runs
 from codi_lens.data.pairs import write_pairs
 from experiments import compare, iterative_patching, layer_patching, position_patching
 from tests.invented import invented_sweep

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from codi_lens.aggregates import Aggregate, donor_threshold, top_cells
+from codi_lens.analysis.aggregates import Aggregate, donor_threshold, top_cells
 from codi_lens.errors import one_of
 from codi_lens.patching.plans import Label
 from codi_lens.patching.result import IN_SWEEP, Cell, Sweep

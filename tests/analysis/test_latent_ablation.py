@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from codi_lens import HookedCodi, Pair, Site, UserError, load_pairs
+from codi_lens.analysis.latent_ablation import derange, measure_necessity, passing, wilson
 from codi_lens.data.answers import is_correct
 from codi_lens.data.pairs import write_pairs
 from codi_lens.model.hooks import replace as put
-from codi_lens.necessity import derange, measure_necessity, passing, wilson
 from codi_lens.toy import TOY_FOLDER
 from experiments import layer_patching
 from experiments import necessity as program

@@ -11,10 +11,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from codi_lens.aggregates import SIGNED_EFFECTS, Aggregate, aggregate, finite, interaction
+from codi_lens.analysis.aggregates import SIGNED_EFFECTS, Aggregate, aggregate, finite, interaction
+from codi_lens.analysis.summary import top_entry
 from codi_lens.errors import UserError, one_of
 from codi_lens.patching.result import Sweep
-from codi_lens.summary import top_entry
 
 TOLERANCE = {"float64": 1e-8, "float32": 5e-3, "bfloat16": 0.5, "float16": 0.1}
 """Largest difference of a logit-valued metric that rounding explains, per dtype of the runs."""

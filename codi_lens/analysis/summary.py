@@ -4,7 +4,7 @@ from typing import Any
 
 from torch import Tensor
 
-from codi_lens.aggregates import (
+from codi_lens.analysis.aggregates import (
     SIGNED_EFFECTS,
     Aggregate,
     aggregate,

@@ -4,7 +4,13 @@ import pytest
 import torch
 
 from codi_lens import HookedCodi, Variant, plots
-from codi_lens.lens import intermediate_ranks, logit_lens, steps_of, thought_lens, top_tokens
+from codi_lens.analysis.lenses import (
+    intermediate_ranks,
+    logit_lens,
+    steps_of,
+    thought_lens,
+    top_tokens,
+)
 from tests.test_plots import written
 from tests.tiny import tiny_config, write_tiny
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from codi_lens import Pair, UserError, Variant, patch_positions
-from codi_lens.aggregates import aggregate, as_mapping, competent, groups, top_cells
+from codi_lens.analysis.aggregates import aggregate, as_mapping, competent, groups, top_cells
 from codi_lens.patching.plans import Settings
 from codi_lens.patching.result import PairOutcome, RunRecord, Sweep
 

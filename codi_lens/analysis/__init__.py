@@ -1,0 +1,1 @@
+"""What is concluded from sweeps and from models: aggregates, comparison, latent ablation, lenses."""
