@@ -33,8 +33,8 @@ def report(arguments: argparse.Namespace) -> bool:
     from codi_lens import plots
     from codi_lens.analysis.comparison import compare
     from codi_lens.files import write_json, write_text
-    from codi_lens.manifest import one_model
-    from codi_lens.results import load, read_manifest
+    from codi_lens.records.manifest import one_model
+    from codi_lens.records.read import load, read_manifest
 
     if len({folder.resolve() for folder in arguments.runs}) < len(arguments.runs):
         raise UserError("a run is given twice; give different ones")

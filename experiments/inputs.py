@@ -67,7 +67,7 @@ def prepare(
 
 def how_it_runs(arguments: argparse.Namespace, saved: Any) -> dict[str, Any]:
     """What the journal of a run knows of it beside model, pairs and settings."""
-    from codi_lens.manifest import tensors_digest
+    from codi_lens.records.manifest import tensors_digest
 
     return {
         "arguments": arguments.given,
@@ -116,7 +116,7 @@ def saved_activations(
     arguments: argparse.Namespace, codi: "HookedCodi", pairs: list["Pair"], settings: Any
 ) -> Any:
     """Source activations of the run that --activations names, if they are those that are wanted."""
-    from codi_lens.results import reusable_activations
+    from codi_lens.records.read import reusable_activations
 
     if getattr(arguments, "activations", None) is None:
         return None

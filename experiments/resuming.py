@@ -29,7 +29,7 @@ def resumed(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> a
     """
     if arguments.resume is None:
         return arguments
-    from codi_lens.journal import read_header
+    from codi_lens.records.journal import read_header
 
     header = read_header(arguments.resume)
     program = f"python -m experiments.{header['experiment']}"
@@ -76,8 +76,8 @@ def is_finished(folder: Path) -> bool:
     Raises:
         RecordError: it had, but some are gone or are not what was written.
     """
-    from codi_lens.manifest import MANIFEST
-    from codi_lens.results import read_manifest, verify
+    from codi_lens.records.manifest import MANIFEST
+    from codi_lens.records.read import read_manifest, verify
 
     if not (folder / MANIFEST).exists():
         return False
@@ -89,7 +89,7 @@ def is_finished(folder: Path) -> bool:
 
 def way_on(folder: Path) -> str | None:
     """The command that goes on with the run in a folder, if there is one that can go on."""
-    from codi_lens.journal import read_header
+    from codi_lens.records.journal import read_header
 
     try:
         experiment = str(read_header(folder)["experiment"])

@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     import plotly.graph_objects as go
 
     from codi_lens import Sweep
-    from codi_lens.journal import Journal
     from codi_lens.patching.result import PairOutcome
+    from codi_lens.records.journal import Journal
     from codi_lens.tracking import Tracker
 
 FIGURES = "heatmap.html"
@@ -71,8 +71,8 @@ def sweep(experiment: str, arguments: argparse.Namespace, **options: Any) -> Non
 
 def open_journal(work: inputs.Work) -> "Journal":
     """This process' journal; the others wait until the first has its own, and the run's lock."""
-    from codi_lens.journal import Journal
-    from codi_lens.manifest import describe_run
+    from codi_lens.records.journal import Journal
+    from codi_lens.records.manifest import describe_run
 
     header = describe_run(work.experiment, work.codi, work.pairs, work.settings)
     header |= inputs.how_it_runs(work.arguments, work.saved)
@@ -84,7 +84,7 @@ def open_journal(work: inputs.Work) -> "Journal":
 
 def clear_up(folder: Path, here: processes.Processes) -> None:
     """What is left to do for a finished run."""
-    from codi_lens.journal import remove_parts
+    from codi_lens.records.journal import remove_parts
 
     if here.index == 0:
         remove_parts(folder)
@@ -112,8 +112,8 @@ def write(
 ) -> list[Path]:
     """Writes the record and its figures, and returns where they are."""
     from codi_lens import plots
-    from codi_lens.journal import remove_parts
-    from codi_lens.results_writer import write_record
+    from codi_lens.records.journal import remove_parts
+    from codi_lens.records.write import write_record
 
     config = cli.as_json(work.arguments) | {
         "out": str(work.folder),

@@ -24,7 +24,7 @@ def main(argv: list[str] | None = None) -> int:
 def upload(arguments: argparse.Namespace) -> None:
     """Reads the run and sends it."""
     from codi_lens import plots
-    from codi_lens.results import load, read_manifest
+    from codi_lens.records.read import load, read_manifest
     from codi_lens.tracking import Tracker
 
     manifest, sweep = read_manifest(arguments.run), load(arguments.run)

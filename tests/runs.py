@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 from codi_lens.data.pairs import Pair, Variant, write_pairs
-from codi_lens.manifest import JOURNAL, MANIFEST, describe_file
+from codi_lens.records.manifest import JOURNAL, MANIFEST, describe_file
 from experiments import iterative_patching, layer_patching, position_patching
 from tests.tiny import write_tiny
 

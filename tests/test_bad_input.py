@@ -11,10 +11,10 @@ from safetensors.torch import load_file, save_file
 from codi_lens import UserError, load_pairs, patch_positions
 from codi_lens.checkpoint.config import CONFIG_NAME
 from codi_lens.data.pairs import Pair, Variant, write_pairs
-from codi_lens.journal_lines import encode
-from codi_lens.manifest import SCHEMA_VERSION
 from codi_lens.model.pretrained import pick_device
 from codi_lens.patching.checks import NotFinite
+from codi_lens.records.journal_lines import encode
+from codi_lens.records.manifest import SCHEMA_VERSION
 from experiments import (
     cli,
     compare,

@@ -12,16 +12,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.distributed import HashStore, TCPStore
 
-from codi_lens.journal import JOURNAL, Journal
-from codi_lens.manifest import MANIFEST
-from codi_lens.results import RecordError
+from codi_lens.records.journal import JOURNAL, Journal
+from codi_lens.records.manifest import MANIFEST
+from codi_lens.records.read import RecordError
 from experiments import position_patching
 from experiments.processes import Processes
 from tests.runs import contents, write_job
 
 DYING = """
 import os, signal, sys
-from codi_lens.journal import Journal
+from codi_lens.records.journal import Journal
 from experiments import position_patching
 
 add = Journal.add
@@ -36,7 +36,7 @@ sys.exit(position_patching.main())
 
 SLOW = """
 import os, sys, time
-from codi_lens.journal import Journal
+from codi_lens.records.journal import Journal
 from experiments import position_patching
 
 outcomes = Journal.outcomes

@@ -18,8 +18,8 @@ from codi_lens import (
 )
 from codi_lens.analysis.latent_ablation import measure_necessity
 from codi_lens.model.hooks import ablate, add, capture, replace
-from codi_lens.results import load
-from codi_lens.results_writer import write_record
+from codi_lens.records.read import load
+from codi_lens.records.write import write_record
 from tests.runs import PAIRS
 from tests.tiny import write_tiny
 

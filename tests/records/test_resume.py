@@ -15,8 +15,8 @@ from safetensors.torch import load_file
 from codi_lens.analysis.comparison import TOLERANCE
 from codi_lens.data.pairs import write_pairs
 from codi_lens.files import write_json
-from codi_lens.journal import JOURNAL, PARTS, Journal, decode, encode
-from codi_lens.results import RecordError, load
+from codi_lens.records.journal import JOURNAL, PARTS, Journal, decode, encode
+from codi_lens.records.read import RecordError, load
 from experiments import layer_patching, position_patching
 from tests.runs import PAIRS, PROGRAMS, contents, write_job
 from tests.tiny import write_tiny
@@ -177,7 +177,7 @@ def test_a_fault_after_the_record_is_written_advises_nothing(flags, tmp_path, mo
 
     more = ["--limit", "1", "--controls", "none", "--answers", "none", "--out"]
     for moment, advised in (
-        ("codi_lens.journal.remove_parts", False),
+        ("codi_lens.records.journal.remove_parts", False),
         ("codi_lens.plots.page", True),
     ):
         monkeypatch.setattr(moment, fault)

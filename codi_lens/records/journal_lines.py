@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from codi_lens.manifest import SCHEMA_VERSION
-from codi_lens.results import RecordError
+from codi_lens.records.manifest import SCHEMA_VERSION
+from codi_lens.records.read import RecordError
 
 Entry = dict[str, Any]
 Kind = Literal["pair", "answers_of"]

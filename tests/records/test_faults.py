@@ -16,7 +16,8 @@ from pathlib import Path
 
 import pytest
 
-from codi_lens import files, journal
+from codi_lens import files
+from codi_lens.records import journal
 from experiments import cli, position_patching
 from tests.runs import PAIRS, contents, write_job
 

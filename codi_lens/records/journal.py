@@ -27,11 +27,11 @@ from torch import Tensor
 from codi_lens.data.pairs import Pair
 from codi_lens.errors import UserError
 from codi_lens.files import lock, sync_folder, write_through
-from codi_lens.journal_lines import Entry, Kind, decode, encode, finished, header_of
-from codi_lens.manifest import JOURNAL, differences
 from codi_lens.patching.result import Cell, PairOutcome, RunRecord
-from codi_lens.results import RecordError
-from codi_lens.results_writer import run_entry
+from codi_lens.records.journal_lines import Entry, Kind, decode, encode, finished, header_of
+from codi_lens.records.manifest import JOURNAL, differences
+from codi_lens.records.read import RecordError
+from codi_lens.records.write import run_entry
 
 PARTS = "parts"
 UNDECISIVE = ("arguments", "working_folder")

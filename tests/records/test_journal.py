@@ -15,10 +15,18 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from codi_lens import UserError
-from codi_lens.journal import JOURNAL, PARTS, Journal, decode, encode, read_header, remove_parts
-from codi_lens.manifest import SCHEMA_VERSION
 from codi_lens.patching.result import PairOutcome, RunRecord
-from codi_lens.results import RecordError
+from codi_lens.records.journal import (
+    JOURNAL,
+    PARTS,
+    Journal,
+    decode,
+    encode,
+    read_header,
+    remove_parts,
+)
+from codi_lens.records.manifest import SCHEMA_VERSION
+from codi_lens.records.read import RecordError
 from tests.runs import PAIRS
 
 PATH = Path("run/journal.jsonl")

@@ -1,4 +1,4 @@
-"""Writing the record of an experiment; `codi_lens.results` says what is in it, and reads it back."""
+"""Writing the record of an experiment; `codi_lens.records.read` says what is in it, and reads it back."""
 
 import json
 from collections.abc import Mapping
@@ -14,12 +14,12 @@ from codi_lens.analysis.aggregates import finite
 from codi_lens.analysis.summary import aggregate_entry
 from codi_lens.data.pairs import Variant
 from codi_lens.files import expand, write_json, write_tensors, write_text
-from codi_lens.manifest import MANIFEST, describe_file, make_manifest
 from codi_lens.model.hooked_codi import HookedCodi
 from codi_lens.patching.metrics import sides
 from codi_lens.patching.plans import Label
 from codi_lens.patching.result import PairOutcome, RunRecord, Sweep
-from codi_lens.results import AGGREGATES, CELLS, GENERATED, METRICS
+from codi_lens.records.manifest import MANIFEST, describe_file, make_manifest
+from codi_lens.records.read import AGGREGATES, CELLS, GENERATED, METRICS
 
 
 def write_record(

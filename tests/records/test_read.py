@@ -8,12 +8,12 @@ import torch
 from safetensors.torch import load_file
 
 from codi_lens import HookedCodi, UserError
-from codi_lens.manifest import differences, tensors_digest
 from codi_lens.patching.metrics import CELL_METRICS
 from codi_lens.patching.runner import sweep_pairs
 from codi_lens.patching.similarity import SIMILARITIES
 from codi_lens.patching.sweep import make_settings, make_sweep
-from codi_lens.results import (
+from codi_lens.records.manifest import differences, tensors_digest
+from codi_lens.records.read import (
     GENERATED,
     METRICS,
     REQUIRED,
@@ -23,7 +23,7 @@ from codi_lens.results import (
     reusable_activations,
     verify,
 )
-from codi_lens.results_writer import pair_entry, write_record
+from codi_lens.records.write import pair_entry, write_record
 from tests.runs import PAIRS
 from tests.tiny import write_tiny
 

@@ -1,4 +1,4 @@
-"""The record of an experiment on disk, read back. `codi_lens.results_writer` writes it.
+"""The record of an experiment on disk, read back. `codi_lens.records.write` writes it.
 
     {experiment}_results.json        per pair: both unpatched runs, and every metric of every cell
     aggregate_statistics.json        maps over pairs with intervals, top cells, per group of pairs
@@ -6,7 +6,7 @@
     clean_activations.safetensors    the source run's activations [pair, layer, position, d_model]
                                      (corrupted_activations.safetensors when noising)
     generated_activations.safetensors   iterative patching: what each iteration left at the next position
-    journal.jsonl                    written while the run goes on, see `codi_lens.journal`
+    journal.jsonl                    written while the run goes on, see `codi_lens.records.journal`
     manifest.json                    settings, digests, versions, seed, times, and every file's size and digest;
                                      written last
 
@@ -25,7 +25,11 @@ from torch import Tensor
 from codi_lens.data.pairs import Pair, Variant
 from codi_lens.errors import UserError, command
 from codi_lens.files import expand, read_text
-from codi_lens.manifest import (
+from codi_lens.model.hooked_codi import HookedCodi
+from codi_lens.patching.metrics import sides
+from codi_lens.patching.plans import Label, Settings
+from codi_lens.patching.result import Cell, PairOutcome, RunRecord, Sweep
+from codi_lens.records.manifest import (
     JOURNAL,
     MANIFEST,
     SCHEMA_VERSION,
@@ -33,10 +37,6 @@ from codi_lens.manifest import (
     describe_run,
     differences,
 )
-from codi_lens.model.hooked_codi import HookedCodi
-from codi_lens.patching.metrics import sides
-from codi_lens.patching.plans import Label, Settings
-from codi_lens.patching.result import Cell, PairOutcome, RunRecord, Sweep
 
 AGGREGATES = "aggregate_statistics.json"
 METRICS = "metrics.safetensors"
