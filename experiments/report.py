@@ -35,7 +35,7 @@ def write(arguments: argparse.Namespace) -> None:
     """Reads the runs, writes the page and the images."""
     from codi_lens.files import write_text
     from codi_lens.records.read import load, read_manifest
-    from codi_lens.report import report
+    from codi_lens.report.build import report
 
     names = distinct_names(arguments.runs)
     manifests = {name: read_manifest(folder) for name, folder in names.items()}

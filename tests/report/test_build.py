@@ -9,7 +9,7 @@ import torch
 
 from codi_lens import UserError
 from codi_lens.analysis.aggregates import aggregate, donor_threshold
-from codi_lens.report import embedded, report
+from codi_lens.report.build import embedded, report
 from experiments.report import distinct_names, main
 from tests.invented import SCRIPT, invented_sweep
 

@@ -9,7 +9,7 @@ import pytest
 from plotly.colors import sample_colorscale
 
 from codi_lens import plots
-from codi_lens.report import report
+from codi_lens.report.build import report
 from tests.invented import SCRIPT, invented_sweep
 from tests.test_plots import contrast
 from tests.test_report import MANIFEST, data_of

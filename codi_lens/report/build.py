@@ -55,7 +55,7 @@ def report(runs: Mapping[str, Sweep], manifests: Mapping[str, dict[str, Any]]) -
         "runs": [_run(name, sweep, manifests[name]) for name, sweep in runs.items()],
         "comparison": _comparison(runs, manifests) if len(runs) > 1 else None,
     }
-    folder = files("codi_lens") / "report_page"
+    folder = files("codi_lens.report")
     parts = {
         "offline": plots.OFFLINE,
         "style": (folder / "page.css").read_text(encoding="utf-8"),
