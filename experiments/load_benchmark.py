@@ -100,7 +100,7 @@ def fabricate(folder: Path, shape: dict[str, int], file_format: str) -> None:
 
     from codi_lens.checkpoint.config import CodiConfig
     from codi_lens.checkpoint.merge import EXTRA_TOKENS, make_projection, write_checkpoint
-    from codi_lens.toy.tokenizer import ANSWER_STEM, build_tokenizer
+    from codi_lens.organisms.toy.tokenizer import ANSWER_STEM, build_tokenizer
 
     torch.manual_seed(0)
     shape = dict(shape)

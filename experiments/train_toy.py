@@ -2,7 +2,7 @@
 
     python -m experiments.train_toy --out FOLDER
 
-With the defaults this is how `codi_lens/toy/model` was made. `--steps` spreads another number of
+With the defaults this is how `codi_lens/organisms/toy/model` was made. `--steps` spreads another number of
 optimisation steps over the stages, for a quick look; the model is then worse.
 """
 
@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from experiments import cli
 
 if TYPE_CHECKING:
-    from codi_lens.toy.train import Progress, Recipe, Trained
+    from codi_lens.organisms.toy.train import Progress, Recipe, Trained
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -38,7 +38,7 @@ def make(arguments: argparse.Namespace) -> None:
     import torch
 
     from codi_lens.memory import keep_freed_memory
-    from codi_lens.toy.train import Recipe, train
+    from codi_lens.organisms.toy.train import Recipe, train
 
     cli.check_numbers(arguments)
     folder = cli.fresh_folder(arguments.out, "train_toy")
@@ -58,9 +58,9 @@ def finish(run: "Trained", folder: Path, seconds: float, n_pairs: int) -> None:
     from codi_lens import HookedCodi, load_pairs
     from codi_lens.analysis.latent_ablation import measure_necessity
     from codi_lens.files import write_text
-    from codi_lens.toy.card import make_card
-    from codi_lens.toy.export import write_model
-    from codi_lens.toy.pairs import make_pairs, write_pairs
+    from codi_lens.organisms.toy.card import make_card
+    from codi_lens.organisms.toy.export import write_model
+    from codi_lens.organisms.toy.pairs import make_pairs, write_pairs
     from experiments.necessity import entry, table
 
     write_model(run, folder)

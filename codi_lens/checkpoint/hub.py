@@ -21,7 +21,7 @@ from huggingface_hub.errors import (
 from codi_lens.checkpoint.known import mirror_of
 from codi_lens.checkpoint.tensor_files import SHARD_INDEX, WEIGHTS, shard_names
 from codi_lens.errors import UserError
-from codi_lens.toy import TOY_FOLDER
+from codi_lens.organisms.toy import TOY_FOLDER
 
 TOKENIZER = "tokenizer.json"
 TOKENIZER_FILES = (

@@ -34,11 +34,11 @@ from typing import Any, TypeAlias
 from codi_lens.data.answers import same_answer, spell
 from codi_lens.errors import UserError
 from codi_lens.files import expand, read_text, write_json
-from codi_lens.toy.pairs import heldout_pairs
+from codi_lens.organisms.toy.pairs import heldout_pairs
 
 PAIRS_FILE = "pairs.json"
 SET_ASIDE_FILE = "set_aside.json"
-TOY_PAIRS = Path(__file__).parents[1] / "toy" / "model" / PAIRS_FILE
+TOY_PAIRS = Path(__file__).parents[1] / "organisms" / "toy" / "model" / PAIRS_FILE
 
 Number: TypeAlias = int | float
 Json: TypeAlias = Any

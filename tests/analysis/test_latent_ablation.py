@@ -12,7 +12,7 @@ from codi_lens.analysis.latent_ablation import derange, measure_necessity, passi
 from codi_lens.data.answers import is_correct
 from codi_lens.data.pairs import write_pairs
 from codi_lens.model.hooks import replace as put
-from codi_lens.toy import TOY_FOLDER
+from codi_lens.organisms.toy import TOY_FOLDER
 from experiments import layer_patching
 from experiments import necessity as program
 

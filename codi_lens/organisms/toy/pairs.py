@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from codi_lens.files import write_text
-from codi_lens.toy import task
-from codi_lens.toy.task import Operands, Problem
+from codi_lens.organisms.toy import task
+from codi_lens.organisms.toy.task import Operands, Problem
 
 PAIRS_NAME = "pairs.json"
 N_PAIRS = 60

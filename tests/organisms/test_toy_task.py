@@ -14,10 +14,10 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 from codi_lens.checkpoint.merge import merge_adapter
 from codi_lens.data.pairs import load_pairs
 from codi_lens.model.hooked_codi import HookedCodi
-from codi_lens.toy import task
-from codi_lens.toy.card import make_card
-from codi_lens.toy.export import factorise, write_model
-from codi_lens.toy.forward import (
+from codi_lens.organisms.toy import task
+from codi_lens.organisms.toy.card import make_card
+from codi_lens.organisms.toy.export import factorise, write_model
+from codi_lens.organisms.toy.forward import (
     encode,
     greedy_answers,
     read_question,
@@ -25,9 +25,9 @@ from codi_lens.toy.forward import (
     think,
     thoughts_of,
 )
-from codi_lens.toy.pairs import make_pairs, write_pairs
-from codi_lens.toy.tokenizer import build_tokenizer, cot_text
-from codi_lens.toy.train import (
+from codi_lens.organisms.toy.pairs import make_pairs, write_pairs
+from codi_lens.organisms.toy.tokenizer import build_tokenizer, cot_text
+from codi_lens.organisms.toy.train import (
     EMPTY_WEIGHT,
     Recipe,
     Size,

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
-from codi_lens.toy import task
+from codi_lens.organisms.toy import task
 
 ANSWER_STEM = "The answer is: "
 BOS, EOS, UNK = "<s>", "</s>", "<unk>"

@@ -27,8 +27,8 @@ from torch.nn import functional as F
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerBase
 
 from codi_lens.checkpoint.merge import EXTRA_TOKENS, make_projection
-from codi_lens.toy import task
-from codi_lens.toy.forward import (
+from codi_lens.organisms.toy import task
+from codi_lens.organisms.toy.forward import (
     Batch,
     Prefix,
     encode,
@@ -38,7 +38,7 @@ from codi_lens.toy.forward import (
     teacher_states,
     think,
 )
-from codi_lens.toy.tokenizer import build_tokenizer
+from codi_lens.organisms.toy.tokenizer import build_tokenizer
 
 EMPTY_WEIGHT = 0.25
 """Of the loss without thoughts, which has nothing to learn from and would drown the others."""

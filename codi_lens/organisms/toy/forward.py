@@ -24,8 +24,8 @@ from transformers import LlamaForCausalLM, PreTrainedTokenizerBase
 from transformers.cache_utils import DynamicCache, DynamicLayer
 
 from codi_lens.checkpoint.plain_cache import cached
-from codi_lens.toy.task import Problem
-from codi_lens.toy.tokenizer import ANSWER_STEM, cot_text
+from codi_lens.organisms.toy.task import Problem
+from codi_lens.organisms.toy.tokenizer import ANSWER_STEM, cot_text
 
 
 @dataclass(frozen=True)

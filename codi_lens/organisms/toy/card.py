@@ -4,8 +4,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from typing import Any
 
-from codi_lens.toy import task
-from codi_lens.toy.train import Progress, Recipe, Stage
+from codi_lens.organisms.toy import task
+from codi_lens.organisms.toy.train import Progress, Recipe, Stage
 
 _INTRO = """\
 # Embedded CODI model

@@ -17,8 +17,8 @@ from transformers import LlamaForCausalLM
 
 from codi_lens.checkpoint.config import CodiConfig
 from codi_lens.checkpoint.merge import write_checkpoint
-from codi_lens.toy.tokenizer import ANSWER_STEM
-from codi_lens.toy.train import Trained
+from codi_lens.organisms.toy.tokenizer import ANSWER_STEM
+from codi_lens.organisms.toy.train import Trained
 
 LORA_ALPHA = 32.0
 LORA_TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
