@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from codi_lens.choices import DTYPES
-from experiments import cli
+from codi_lens.cli import common
 
 SHAPES = ("toy", "medium", "llama-1b")
 MIB = 2**20
@@ -31,7 +31,7 @@ MIB = 2**20
 
 def main(argv: list[str] | None = None) -> int:
     """Runs the program; exit code 0, or 2 for input that cannot be used."""
-    parser = cli.new_parser(
+    parser = common.new_parser(
         "benchmark",
         __doc__.splitlines()[0],
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
@@ -45,22 +45,22 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--batch-rows", type=int, help="as in the sweeps")
     parser.add_argument("--growth", action="store_true", help="how c grows, on small models")
     parser.add_argument("--format", choices=("png", "svg", "pdf"), help="also a picture of growth")
-    parser.add_argument("--out", type=cli.path, help="folder for the JSON (default: only print)")
+    parser.add_argument("--out", type=common.path, help="folder for the JSON (default: only print)")
     parser.add_argument("--seed", type=int, default=0)
-    return cli.run(parser, argv, benchmark)
+    return common.run(parser, argv, benchmark)
 
 
 def benchmark(arguments: argparse.Namespace) -> None:
     """Measures and reports what the arguments ask for."""
-    cli.check_numbers(arguments)
+    common.check_numbers(arguments)
     from codi_lens.memory import keep_freed_memory
 
     keep_freed_memory()  # as the programs do, for all runs alike
-    folder = None if arguments.out is None else cli.fresh_folder(arguments.out, "benchmark")
+    folder = None if arguments.out is None else common.fresh_folder(arguments.out, "benchmark")
     if arguments.growth:
         growth(arguments, folder)
         return
-    from experiments.benchmark_runs import compare
+    from experiments.benchmarks.runs import compare
 
     found = compare(arguments)
     print(table(found))
@@ -72,7 +72,7 @@ def growth(arguments: argparse.Namespace, folder: Path | None) -> None:
     """Measures how the cost grows; writes figures and a page with --out, a picture with --format."""
     from codi_lens import plots
     from codi_lens.files import write_text
-    from experiments.benchmark_growth import figure, grow
+    from experiments.benchmarks.growth import figure, grow
 
     found = grow(arguments.repeats)
     print(growth_table(found))

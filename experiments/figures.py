@@ -5,76 +5,9 @@
 measures what they show and writes them to notebooks/figures. Needs the extra `export` and a browser.
 """
 
-import argparse
 import sys
-from pathlib import Path
-from typing import TYPE_CHECKING
 
-from experiments import cli
-
-if TYPE_CHECKING:
-    import plotly.graph_objects as go
-
-    from codi_lens import HookedCodi, Pair
-
-
-def main(argv: list[str] | None = None) -> int:
-    """Runs the program; exit code 0, or 2 for input that cannot be used."""
-    parser = cli.new_parser("figures", __doc__.splitlines()[0])
-    parser.add_argument("--out", type=cli.path, default=Path("notebooks/figures"), help="folder")
-    parser.add_argument("--format", default="png", choices=("png", "svg", "pdf"))
-    parser.add_argument("--limit", type=int, help="only the first LIMIT pairs (default: all)")
-    return cli.run(parser, argv, write)
-
-
-def write(arguments: argparse.Namespace) -> None:
-    """Measures, draws and writes every picture."""
-    from codi_lens import HookedCodi, load_pairs, plots
-    from codi_lens.threads import choose_threads
-
-    cli.check_numbers(arguments)
-    codi = HookedCodi.from_pretrained("toy")
-    choose_threads(codi.model.cfg.d_model)
-    pairs = load_pairs("toy")[: arguments.limit]
-    drawn = patching(codi, pairs) | looking(codi, pairs)
-    for path in plots.write_images(arguments.out, drawn, arguments.format):
-        print(path)
-
-
-def patching(codi: "HookedCodi", pairs: list["Pair"]) -> dict[str, "go.Figure"]:
-    """Figures of the three patching experiments."""
-    from codi_lens import patch_iteratively, patch_layers, patch_positions, plots
-
-    position = patch_positions(codi, pairs, mode="all", controls=True)
-    layer = patch_layers(codi, pairs, controls=True)
-    iterative = patch_iteratively(codi, pairs)
-    runs = {sweep.experiment: sweep for sweep in (position, layer, iterative)}
-    return {
-        "heatmap": plots.heatmap(position),
-        "by-operand": plots.heatmap_by_operand(position),
-        "effects": plots.effects(position),
-        "layers": plots.layer_profile({"layer_patching": layer}),
-        "trajectories": plots.trajectories(iterative),
-        "comparison": plots.layer_profile(runs),
-    }
-
-
-def looking(codi: "HookedCodi", pairs: list["Pair"]) -> dict[str, "go.Figure"]:
-    """Figures of the necessity check and of the logit lens on one question."""
-    from codi_lens import load_pairs, plots
-    from codi_lens.analysis.latent_ablation import measure_necessity
-    from codi_lens.analysis.lenses import intermediate_ranks, logit_lens, steps_of
-
-    held_out = [side for pair in load_pairs("toy-heldout") for side in (pair.clean, pair.corrupted)]
-    questions, answers = [v.question for v in held_out], [v.answer for v in held_out]
-    _, cache = codi.run_with_cache(pairs[0].clean.question, pairs[0].clean.answer)
-    ranks = intermediate_ranks(codi, logit_lens(codi, cache), pairs[0].clean)
-    rows = range(codi.model.cfg.n_layers)
-    return {
-        "necessity": plots.necessity_bars(measure_necessity(codi, questions, answers)),
-        "ranks": plots.ranks(ranks, rows=rows, columns=steps_of(cache)),
-    }
-
+from codi_lens.cli.figures import main
 
 if __name__ == "__main__":
     sys.exit(main())

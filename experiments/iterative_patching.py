@@ -9,26 +9,7 @@ trajectories over iterations.
 
 import sys
 
-from codi_lens.choices import ANSWERS
-from experiments import cli, sweeping
-
-
-def main(argv: list[str] | None = None) -> int:
-    """Runs the program; exit codes as in `experiments.cli`."""
-    parser = cli.experiment_parser("iterative_patching", __doc__.splitlines()[0])
-    parser.add_argument(
-        "--answers", choices=ANSWERS, help="decode (default: all on toy, else the last)"
-    )
-    parser.add_argument(
-        "--activations",
-        type=cli.path,
-        metavar="RUN",
-        help="source activations of a position-wise run",
-    )
-    return cli.run_experiment(
-        parser, argv, lambda given: sweeping.sweep("iterative_patching", given)
-    )
-
+from codi_lens.cli.iterative_patching import main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -8,13 +8,7 @@ is the baseline that position-wise and iterative patching are compared with. Wri
 
 import sys
 
-from experiments import sweeping
-
-
-def main(argv: list[str] | None = None) -> int:
-    """Runs the program; exit codes as in `experiments.cli`."""
-    return sweeping.run_with_variants("layer_patching", __doc__.splitlines()[0], argv)
-
+from codi_lens.cli.layer_patching import main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -21,8 +21,8 @@ from pathlib import Path
 from typing import Any
 
 from codi_lens.choices import DTYPES
+from codi_lens.cli import common
 from codi_lens.errors import UserError
-from experiments import cli
 
 SHAPES = {
     "1b": {
@@ -55,7 +55,7 @@ MIB = 2**20
 
 def main(argv: list[str] | None = None) -> int:
     """Runs the program; exit code 0, or 2 for input that cannot be used."""
-    parser = cli.new_parser(
+    parser = common.new_parser(
         "load_benchmark",
         __doc__.splitlines()[0],
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
@@ -64,11 +64,11 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--format", default="safetensors", choices=FORMATS)
     parser.add_argument("--device", default="cpu", help="'auto', 'cpu', 'cuda', …")
     parser.add_argument("--dtype", default="bfloat16", choices=DTYPES)
-    parser.add_argument("--out", type=cli.path, help="fresh folder to keep the checkpoint in")
+    parser.add_argument("--out", type=common.path, help="fresh folder to keep the checkpoint in")
     parser.add_argument(
-        "--measure", type=cli.path, help="load this checkpoint here, print JSON, stop"
+        "--measure", type=common.path, help="load this checkpoint here, print JSON, stop"
     )
-    return cli.run(parser, argv, benchmark)
+    return common.run(parser, argv, benchmark)
 
 
 def benchmark(arguments: argparse.Namespace) -> None:
@@ -81,7 +81,7 @@ def benchmark(arguments: argparse.Namespace) -> None:
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch) / "checkpoint"
         if arguments.out:
-            folder = cli.fresh_folder(arguments.out, "checkpoint")
+            folder = common.fresh_folder(arguments.out, "checkpoint")
         fabricate(folder, SHAPES[arguments.shape], arguments.format)
         command = [sys.executable, "-m", "experiments.load_benchmark", "--measure", str(folder)]
         command += ["--device", arguments.device, "--dtype", arguments.dtype]

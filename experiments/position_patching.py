@@ -8,13 +8,7 @@ time, and measures what the answer gains. Writes a record and `heatmap.html`.
 
 import sys
 
-from experiments import sweeping
-
-
-def main(argv: list[str] | None = None) -> int:
-    """Runs the program; exit codes as in `experiments.cli`."""
-    return sweeping.run_with_variants("position_patching", __doc__.splitlines()[0], argv)
-
+from codi_lens.cli.position_patching import main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -5,75 +5,9 @@
 writes a self-contained page that opens without a network. `--images FOLDER` writes every figure as a file too.
 """
 
-import argparse
 import sys
-from pathlib import Path
-from typing import TYPE_CHECKING
 
-from codi_lens.errors import UserError
-from experiments import cli
-
-if TYPE_CHECKING:
-    import plotly.graph_objects as go
-
-    from codi_lens import Sweep
-
-
-def main(argv: list[str] | None = None) -> int:
-    """Runs the program; exit code 0, or 2 for input that cannot be used."""
-    parser = cli.new_parser("report", __doc__.splitlines()[0])
-    parser.add_argument(
-        "runs", metavar="RUN", type=cli.path, nargs="+", help="folders of finished runs"
-    )
-    parser.add_argument("--out", type=cli.path, default=Path("report.html"), help="the page")
-    parser.add_argument("--images", type=cli.path, metavar="FOLDER", help="every figure, as a file")
-    parser.add_argument("--format", default="png", choices=("png", "svg", "pdf"), help="of images")
-    return cli.run(parser, argv, write)
-
-
-def write(arguments: argparse.Namespace) -> None:
-    """Reads the runs, writes the page and the images."""
-    from codi_lens.files import write_text
-    from codi_lens.records.read import load, read_manifest
-    from codi_lens.report.build import report
-
-    names = distinct_names(arguments.runs)
-    manifests = {name: read_manifest(folder) for name, folder in names.items()}
-    runs = {name: load(folder) for name, folder in names.items()}
-    if arguments.out.is_dir():
-        raise UserError(f"{arguments.out} is a folder; give the page a name, as --out report.html")
-    arguments.out.parent.mkdir(parents=True, exist_ok=True)
-    write_text(arguments.out, report(runs, manifests))
-    print(f"written:\n  {arguments.out}")
-    if arguments.images:
-        write_images(arguments, runs)
-
-
-def distinct_names(folders: list[Path]) -> dict[str, Path]:
-    """Short names for folders: their last part, or the whole path where that is not enough.
-
-    Raises:
-        UserError: a folder that was given twice.
-    """
-    if len({folder.resolve() for folder in folders}) < len(folders):
-        raise UserError("a run was given twice")
-    last = [folder.resolve().name for folder in folders]
-    if len(set(last)) == len(last):
-        return dict(zip(last, folders, strict=True))
-    return {str(folder): folder for folder in folders}
-
-
-def write_images(arguments: argparse.Namespace, runs: dict[str, "Sweep"]) -> None:
-    """The figures of every run, as files."""
-    from codi_lens import plots
-
-    drawn: dict[str, go.Figure] = {}
-    for i, sweep in enumerate(runs.values()):
-        prefix = sweep.experiment if len(runs) == 1 else f"{i}-{sweep.experiment}"
-        drawn |= {f"{prefix}-{name}": figure for name, figure in plots.gallery(sweep).items()}
-    for path in plots.write_images(arguments.images, drawn, arguments.format):
-        print(f"  {path}")
-
+from codi_lens.cli.report import main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from codi_lens import HookedCodi
-from tests.tiny import write_tiny
+from tests.models.tiny import write_tiny
 
 torch.set_num_threads(1)  # the models are so small that a second thread only gets in the way
 

@@ -13,7 +13,7 @@ import pytest
 from codi_lens import plots
 from codi_lens.analysis.aggregates import aggregate
 from codi_lens.tracking import Tracker, artifact_name, table_of
-from tests.invented import invented_sweep
+from tests.models.invented import invented_sweep
 
 ROOT = Path(__file__).parent.parent
 BLOCK, HEADER = 32768, 7
@@ -64,7 +64,7 @@ def test_off_loads_nothing_and_writes_nothing(tmp_path):
 import sys
 from pathlib import Path
 from codi_lens.tracking import Tracker
-from tests.invented import invented_sweep
+from tests.models.invented import invented_sweep
 sweep = invented_sweep()
 tracker = Tracker("off", experiment="e", folder=Path({str(tmp_path)!r}), config={{}})
 tracker.pair(sweep.outcomes[0], 1)

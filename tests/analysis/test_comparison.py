@@ -11,9 +11,9 @@ from codi_lens.analysis.comparison import RankCorrelation, rank_correlation, spe
 from codi_lens.analysis.comparison import compare as compare_runs
 from codi_lens.data.pairs import write_pairs
 from experiments import compare, iterative_patching, layer_patching, position_patching
-from tests.invented import invented_sweep
-from tests.runs import sign
-from tests.tiny import write_tiny
+from tests.models.invented import invented_sweep
+from tests.models.runs import sign
+from tests.models.tiny import write_tiny
 
 PAIRS = [
     Pair(0, Variant("12 plus 30?", 42), Variant("12 plus 31?", 43), operand="b"),

@@ -11,8 +11,8 @@ from codi_lens.analysis.lenses import (
     thought_lens,
     top_tokens,
 )
+from tests.models.tiny import tiny_config, write_tiny
 from tests.test_plots import written
-from tests.tiny import tiny_config, write_tiny
 
 QUESTION, ANSWER = "12 plus 30?", 42
 

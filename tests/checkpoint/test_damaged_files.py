@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 
 from codi_lens import HookedCodi, UserError
 from codi_lens.checkpoint.tensor_files import PICKLED, SAFETENSORS, SHARD_INDEX, CheckpointError
-from tests.tiny import TARGETS, write_tiny
+from tests.models.tiny import TARGETS, write_tiny
 
 LLAMA = "codi.base_model.model."
 LAYER = LLAMA + "model.layers.1."

@@ -14,7 +14,7 @@ from codi_lens.checkpoint.architectures import llama as llama_config
 from codi_lens.checkpoint.tensor_files import PICKLED, SAFETENSORS, SHARD_INDEX, CheckpointError
 from codi_lens.model import pretrained
 from codi_lens.model.pretrained import load_pretrained
-from tests.tiny import LLAMA3_ROPE, tiny_config, write_tiny
+from tests.models.tiny import LLAMA3_ROPE, tiny_config, write_tiny
 
 ODD = (
     None, True, "", "x", "\ud800", [], [None], ["\udfff"], {}, -1, 0, 1, 2.5, 10**9, 10**30, 10**400,

@@ -12,7 +12,7 @@ from codi_lens.checkpoint.config import CONFIG_NAME, CodiConfig
 from codi_lens.checkpoint.fields import read_object
 from codi_lens.checkpoint.merge import make_projection, merge_adapter, write_checkpoint
 from codi_lens.checkpoint.tensor_files import PICKLED, SAFETENSORS, SHARD_INDEX, CheckpointError
-from tests.tiny import LLAMA3_ROPE, TARGETS, PlainCodi, tiny_config, write_tiny
+from tests.models.tiny import LLAMA3_ROPE, TARGETS, PlainCodi, tiny_config, write_tiny
 
 EMBEDDING = "codi.base_model.model.model.embed_tokens.weight"
 HEAD = "codi.base_model.model.lm_head.weight"

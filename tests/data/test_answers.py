@@ -19,7 +19,7 @@ from codi_lens.data.answers import (
     spell,
 )
 from codi_lens.errors import UserError
-from tests.llama3_tokenizer import llama3_tokenizer
+from tests.models.llama3_tokenizer import llama3_tokenizer
 
 STEM = "The answer is: "
 EOS = 1  # the second special token of the tokenizer

@@ -9,7 +9,7 @@ from codi_lens.data.answers import contrast
 from codi_lens.data.pairs import Pair, Variant
 from codi_lens.data.templates import ADDITIONS, PHRASINGS, SUBTRACTIONS, generate_pairs
 from codi_lens.errors import UserError
-from tests.llama3_tokenizer import llama3_tokenizer
+from tests.models.llama3_tokenizer import llama3_tokenizer
 
 N = 10_000
 STEM = "The answer is: "

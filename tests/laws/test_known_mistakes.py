@@ -12,7 +12,7 @@ from codi_lens import HookedCodi, Site, UserError
 from codi_lens.checkpoint.config import CONFIG_NAME
 from codi_lens.checkpoint.tensor_files import SAFETENSORS, CheckpointError
 from codi_lens.data.answers import answer_tokens
-from tests.tiny import TARGETS, PlainCodi, tiny_tokenizer
+from tests.models.tiny import TARGETS, PlainCodi, tiny_tokenizer
 
 QUESTION, OTHER = "one plus two?", "two plus two plus two?"
 LAST = 2  # the last layer of the tiny model

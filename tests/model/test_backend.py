@@ -9,7 +9,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from codi_lens import UserError
 from codi_lens.model.backend import to_hooked
-from tests.tiny import LLAMA3_ROPE
+from tests.models.tiny import LLAMA3_ROPE
 
 PLAIN_ROPE = {"rope_type": "default", "rope_theta": 10000.0}
 CONFIGS = {

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from codi_lens import CodiCache, HookedCodi, UserError
-from tests.tiny import write_tiny
+from tests.models.tiny import write_tiny
 
 QUESTIONS = ["The answer is: 12 plus 34?", "one plus 2?"]
 LAYERS = 3

@@ -20,8 +20,8 @@ from codi_lens.analysis.latent_ablation import measure_necessity
 from codi_lens.model.hooks import ablate, add, capture, replace
 from codi_lens.records.read import load
 from codi_lens.records.write import write_record
-from tests.runs import PAIRS
-from tests.tiny import write_tiny
+from tests.models.runs import PAIRS
+from tests.models.tiny import write_tiny
 
 QUESTIONS = ["The answer is: 12 plus 34?", "one plus 2?", "5 plus 6 plus 7?"]
 EXPERIMENTS = (patch_positions, patch_layers, patch_iteratively)

@@ -6,7 +6,7 @@ from safetensors.torch import load_file
 
 from codi_lens import HookedCodi, Site, UserError
 from codi_lens.model.hooks import HookNeverFired, ablate, add, capture, replace
-from tests.tiny import LLAMA3_ROPE, PlainCodi, tiny_config, write_tiny
+from tests.models.tiny import LLAMA3_ROPE, PlainCodi, tiny_config, write_tiny
 
 QUESTION = "The answer is: 12 plus 34?"
 BATCH = [QUESTION, "one plus 2?", "5 plus 6 plus 7 plus two plus one?"]

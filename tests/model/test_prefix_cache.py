@@ -5,7 +5,7 @@ import torch
 
 from codi_lens import HookedCodi, UserError
 from codi_lens.model.prefix_cache import SharedPrefixCache, check_config, group_rows
-from tests.tiny import LLAMA3_ROPE, write_tiny
+from tests.models.tiny import LLAMA3_ROPE, write_tiny
 
 SHAPES = {
     "full heads": {"kv_heads": 4, "tied": False},

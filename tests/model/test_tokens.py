@@ -5,8 +5,8 @@ from tokenizers import AddedToken, processors
 
 from codi_lens import HookedCodi, UserError
 from codi_lens.model.tokens import CodiTokens
-from tests.llama3_tokenizer import TEXTS, llama3_tokenizer
-from tests.tiny import tiny_config, tiny_tokenizer, write_tiny
+from tests.models.llama3_tokenizer import TEXTS, llama3_tokenizer
+from tests.models.tiny import tiny_config, tiny_tokenizer, write_tiny
 
 QUESTION = "one plus two?"
 TEMPLATES = ["$A", "<bos> $A", "<bos> $A <eos>", "$A <eos>"]

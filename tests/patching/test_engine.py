@@ -11,8 +11,8 @@ from codi_lens.patching.jobs import make_job, own_runs, run_jobs
 from codi_lens.patching.metrics import CELL_METRICS
 from codi_lens.patching.schedule import Patch, Row, batches
 from codi_lens.patching.sweep import make_settings
-from tests.oracle import captured
-from tests.tiny import write_tiny
+from tests.laws.oracle import captured
+from tests.models.tiny import write_tiny
 
 PAIRS = [
     Pair(0, Variant("12 plus 30?", 42), Variant("12 plus 31?", 43)),

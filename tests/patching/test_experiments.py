@@ -18,7 +18,7 @@ from codi_lens.model.hooks import replace
 from codi_lens.patching.metrics import CELL_METRICS
 from codi_lens.patching.runner import choose_donors
 from codi_lens.patching.sweep import make_settings
-from tests.oracle import captured, cell, frozen
+from tests.laws.oracle import captured, cell, frozen
 
 PAIRS = [
     Pair(0, Variant("12 plus 30?", 42), Variant("12 plus 31?", 43)),

@@ -10,8 +10,8 @@ from codi_lens.patching.engine import run_rows
 from codi_lens.patching.metrics import CELL_METRICS
 from codi_lens.patching.readout import read_answers
 from codi_lens.patching.schedule import Patch, Row
-from tests.oracle import captured, cell, frozen
-from tests.tiny import write_tiny
+from tests.laws.oracle import captured, cell, frozen
+from tests.models.tiny import write_tiny
 
 PAIRS = [
     Pair(0, Variant("12 plus 30?", 42), Variant("12 plus 31?", 43)),

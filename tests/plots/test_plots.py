@@ -15,7 +15,7 @@ from codi_lens.analysis.aggregates import aggregate, donor_threshold, interactio
 from codi_lens.analysis.grids import as_grid, outlined, panels, structural_zeros
 from codi_lens.analysis.latent_ablation import Condition, Necessity
 from codi_lens.plots.panels import Panel, draw
-from tests.invented import invented_sweep
+from tests.models.invented import invented_sweep
 
 
 @pytest.fixture(scope="module")

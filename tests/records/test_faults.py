@@ -17,9 +17,10 @@ from pathlib import Path
 import pytest
 
 from codi_lens import files
+from codi_lens.cli import common
 from codi_lens.records import journal
-from experiments import cli, position_patching
-from tests.runs import PAIRS, contents, write_job
+from experiments import position_patching
+from tests.models.runs import PAIRS, contents, write_job
 
 
 def die(*_args, **_kwargs):
@@ -59,7 +60,7 @@ def half_a_line():
 
 def before_a_batch():
     checks = count(1)
-    cli.CtrlC.pressed = property(lambda _: die() if next(checks) == 2 else False)
+    common.CtrlC.pressed = property(lambda _: die() if next(checks) == 2 else False)
 
 
 def remove_one(folder, **_):

@@ -27,7 +27,7 @@ from codi_lens.records.journal import (
 )
 from codi_lens.records.manifest import SCHEMA_VERSION
 from codi_lens.records.read import RecordError
-from tests.runs import PAIRS
+from tests.models.runs import PAIRS
 
 PATH = Path("run/journal.jsonl")
 HEADER = {"schema_version": SCHEMA_VERSION, "experiment": "position_patching", "arguments": ["--x"]}

@@ -24,8 +24,8 @@ from codi_lens.records.read import (
     verify,
 )
 from codi_lens.records.write import pair_entry, write_record
-from tests.runs import PAIRS
-from tests.tiny import write_tiny
+from tests.models.runs import PAIRS
+from tests.models.tiny import write_tiny
 
 EXPERIMENTS = {
     "position_patching": {

@@ -18,8 +18,8 @@ from codi_lens.files import write_json
 from codi_lens.records.journal import JOURNAL, PARTS, Journal, decode, encode
 from codi_lens.records.read import RecordError, load
 from experiments import layer_patching, position_patching
-from tests.runs import PAIRS, PROGRAMS, contents, write_job
-from tests.tiny import write_tiny
+from tests.models.runs import PAIRS, PROGRAMS, contents, write_job
+from tests.models.tiny import write_tiny
 
 
 @pytest.fixture(scope="module")
@@ -223,7 +223,7 @@ def test_ctrl_c_before_the_first_pair(flags, tmp_path, monkeypatch, capsys):
     def pressed(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("experiments.cli.load_model", pressed)
+    monkeypatch.setattr("codi_lens.cli.common.load_model", pressed)
     assert position_patching.main([*flags, "--out", str(tmp_path / "run")]) == 130
     assert capsys.readouterr().err == "interrupted; nothing was written\n"
     assert not (tmp_path / "run").exists()

@@ -10,7 +10,7 @@ from plotly.colors import sample_colorscale
 
 from codi_lens import plots
 from codi_lens.report.build import report
-from tests.invented import SCRIPT, invented_sweep
+from tests.models.invented import SCRIPT, invented_sweep
 from tests.test_plots import contrast
 from tests.test_report import MANIFEST, data_of
 

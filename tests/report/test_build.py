@@ -11,7 +11,7 @@ from codi_lens import UserError
 from codi_lens.analysis.aggregates import aggregate, donor_threshold
 from codi_lens.report.build import embedded, report
 from experiments.report import distinct_names, main
-from tests.invented import SCRIPT, invented_sweep
+from tests.models.invented import SCRIPT, invented_sweep
 
 MANIFEST = {
     "model": {

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from codi_lens.model.loop import LatentLoop
-from experiments.benchmark_models import Bench
+from experiments.benchmarks.models import Bench
 
 
 @dataclass

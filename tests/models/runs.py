@@ -6,7 +6,7 @@ from pathlib import Path
 from codi_lens.data.pairs import Pair, Variant, write_pairs
 from codi_lens.records.manifest import JOURNAL, MANIFEST, describe_file
 from experiments import iterative_patching, layer_patching, position_patching
-from tests.tiny import write_tiny
+from tests.models.tiny import write_tiny
 
 PAIRS = [
     Pair(0, Variant("12 plus 30?", 42), Variant("12 plus 31?", 43), "plus", "x"),

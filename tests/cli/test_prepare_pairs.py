@@ -10,7 +10,7 @@ import pytest
 from codi_lens.data.pairs import Pair, Variant, load_pairs, pairs_digest, write_pairs
 from experiments.prepare_pairs import main
 
-FLAT = Path(__file__).parent / "files" / "flat_pairs.json"
+FLAT = Path(__file__).parents[1] / "files" / "flat_pairs.json"
 SAME = [2, 3, 5, 8, 11, 13, 14, 17, 20]
 REASON = "same answer on both sides"
 
@@ -123,7 +123,7 @@ def test_an_output_folder_that_is_a_file(
 
 def test_as_a_program(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "experiments.prepare_pairs", "absent.json", "--out", "out"]
-    root = Path(__file__).parents[1]
+    root = Path(__file__).parents[2]
     ended = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
     assert ended.returncode == 2
     assert ended.stderr.startswith("error: cannot read pairs from absent.json: No such file")

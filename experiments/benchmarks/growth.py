@@ -8,9 +8,9 @@ import torch
 from plotly.subplots import make_subplots
 
 from codi_lens.plots import style
-from experiments.benchmark_floor import counted
-from experiments.benchmark_models import Shape, make_bench
-from experiments.benchmark_runs import make_work, runs_to_time, sweep, take_turns
+from experiments.benchmarks.floor import counted
+from experiments.benchmarks.models import Shape, make_bench
+from experiments.benchmarks.runs import make_work, runs_to_time, sweep, take_turns
 
 BASE = Shape(layers=6, d_model=256, heads=4, kv_heads=2, d_mlp=1024, d_vocab=8000, prompt=60)
 AXES = {

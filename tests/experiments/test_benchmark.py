@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from experiments import benchmark, benchmark_growth, benchmark_models, benchmark_runs
-from experiments.benchmark_floor import counted, floor
-from experiments.benchmark_models import Shape, make_bench
-from experiments.benchmark_runs import make_work, sweep
+from experiments.benchmarks.floor import counted, floor
+from experiments.benchmarks.models import Shape, make_bench
+from experiments.benchmarks.runs import make_work, sweep
 
 SMALL = Shape(layers=2, d_model=32, heads=4, kv_heads=2, d_mlp=48, d_vocab=1100, prompt=12)
 

@@ -24,8 +24,8 @@ from experiments import (
     necessity,
     position_patching,
 )
-from tests.runs import PAIRS, write_job
-from tests.tiny import tiny_config, write_tiny
+from tests.models.runs import PAIRS, write_job
+from tests.models.tiny import tiny_config, write_tiny
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ import torch
 from codi_lens import HookedCodi
 from codi_lens.model.pretrained import load_pretrained
 from experiments import inspect_checkpoint
-from tests.tiny import tiny_config, write_tiny
+from tests.models.tiny import tiny_config, write_tiny
 
 QUESTION = "one plus two?"
 

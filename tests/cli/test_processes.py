@@ -12,12 +12,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.distributed import HashStore, TCPStore
 
+from codi_lens.cli.processes import Processes
 from codi_lens.records.journal import JOURNAL, Journal
 from codi_lens.records.manifest import MANIFEST
 from codi_lens.records.read import RecordError
 from experiments import position_patching
-from experiments.processes import Processes
-from tests.runs import contents, write_job
+from tests.models.runs import contents, write_job
 
 DYING = """
 import os, signal, sys

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from codi_lens.cli import common
+from codi_lens.cli.processes import Processes
 from codi_lens.errors import UserError, command
-from experiments import cli
-from experiments.processes import Processes
 
 if TYPE_CHECKING:
     from codi_lens import HookedCodi, Pair
@@ -46,7 +46,7 @@ def prepare(
     from codi_lens.patching.sweep import make_settings
 
     pairs = chosen_pairs(arguments)
-    codi = cli.load_model(arguments, here.device(arguments.device))
+    codi = common.load_model(arguments, here.device(arguments.device))
     settings = make_settings(
         codi,
         **{name: getattr(arguments, name) for name in ("layers", "positions", "num_latents")},
@@ -60,7 +60,7 @@ def prepare(
     saved = saved_activations(arguments, codi, pairs, settings)
     folder = arguments.resume
     if folder is None and here.index == 0:
-        folder = cli.fresh_folder(arguments.out, experiment)
+        folder = common.fresh_folder(arguments.out, experiment)
     folder = Path(here.from_first(str(folder)))
     return Work(experiment, codi, pairs, settings, arguments, saved, folder, here)
 

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from codi_lens.choices import ANSWERS, MODES
-from experiments import cli, inputs, processes, resuming
-from experiments.table import table
+from codi_lens.cli import common, inputs, processes, resuming
+from codi_lens.cli.table import table
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -25,7 +25,7 @@ FIGURES = "heatmap.html"
 
 def run_with_variants(experiment: str, description: str, argv: list[str] | None) -> int:
     """The program of an experiment that has modes and controls; exit codes as in `experiments.cli`."""
-    parser = cli.experiment_parser(experiment, description)
+    parser = common.experiment_parser(experiment, description)
     parser.add_argument("--mode", default="regenerate", choices=MODES)
     parser.add_argument("--controls", default="all", choices=("all", "none"))
     parser.add_argument("--answers", choices=ANSWERS, help="decode (default: all on toy, else top)")
@@ -33,7 +33,7 @@ def run_with_variants(experiment: str, description: str, argv: list[str] | None)
     def patch(given: argparse.Namespace) -> None:
         sweep(experiment, given, mode=given.mode, controls=given.controls == "all")
 
-    return cli.run_experiment(parser, argv, patch)
+    return common.run_experiment(parser, argv, patch)
 
 
 def sweep(experiment: str, arguments: argparse.Namespace, **options: Any) -> None:
@@ -43,13 +43,13 @@ def sweep(experiment: str, arguments: argparse.Namespace, **options: Any) -> Non
     the settings of the sweep, beside those that every experiment has. Processes that were launched
     together share the pairs; the first writes the record.
     """
-    cli.check_numbers(arguments)
+    common.check_numbers(arguments)
     with processes.together() as here:
         if arguments.resume is not None and resuming.is_finished(arguments.resume):
             clear_up(arguments.resume, here)
             return
         if arguments.resume is None and here.index == 0:
-            cli.check_unused(arguments.out)  # before there is a model to wait for
+            common.check_unused(arguments.out)  # before there is a model to wait for
         started = time.perf_counter()
         work = inputs.prepare(experiment, arguments, here, options)
         with open_journal(work) as journal, resuming.hint(work.folder), follow(work) as tracker:
@@ -99,7 +99,7 @@ def follow(work: inputs.Work) -> "Tracker":
         "off" if work.here.index else work.arguments.wandb,
         experiment=work.experiment,
         folder=work.folder,
-        config=cli.as_json(work.arguments),
+        config=common.as_json(work.arguments),
     )
 
 
@@ -115,7 +115,7 @@ def write(
     from codi_lens.records.journal import remove_parts
     from codi_lens.records.write import write_record
 
-    config = cli.as_json(work.arguments) | {
+    config = common.as_json(work.arguments) | {
         "out": str(work.folder),
         "seconds": round(seconds, 2),
         "processes": work.here.count,
@@ -163,7 +163,7 @@ def run(work: inputs.Work, journal: "Journal", tracker: "Tracker") -> tuple["Swe
     if work.arguments.resume is not None and work.here.index == 0:
         torn = "; the journal's last line was torn and is dropped" if journal.torn else ""
         print(f"going on: {len(done)} of {len(work.pairs)} pairs are there{torn}", file=sys.stderr)
-    with cli.CtrlC() as ctrl_c:
+    with common.CtrlC() as ctrl_c:
         outcomes = sweep_pairs(
             work.experiment,
             work.codi,

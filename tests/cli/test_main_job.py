@@ -14,9 +14,9 @@ from codi_lens import HookedCodi, Site, load_pairs
 from codi_lens.model.hooks import replace
 from codi_lens.patching.metrics import CELL_METRICS
 from experiments import position_patching
-from tests.oracle import captured, cell
+from tests.laws.oracle import captured, cell
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 ORIGINAL_METRICS = {
     "kl_divergence",
     "l2_difference",

@@ -12,12 +12,13 @@ from pathlib import Path
 import pytest
 import torch
 
+from codi_lens.cli import common
+from codi_lens.cli.processes import Processes, together
 from codi_lens.data.pairs import Pair, Variant, load_pairs, write_pairs
 from codi_lens.threads import NARROW, VARIABLES, choose_threads
-from experiments import cli, position_patching, prepare_pairs
-from experiments.processes import Processes, together
+from experiments import position_patching, prepare_pairs
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 LAUNCHED = ("WORLD_SIZE", "RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
 
 
@@ -113,7 +114,7 @@ def test_an_environment_of_no_possible_processes_is_named(monkeypatch, wrong, tm
 def test_runs_that_start_in_the_same_second_have_folders_of_their_own(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with ThreadPoolExecutor(8) as pool:
-        folders = list(pool.map(lambda _: cli.fresh_folder(None, "run"), range(40)))
+        folders = list(pool.map(lambda _: common.fresh_folder(None, "run"), range(40)))
     assert len(set(folders)) == 40
     assert all(re.fullmatch(r"results/run-\d{8}-\d{6}(-\d+)?", str(path)) for path in folders)
 
@@ -127,7 +128,7 @@ def test_a_leading_tilde_is_the_users_home(tmp_path, monkeypatch):
     assert prepare_pairs.main(["~/pairs.json", "--out=~/out"]) == 0
     assert sorted(path.name for path in (tmp_path / "out").iterdir())[0] == "pairs.json"
     assert not (tmp_path / "~").exists()
-    assert cli.path("~nobody-of-this-name/x") == Path("~nobody-of-this-name/x")
+    assert common.path("~nobody-of-this-name/x") == Path("~nobody-of-this-name/x")
 
 
 def test_a_byte_order_mark_is_no_part_of_the_pairs(tmp_path):
@@ -178,15 +179,15 @@ def test_numbers_out_of_all_proportion(tmp_path, capsys, flags, message):
 
 def test_a_range_longer_than_any_model_is_refused_before_it_is_counted():
     with pytest.raises(Exception, match="is more than any model has"):
-        cli.labels("0-99999999999999999999999")
+        common.labels("0-99999999999999999999999")
 
 
 def test_programs_show_no_announcements_of_other_packages():
     def program(_):
-        for kind in (*cli.ANNOUNCEMENTS, UserWarning):
+        for kind in (*common.ANNOUNCEMENTS, UserWarning):
             warnings.warn("old", kind, stacklevel=1)
 
     with warnings.catch_warnings(record=True) as seen:
         warnings.simplefilter("always")
-        assert cli.run(cli.new_parser("any", "Any."), [], program) == 0
+        assert common.run(common.new_parser("any", "Any."), [], program) == 0
     assert [warning.category for warning in seen] == [UserWarning]

@@ -16,11 +16,11 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from codi_lens.cli.model_flags import add_model_flags, as_flags, load_parts
+from codi_lens.cli.resuming import OWN_OF_A_CALL, Interrupted, resumed, way_on
+from codi_lens.cli.terminal import forgiving
 from codi_lens.errors import UserError
 from codi_lens.files import expand
-from experiments.model_flags import add_model_flags, as_flags, load_parts
-from experiments.resuming import OWN_OF_A_CALL, Interrupted, resumed, way_on
-from experiments.terminal import forgiving
 
 if TYPE_CHECKING:
     from codi_lens import HookedCodi

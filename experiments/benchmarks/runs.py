@@ -21,8 +21,8 @@ from codi_lens.patching.jobs import Job, make_job, measure, own_runs, run_jobs
 from codi_lens.patching.plans import Settings
 from codi_lens.patching.runner import fitting_pairs
 from codi_lens.patching.sweep import make_settings
-from experiments.benchmark_floor import Passes, counted, floor
-from experiments.benchmark_models import Bench, make_bench
+from experiments.benchmarks.floor import Passes, counted, floor
+from experiments.benchmarks.models import Bench, make_bench
 from experiments.load_benchmark import sampled
 
 TOLERANCE = {"float64": 1e-9, "float32": 1e-3, "bfloat16": 0.2, "float16": 0.05}

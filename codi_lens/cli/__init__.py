@@ -1,0 +1,1 @@
+"""The programs: flags, folders, exit codes, tables, processes; one file a program."""

@@ -1,0 +1,97 @@
+"""Are the latent thoughts needed? Accuracy with fewer of them, with none, and with others' thoughts.
+
+    python -m experiments.necessity --pairs toy-heldout
+
+asks every question of the pairs under every condition, prints a table, and writes `necessity.json` and
+the bar figure `necessity.html`.
+"""
+
+import argparse
+from typing import Any
+
+from codi_lens.cli import common
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Runs the program; exit codes as in `experiments.cli`."""
+    parser = common.experiment_parser("necessity", __doc__.splitlines()[0], cells=False)
+    parser.add_argument("--batch", type=int, default=64, help="questions side by side")
+    return common.run(parser, argv, measure)
+
+
+def measure(arguments: argparse.Namespace) -> None:
+    """Measures what the arguments ask for, writes it and prints the table."""
+    common.check_numbers(arguments)
+    common.check_unused(arguments.out)
+    # Heavy imports wait until the arguments are known to be right.
+    import torch
+
+    from codi_lens import load_pairs, plots
+    from codi_lens.analysis.latent_ablation import measure_necessity
+    from codi_lens.data.pairs import SIDES
+    from codi_lens.files import write_json, write_text
+
+    pairs = load_pairs(arguments.pairs)[: arguments.limit]
+    codi = common.load_model(arguments)
+    folder = common.fresh_folder(arguments.out, "necessity")
+    variants = [variant for pair in pairs for variant in (pair.clean, pair.corrupted)]
+    kinds = [pair.kind for pair in pairs for _ in range(2)]
+    necessity = measure_necessity(
+        codi,
+        [variant.question for variant in variants],
+        [variant.answer for variant in variants],
+        num_latents=arguments.num_latents,
+        batch=arguments.batch,
+        seed=arguments.seed,
+    )
+    record = {
+        "config": common.as_json(arguments),
+        "model_digest": codi.digest,
+        "threads": torch.get_num_threads(),
+        "questions": [{"pair_id": pair.pair_id, "side": side} for pair in pairs for side in SIDES],
+    }
+    record |= entry(necessity, kinds)
+    paths = folder / "necessity.json", folder / "necessity.html"
+    write_json({paths[0]: record})
+    write_text(paths[1], plots.page({"necessity": plots.necessity_bars(necessity)}))
+    print(table(record))
+    print("\nwritten:", *(f"  {path}" for path in paths), sep="\n")
+
+
+def entry(necessity: Any, kinds: list[str | None]) -> dict[str, Any]:
+    """The content of `necessity.json`."""
+    from codi_lens.analysis.latent_ablation import wilson
+
+    n = len(necessity.questions)
+    conditions = []
+    for name, condition in necessity.conditions.items():
+        right = sum(condition.correct)
+        row = {"condition": name, "accuracy": right / n, "right": right, "n": n}
+        row["interval_95"] = list(wilson(right, n))
+        row["donor_rate"] = None if condition.donor is None else sum(condition.donor) / n
+        # The questions, by number, whose thoughts were lent.
+        row["donors"] = None if condition.donor is None else list(necessity.donors)
+        row["answers"] = list(condition.texts)
+        conditions.append(row)
+    right_with_all = necessity.with_latents(necessity.num_latents).correct
+    by_kind = {}
+    for kind in sorted({kind for kind in kinds if kind is not None}):
+        own = [right for right, k in zip(right_with_all, kinds, strict=True) if k == kind]
+        by_kind[kind] = {"accuracy": sum(own) / len(own), "n": len(own)}
+    return {"num_latents": necessity.num_latents, "conditions": conditions, "by_kind": by_kind}
+
+
+def table(record: dict[str, Any]) -> str:
+    """The record as two small tables."""
+    lines = ["condition                   right     95% interval   donor's answer"]
+    for row in record["conditions"]:
+        low, high = row["interval_95"]
+        donor = "" if row["donor_rate"] is None else f"{row['donor_rate']:>14.1%}"
+        lines.append(
+            f"{row['condition']:<26}{row['accuracy']:>7.1%}   {low:>6.1%} – {high:<6.1%}{donor}"
+        )
+    lines.append(f"n = {record['conditions'][0]['n']} questions")
+    if record["by_kind"]:
+        lines += ["", f"kind        right with {record['num_latents']} latents"]
+        lines += [f"{kind:<12}{row['accuracy']:>6.1%}" for kind, row in record["by_kind"].items()]
+    return "\n".join(lines)
