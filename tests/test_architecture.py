@@ -12,70 +12,26 @@ ROOT = Path(__file__).parent.parent
 MODULES = sorted((ROOT / "codi_lens").rglob("*.py"))
 PROGRAMS = sorted((ROOT / "experiments").glob("*.py"))
 ALLOWED = {
-    "transformer_lens": {
-        "hooked",
-        "parts",
-        "cache",
-        "loop",
-        "shared_prefix",
-        "shared_blocks",
-        "hooks",
-    },
-    "plotly": {"plots"},
+    "transformer_lens": {"model", "checkpoint"},
+    "plotly": {"plots", "cli"},
     "wandb": {"tracking"},
     "peft": {"checkpoint"},
     "experiments": set(),
 }
-LAYERS = [
-    {
-        "errors",
-        "files",
-        "fields",
-        "memory",
-        "threads",
-        "choices",
-        "layout",
-        "answers",
-        "plain_cache",
-    },
-    {"config", "tensor_files", "tokens"},
-    {"pairs", "pair_report", "counterfactuals"},
-    {
-        "claims",
-        "projection",
-        "load_report",
-        "checkpoint",
-        "checkpoint_writer",
-        "shared_prefix",
-        "shared_blocks",
-        "hooked",
-        "llama_config",
-    },
-    {"hub", "known", "pretrained"},
-    {"hooks", "loop", "cache"},
-    {"parts", "codi"},
-    {
-        "rows",
-        "metrics",
-        "patching",
-        "reading",
-        "jobs",
-        "plans",
-        "structural_zeros",
-        "similarity",
-        "soundness",
-        "outcomes",
-        "runner",
-        "sweeps",
-        "necessity",
-        "lens",
-    },
-    {"aggregates", "summary", "manifest", "results", "results_writer", "comparison"},
-    {"journal_lines", "journal"},
-    {"grids"},
+FLOORS = [
+    {"errors", "files", "choices", "memory", "threads", "shipped"},
+    {"data"},
+    {"checkpoint"},
+    {"model"},
+    {"patching"},
+    {"analysis"},
+    {"records"},
     {"plots", "tracking"},
     {"report"},
+    {"organisms"},
+    {"cli"},
 ]
+"""Each may import from those above it; the first from each other."""
 
 
 def imported(path):
@@ -88,8 +44,8 @@ def imported(path):
 
 
 def room(path):
-    """The module's name, or its package's: rules are for `plots`, in however many files."""
-    return path.stem if path.parent.name == "codi_lens" else path.parent.name
+    """The package, or the module at the top, that a file belongs to."""
+    return path.relative_to(ROOT / "codi_lens").parts[0].removesuffix(".py")
 
 
 @pytest.mark.parametrize("package", ALLOWED)
@@ -99,18 +55,31 @@ def test_a_package_is_named_only_in_its_rooms(package):
         for path in MODULES
         if any(name.split(".")[0] == package for name in imported(path))
     }
-    assert users - {"toy"} <= ALLOWED[package]
+    assert users - {"organisms"} <= ALLOWED[package]
     assert users or not ALLOWED[package]
 
 
-def test_imports_run_one_way():
-    rank = {name: i for i, layer in enumerate(LAYERS) for name in layer}
-    top = [path for path in MODULES if path.parent.name == "codi_lens" and path.stem != "__init__"]
-    assert {path.stem for path in top} <= set(rank), "give every new module its layer above"
-    for path in top:
+def test_imports_go_to_the_floors_above():
+    floor = {name: i for i, rooms in enumerate(FLOORS) for name in rooms}
+    rooms = {path: room(path) for path in MODULES if room(path) != "__init__"}
+    assert set(rooms.values()) == set(floor), "every room has its floor above"
+    for path, own in rooms.items():
         for name in imported(path):
-            if name.startswith("codi_lens.") and name.split(".")[1] in rank:
-                assert rank[name.split(".")[1]] <= rank[path.stem], f"{path.stem} imports {name}"
+            there = name.split(".")[1] if name.startswith("codi_lens.") else own
+            above = floor[there] < floor[own] or there == own or floor[there] == 0
+            assert above, f"{path.relative_to(ROOT)} imports {name}"
+
+
+def test_no_modules_import_each_other_in_a_circle():
+    names = {
+        ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path
+        for path in MODULES
+    }
+    names.pop("codi_lens")  # it imports lazily
+    graph = {name: {i for i in imported(path) if i in names} for name, path in names.items()}
+    while leaves := {name for name, used in graph.items() if not used & set(graph)}:
+        graph = {name: used for name, used in graph.items() if name not in leaves}
+    assert not graph, f"circular: {sorted(graph)}"
 
 
 def python(code, environment=None):
@@ -154,7 +123,7 @@ assert peak_memory() > 2**20
 
 @pytest.mark.parametrize(
     "program",
-    [path.stem for path in PROGRAMS if "def main(" in path.read_text()],
+    [path.stem for path in PROGRAMS if "import main" in path.read_text()],
 )
 def test_help_is_quick_to_come(program):
     code = f"""

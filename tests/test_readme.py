@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from codi_lens.checkpoint.config import CodiConfig
-from experiments import iterative_patching, layer_patching
+from codi_lens.cli import iterative_patching, layer_patching
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()

@@ -21,7 +21,7 @@ from huggingface_hub.errors import (
 from codi_lens.checkpoint.known import mirror_of
 from codi_lens.checkpoint.tensor_files import SHARD_INDEX, WEIGHTS, shard_names
 from codi_lens.errors import UserError
-from codi_lens.organisms.toy import TOY_FOLDER
+from codi_lens.shipped import MODELS
 
 TOKENIZER = "tokenizer.json"
 TOKENIZER_FILES = (
@@ -133,7 +133,7 @@ def model_files(name_or_folder: str | Path, revision: str | None = None) -> Mode
         UserError: neither a folder nor a hub id.
     """
     name = str(name_or_folder)
-    folder = TOY_FOLDER if name == "toy" else Path(os.path.expanduser(name_or_folder))
+    folder = MODELS.get(name) or Path(os.path.expanduser(name_or_folder))
     if os.path.isdir(folder):  # for any text, even one that the system would not take as a path
         if revision is not None:
             raise UserError(
@@ -141,7 +141,9 @@ def model_files(name_or_folder: str | Path, revision: str | None = None) -> Mode
             )
         return ModelFiles(name, folder)
     if isinstance(name_or_folder, Path) or not re.fullmatch(r"[\w.-]*\w[\w.-]*/[\w.-]+", name):
-        raise UserError(f"no model {name!r}: give 'toy', a folder, or a hub id ('owner/name')")
+        raise UserError(
+            f"no model {name!r}: give {' or '.join(map(repr, MODELS))}, a folder, or a hub id ('owner/name')"
+        )
     return ModelFiles(name, on_hub=True, revision=revision)
 
 

@@ -34,11 +34,10 @@ from typing import Any, TypeAlias
 from codi_lens.data.answers import same_answer, spell
 from codi_lens.errors import UserError
 from codi_lens.files import expand, read_text, write_json
-from codi_lens.organisms.toy.pairs import heldout_pairs
+from codi_lens.shipped import MADE_PAIRS, PAIRS, made_pairs
 
 PAIRS_FILE = "pairs.json"
 SET_ASIDE_FILE = "set_aside.json"
-TOY_PAIRS = Path(__file__).parents[1] / "organisms" / "toy" / "model" / PAIRS_FILE
 
 Number: TypeAlias = int | float
 Json: TypeAlias = Any
@@ -123,9 +122,10 @@ def write_pairs(path: Path, pairs: Sequence[Pair]) -> None:
 
 def read_pairs(name_or_path: str | Path) -> tuple[list[Pair], dict[str, int]]:
     """The pairs as `load_pairs` gives them, and how often each field was left out."""
-    path = TOY_PAIRS if name_or_path == "toy" else expand(name_or_path)
-    if name_or_path == "toy-heldout":
-        entries = heldout_pairs()
+    name = str(name_or_path)
+    path = PAIRS.get(name) or expand(name_or_path)
+    if name in MADE_PAIRS:
+        entries: list[Json] = made_pairs(name)
     else:
         files = [path]
         if path.is_dir():

@@ -9,8 +9,8 @@ from safetensors.torch import load_file, save_file
 from codi_lens import Pair, Variant
 from codi_lens.analysis.comparison import RankCorrelation, rank_correlation, spearman
 from codi_lens.analysis.comparison import compare as compare_runs
+from codi_lens.cli import compare, iterative_patching, layer_patching, position_patching
 from codi_lens.data.pairs import write_pairs
-from experiments import compare, iterative_patching, layer_patching, position_patching
 from tests.models.invented import invented_sweep
 from tests.models.runs import sign
 from tests.models.tiny import write_tiny

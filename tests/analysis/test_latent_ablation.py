@@ -9,11 +9,11 @@ import torch
 
 from codi_lens import HookedCodi, Pair, Site, UserError, load_pairs
 from codi_lens.analysis.latent_ablation import derange, measure_necessity, passing, wilson
+from codi_lens.cli import layer_patching
 from codi_lens.data.answers import is_correct
 from codi_lens.data.pairs import write_pairs
 from codi_lens.model.hooks import replace as put
-from codi_lens.organisms.toy import TOY_FOLDER
-from experiments import layer_patching
+from codi_lens.shipped import MODELS
 from experiments import necessity as program
 
 QUESTIONS = ["12 plus 34?", "one plus 2?", "5 plus 6 plus 7?", "3 plus 3?"]
@@ -110,7 +110,7 @@ def test_the_embedded_model_answers_and_needs_its_thoughts(record):
 
 
 def test_the_card_has_the_measured_figures(record):
-    card = (TOY_FOLDER / "README.md").read_text()
+    card = (MODELS["toy"] / "README.md").read_text()
     for row in record["conditions"]:
         assert f"| {row['condition']} | {row['accuracy']:.1%} |" in card, row["condition"]
     for kind, row in record["by_kind"].items():
@@ -118,7 +118,7 @@ def test_the_card_has_the_measured_figures(record):
 
 
 def test_the_embedded_model_is_small_and_nothing_in_it_is_pickled():
-    files = [path for path in TOY_FOLDER.rglob("*") if path.is_file()]
+    files = [path for path in MODELS["toy"].rglob("*") if path.is_file()]
     assert sum(path.stat().st_size for path in files if path.suffix == ".safetensors") <= 4 * 2**20
     assert {path.suffix for path in files} <= {".safetensors", ".json", ".md"}
 

@@ -18,10 +18,10 @@ from codi_lens.checkpoint.config import CONFIG_NAME, CodiConfig
 from codi_lens.checkpoint.hub import model_files
 from codi_lens.checkpoint.known import known_checkpoints, known_config, mirror_of
 from codi_lens.checkpoint.tensor_files import PICKLED, SAFETENSORS, SHARD_INDEX
+from tests.checkpoint.test_merge import read_tensors
 from tests.models.fake_hub import COMMIT, OTHER, FakeHub, fill_cache, serve
 from tests.models.llama3_tokenizer import llama3_tokenizer
 from tests.models.tiny import LLAMA3_ROPE, PlainCodi, tiny_config, write_tiny
-from tests.test_checkpoint import read_tensors
 
 ZEN = "zen-E/CODI-llama3.2-1b-Instruct"
 SIM_COT = "internlm/SIM_COT-LLaMA3-CODI-1B"

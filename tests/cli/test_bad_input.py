@@ -10,13 +10,8 @@ from safetensors.torch import load_file, save_file
 
 from codi_lens import UserError, load_pairs, patch_positions
 from codi_lens.checkpoint.config import CONFIG_NAME
-from codi_lens.data.pairs import Pair, Variant, write_pairs
-from codi_lens.model.pretrained import pick_device
-from codi_lens.patching.checks import NotFinite
-from codi_lens.records.journal_lines import encode
-from codi_lens.records.manifest import SCHEMA_VERSION
-from experiments import (
-    cli,
+from codi_lens.cli import (
+    common,
     compare,
     inspect_checkpoint,
     iterative_patching,
@@ -24,6 +19,11 @@ from experiments import (
     necessity,
     position_patching,
 )
+from codi_lens.data.pairs import Pair, Variant, write_pairs
+from codi_lens.model.pretrained import pick_device
+from codi_lens.patching.checks import NotFinite
+from codi_lens.records.journal_lines import encode
+from codi_lens.records.manifest import SCHEMA_VERSION
 from tests.models.runs import PAIRS, write_job
 from tests.models.tiny import tiny_config, write_tiny
 
@@ -269,7 +269,7 @@ def test_debug_shows_where_an_error_came_from(flags, tmp_path):
 
 
 def test_files_that_fail_are_named_without_a_traceback(capsys):
-    parser = cli.new_parser("necessity", "")
+    parser = common.new_parser("necessity", "")
     for error, message in (
         (PermissionError(13, "Permission denied", "some/file"), "some/file: Permission denied"),
         (OSError("cannot be read"), "cannot be read"),
@@ -279,10 +279,10 @@ def test_files_that_fail_are_named_without_a_traceback(capsys):
         def fail(_, error=error):
             raise error
 
-        assert cli.run(parser, [], fail) == 2
+        assert common.run(parser, [], fail) == 2
         assert capsys.readouterr().err == f"error: {message}\n"
         with pytest.raises(type(error)):
-            cli.run(parser, ["--debug"], fail)
+            common.run(parser, ["--debug"], fail)
 
 
 def test_weights_that_are_not_finite(refused, flags, tmp_path):

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from codi_lens import HookedCodi
+from codi_lens.cli import inspect_checkpoint
 from codi_lens.model.pretrained import load_pretrained
-from experiments import inspect_checkpoint
 from tests.models.tiny import tiny_config, write_tiny
 
 QUESTION = "one plus two?"

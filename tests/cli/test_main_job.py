@@ -11,9 +11,9 @@ import torch
 from safetensors import safe_open
 
 from codi_lens import HookedCodi, Site, load_pairs
+from codi_lens.cli import position_patching
 from codi_lens.model.hooks import replace
 from codi_lens.patching.metrics import CELL_METRICS
-from experiments import position_patching
 from tests.laws.oracle import captured, cell
 
 ROOT = Path(__file__).parents[2]

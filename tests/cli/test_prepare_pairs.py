@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from codi_lens.cli.prepare_pairs import main
 from codi_lens.data.pairs import Pair, Variant, load_pairs, pairs_digest, write_pairs
-from experiments.prepare_pairs import main
 
 FLAT = Path(__file__).parents[1] / "files" / "flat_pairs.json"
 SAME = [2, 3, 5, 8, 11, 13, 14, 17, 20]

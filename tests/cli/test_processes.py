@@ -12,17 +12,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.distributed import HashStore, TCPStore
 
+from codi_lens.cli import position_patching
 from codi_lens.cli.processes import Processes
 from codi_lens.records.journal import JOURNAL, Journal
 from codi_lens.records.manifest import MANIFEST
 from codi_lens.records.read import RecordError
-from experiments import position_patching
 from tests.models.runs import contents, write_job
 
 DYING = """
 import os, signal, sys
 from codi_lens.records.journal import Journal
-from experiments import position_patching
+from codi_lens.cli import position_patching
 
 add = Journal.add
 def last_words(self, outcome):
@@ -37,7 +37,7 @@ sys.exit(position_patching.main())
 SLOW = """
 import os, sys, time
 from codi_lens.records.journal import Journal
-from experiments import position_patching
+from codi_lens.cli import position_patching
 
 outcomes = Journal.outcomes
 def late(self, pairs):

@@ -12,11 +12,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from codi_lens.cli import common
+from codi_lens.cli import common, position_patching, prepare_pairs
 from codi_lens.cli.processes import Processes, together
 from codi_lens.data.pairs import Pair, Variant, load_pairs, write_pairs
 from codi_lens.threads import NARROW, VARIABLES, choose_threads
-from experiments import position_patching, prepare_pairs
 
 ROOT = Path(__file__).parents[2]
 LAUNCHED = ("WORLD_SIZE", "RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")

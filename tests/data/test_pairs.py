@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from codi_lens import shipped
 from codi_lens.data.answers import same_answer
 from codi_lens.data.pairs import (
     Pair,
@@ -119,7 +120,7 @@ def test_a_folder_gives_the_pairs_set_aside_as_well(tmp_path: Path) -> None:
 
 
 def test_toy_is_the_file_of_the_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("codi_lens.data.pairs.TOY_PAIRS", tmp_path / "pairs.json")
+    monkeypatch.setitem(shipped.PAIRS, "toy", tmp_path / "pairs.json")
     write_pairs(tmp_path / "pairs.json", [PAIR])
     assert load_pairs("toy") == [PAIR]
 

@@ -5,7 +5,8 @@ import json
 import pytest
 import torch
 
-from experiments import benchmark, benchmark_growth, benchmark_models, benchmark_runs
+from experiments import benchmark
+from experiments.benchmarks import growth, models, runs
 from experiments.benchmarks.floor import counted, floor
 from experiments.benchmarks.models import Shape, make_bench
 from experiments.benchmarks.runs import make_work, sweep
@@ -15,7 +16,7 @@ SMALL = Shape(layers=2, d_model=32, heads=4, kv_heads=2, d_mlp=48, d_vocab=1100,
 
 @pytest.fixture
 def small(monkeypatch):
-    monkeypatch.setitem(benchmark_models.SHAPES, "medium", SMALL)
+    monkeypatch.setitem(models.SHAPES, "medium", SMALL)
 
 
 def test_it_compares_checks_and_writes(small, tmp_path, capsys):
@@ -73,8 +74,8 @@ def test_the_floor_feeds_as_many_tokens(small):
 
 
 def test_runs_that_disagree_are_not_timed(small, monkeypatch, capsys):
-    original = benchmark_runs.with_hooks
-    monkeypatch.setattr(benchmark_runs, "with_hooks", lambda *given: original(*given) + 1)
+    original = runs.with_hooks
+    monkeypatch.setattr(runs, "with_hooks", lambda *given: original(*given) + 1)
     assert benchmark.main(["--shape", "medium", "--repeats", "1", "--sample", "1"]) == 2
     assert "nothing is timed" in capsys.readouterr().err
 
@@ -87,8 +88,8 @@ def test_numbers_are_checked(flag, capsys):
 
 def test_growth_is_measured_along_every_axis(monkeypatch, tmp_path, capsys):
     axes = {"layers": (1, 2), "latents": (1, 2), "prompt": (8, 12), "pairs": (1, 2)}
-    monkeypatch.setattr(benchmark_growth, "AXES", axes)
-    monkeypatch.setattr(benchmark_growth, "BASE", SMALL)
+    monkeypatch.setattr(growth, "AXES", axes)
+    monkeypatch.setattr(growth, "BASE", SMALL)
     out = tmp_path / "growth"
     assert benchmark.main(["--growth", "--repeats", "1", "--out", str(out)]) == 0
     found = json.loads((out / "growth.json").read_text())["axes"]

@@ -3,9 +3,9 @@
 import json
 from pathlib import Path
 
+from codi_lens.cli import iterative_patching, layer_patching, position_patching
 from codi_lens.data.pairs import Pair, Variant, write_pairs
 from codi_lens.records.manifest import JOURNAL, MANIFEST, describe_file
-from experiments import iterative_patching, layer_patching, position_patching
 from tests.models.tiny import write_tiny
 
 PAIRS = [

@@ -17,9 +17,8 @@ from pathlib import Path
 import pytest
 
 from codi_lens import files
-from codi_lens.cli import common
+from codi_lens.cli import common, position_patching
 from codi_lens.records import journal
-from experiments import position_patching
 from tests.models.runs import PAIRS, contents, write_job
 
 

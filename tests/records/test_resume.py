@@ -13,11 +13,11 @@ import torch
 from safetensors.torch import load_file
 
 from codi_lens.analysis.comparison import TOLERANCE
+from codi_lens.cli import layer_patching, position_patching
 from codi_lens.data.pairs import write_pairs
 from codi_lens.files import write_json
 from codi_lens.records.journal import JOURNAL, PARTS, Journal, decode, encode
 from codi_lens.records.read import RecordError, load
-from experiments import layer_patching, position_patching
 from tests.models.runs import PAIRS, PROGRAMS, contents, write_job
 from tests.models.tiny import write_tiny
 

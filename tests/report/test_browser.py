@@ -11,8 +11,8 @@ from plotly.colors import sample_colorscale
 from codi_lens import plots
 from codi_lens.report.build import report
 from tests.models.invented import SCRIPT, invented_sweep
-from tests.test_plots import contrast
-from tests.test_report import MANIFEST, data_of
+from tests.plots.test_plots import contrast
+from tests.report.test_build import MANIFEST, data_of
 
 pytestmark = pytest.mark.browser
 

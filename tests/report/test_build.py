@@ -9,8 +9,8 @@ import torch
 
 from codi_lens import UserError
 from codi_lens.analysis.aggregates import aggregate, donor_threshold
+from codi_lens.cli.report import distinct_names, main
 from codi_lens.report.build import embedded, report
-from experiments.report import distinct_names, main
 from tests.models.invented import SCRIPT, invented_sweep
 
 MANIFEST = {

@@ -12,10 +12,3 @@ checkpoint loads this one.
 * `pairs`: clean/corrupted pairs that differ in one number, for patching.
 * `model/`: the weights, the tokenizer, the pairs, and a card that says how they were made.
 """
-
-from pathlib import Path
-
-TOY_FOLDER: Path = Path(__file__).parent / "model"
-"""The folder of the embedded checkpoint."""
-
-__all__ = ["TOY_FOLDER"]

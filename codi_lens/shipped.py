@@ -1,0 +1,23 @@
+"""What comes with the package, by the names that it is asked for by.
+
+A name leads to a folder, or to the function that makes the entries: what loads models and pairs need not import
+what makes them.
+"""
+
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+MODELS = {"toy": Path(__file__).parent / "organisms" / "toy" / "model"}
+"""Name of a model -> its folder, in the official layout."""
+PAIRS = {"toy": MODELS["toy"] / "pairs.json"}
+"""Name of a set of pairs -> its file."""
+MADE_PAIRS = {"toy-heldout": "codi_lens.organisms.toy.pairs:heldout_pairs"}
+"""Name of a set of pairs that is made when it is asked for -> the function that makes its entries."""
+
+
+def made_pairs(name: str) -> list[dict[str, Any]]:
+    """The entries of one of `MADE_PAIRS`, in the prepared format."""
+    module, _, function = MADE_PAIRS[name].partition(":")
+    entries: list[dict[str, Any]] = getattr(import_module(module), function)()
+    return entries
