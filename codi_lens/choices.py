@@ -5,11 +5,20 @@ from typing import Literal
 ResidSite = Literal["resid_pre", "resid_mid", "resid_post", "attn_out", "mlp_out"]
 SITES = ("resid_pre", "resid_mid", "resid_post", "attn_out", "mlp_out")
 
-Mode = Literal["regenerate", "freeze", "thoughts", "all"]
-"""What happens after a patch: the variants that `plans` describes, or all three."""
-EFFECTS = ("regenerate", "freeze", "thoughts")
-MODES = (*EFFECTS, "all")
-CONTROLS = ("self", "donor", "noise")
+EffectChoice = Literal["total", "direct", "indirect", "all"]
+"""What happens after a patch (see `patching.effects`), or all three."""
+EFFECTS = ("total", "direct", "indirect")
+EFFECT_CHOICES = (*EFFECTS, "all")
+CONTROLS = ("identity", "resample", "random_direction")
+EARLIER_NAMES = {
+    "regenerate": "total",
+    "freeze": "direct",
+    "thoughts": "indirect",
+    "self": "identity",
+    "donor": "resample",
+    "noise": "random_direction",
+}
+"""What records of the first schema call effects and controls; the command line takes the first three too."""
 
 Direction = Literal["denoise", "noise"]
 """denoise: base = corrupted, source = clean; noise: the other way round."""

@@ -3,10 +3,12 @@
 import operator
 import reprlib
 import shlex
-from collections.abc import Collection
-from typing import Any, TypeVar
+from collections.abc import Callable, Collection
+from functools import wraps
+from inspect import signature
+from typing import Any, ParamSpec, TypeVar
 
-T = TypeVar("T")
+P, R, T = ParamSpec("P"), TypeVar("R"), TypeVar("T")
 
 
 class UserError(ValueError):
@@ -45,7 +47,28 @@ def one_of(value: T, known: Collection[Any], what: str, where: str = "") -> T:
         UserError: it is none of them. The message says `what` was asked for, `where` ("in this sweep"),
             and what is known.
     """
-    if value not in known:
+    if not any(_same(value, one) for one in known):
         asked = f"no {what} {value!r} {where}".strip()
         raise UserError(f"{asked}; known are {', '.join(map(str, known)) or 'none'}")
     return value
+
+
+def known_options(function: Callable[P, R]) -> Callable[P, R]:
+    """Makes an option that a function does not have a `UserError` that lists those it has."""
+    known = tuple(signature(function).parameters)
+
+    @wraps(function)
+    def called(*args: P.args, **options: P.kwargs) -> R:
+        for name in options:
+            one_of(name, known, "option", f"of {function.__name__}")
+        return function(*args, **options)
+
+    return called
+
+
+def _same(value: Any, known: Any) -> bool:
+    """Whether two values are equal; True is not 1, and an array is equal to nothing."""
+    try:
+        return isinstance(value, bool) == isinstance(known, bool) and bool(value == known)
+    except (RuntimeError, ValueError):
+        return False

@@ -10,27 +10,26 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from codi_lens.choices import EFFECTS
 from codi_lens.errors import UserError, one_of
-from codi_lens.patching.plans import Label
+from codi_lens.patching.effects import DIRECT, INDIRECT, RESAMPLE, TOTAL
+from codi_lens.patching.metrics import METRICS
 from codi_lens.patching.result import IN_SWEEP, Sweep
+from codi_lens.patching.settings import Label
 
 RESAMPLES = 1000
 INTERVAL = (0.025, 0.975)
-SIGNED_EFFECTS = ("recovery", "answer_logit_diff_change")
-"""Metrics that are zero without an effect and have a sign, so that effects can be added up."""
 
 
-class ByMetric(dict[str, Float[Tensor, "..."]]):
+class ByMetric(dict[str, Float[Tensor, "effect row column"]]):
     """Tensors by metric; asking for one that is not there is a `UserError` that lists those that are."""
 
-    def __missing__(self, metric: str) -> Float[Tensor, "..."]:
+    def __missing__(self, metric: str) -> Float[Tensor, "effect row column"]:
         return self[one_of(metric, self, "metric", IN_SWEEP)]
 
 
 @dataclass(frozen=True)
 class Aggregate:
-    """A sweep over some of its pairs; tensors have the sweep's axes. Without any value a cell is NaN."""
+    """A sweep over some of its pairs: [effect, row, column]. Without any value a cell is NaN."""
 
     n: int
     """Pairs in this aggregate."""
@@ -41,7 +40,7 @@ class Aggregate:
     low: ByMetric
     high: ByMetric
     """Bounds of the 95% bootstrap interval of `means`."""
-    recovery_median: Float[Tensor, "..."]
+    recovery_median: Float[Tensor, "effect row column"]
 
 
 def competent(sweep: Sweep) -> Bool[Tensor, " pair"]:
@@ -85,31 +84,14 @@ def aggregate(
         present = ~values.isnan()
         estimate = _ratios(values.nan_to_num(), present.double(), picks)
         means[name], low[name], high[name] = estimate
-    defined = chosen & sweep.values("recovery").isfinite().flatten(1).any(1)
-    gained, gaps = _recovered(sweep, defined)
+    defined = chosen & sweep.has_recovery
+    gained, gaps = sweep.recovered(defined)
     kept = int(defined.sum())
     estimate = _ratios(gained, gaps, _resamples(kept, seed))
     means["recovery"], low["recovery"], high["recovery"] = estimate
     # A quantile, since torch's median of an even number of values is the lower middle one.
     median = sweep.values("recovery")[defined].nanquantile(0.5, 0) if kept else means["recovery"]
     return Aggregate(int(chosen.sum()), kept, means, low, high, median)
-
-
-def _recovered(
-    sweep: Sweep, defined: Bool[Tensor, " pair"]
-) -> tuple[Float[Tensor, "pair ..."], Float[Tensor, "pair ..."]]:
-    """LD_patched − LD_base and LD_source − LD_base of the pairs whose recovery is defined.
-
-    A ratio of sums over pairs, so that one with a small gap does not outweigh the others.
-    """
-    patched = sweep.values("logit_diff")[defined].double()
-    runs = [o for o, kept in zip(sweep.outcomes, defined.tolist(), strict=True) if kept]
-    base = torch.tensor([o.base.metrics["logit_diff"] for o in runs], dtype=torch.float64)
-    source = torch.tensor([o.source.metrics["logit_diff"] for o in runs], dtype=torch.float64)
-    shape = (-1,) + (1,) * (patched.dim() - 1)
-    present = ~patched.isnan()
-    gaps = (source - base).reshape(shape).expand_as(patched) * present
-    return (patched - base.reshape(shape)).nan_to_num() * present, gaps
 
 
 def _resamples(n: int, seed: int) -> Float[Tensor, "resample pair"]:
@@ -139,35 +121,35 @@ def donor_threshold(sweep: Sweep, group: Aggregate, metric: str = "recovery") ->
 
     What a patch from the right source does counts as an effect of its content only above this.
     """
-    if "variant" not in sweep.axes or "donor" not in sweep.axes["variant"]:
+    effects = sweep.axes["effect"]
+    if RESAMPLE not in effects:
         return None
-    donor = group.means[metric][sweep.axes["variant"].index("donor")]
-    finite = donor[donor.isfinite()].abs()
+    resampled = group.means[metric][effects.index(RESAMPLE)]
+    finite = resampled[resampled.isfinite()].abs()
     return float(finite.max()) if len(finite) else None
 
 
-def interaction(sweep: Sweep, group: Aggregate, metric: str) -> Float[Tensor, "..."] | None:
+def interaction(sweep: Sweep, group: Aggregate, metric: str) -> Float[Tensor, "row column"] | None:
     """Total − direct − indirect effect; None where the sweep lacks one of them or the metric no sign."""
-    variants = sweep.axes.get("variant", ())
-    if metric not in SIGNED_EFFECTS or not set(EFFECTS) <= set(variants):
+    effects, parts = sweep.axes["effect"], (TOTAL, DIRECT, INDIRECT)
+    if not METRICS[metric].adds_up or not set(parts) <= set(effects):
         return None
-    total, direct, indirect = (group.means[metric][variants.index(name)] for name in EFFECTS)
+    total, direct, indirect = (group.means[metric][effects.index(name)] for name in parts)
     return total - direct - indirect
 
 
 def top_cells(
-    values: Float[Tensor, "layer position"],
-    zeros: Bool[Tensor, "layer position"],
+    values: Float[Tensor, "row column"],
+    zeros: Bool[Tensor, "row column"],
     count: int = 5,
     threshold: float | None = None,
-) -> list[tuple[int, ...]]:
-    """Indices of the largest values, structural zeros and NaN left out, ties by index.
+) -> list[tuple[int, int]]:
+    """(row, column) of the largest values, structural zeros and NaN left out, ties by index.
 
     With a threshold, values whose magnitude does not exceed it are left out too.
     """
     candidates = [
-        (float(values[tuple(cell)]), tuple(cell))
-        for cell in (~zeros & values.isfinite()).nonzero().tolist()
+        (float(values[i, j]), (i, j)) for i, j in (~zeros & values.isfinite()).nonzero().tolist()
     ]
     ranked = sorted(candidates, key=lambda one: (-one[0], one[1]))
     passing = [cell for value, cell in ranked if threshold is None or abs(value) > threshold]

@@ -11,10 +11,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from codi_lens.analysis.aggregates import SIGNED_EFFECTS, Aggregate, aggregate, finite, interaction
+from codi_lens.analysis.aggregates import Aggregate, aggregate, finite, interaction
 from codi_lens.analysis.summary import top_entry
 from codi_lens.errors import UserError, one_of
+from codi_lens.patching.effects import DIRECT, INDIRECT, TOTAL
+from codi_lens.patching.experiments import ITERATIVE, LAYERS, POSITIONS
+from codi_lens.patching.experiments.iterative import CHAINED, CUMULATIVE, PARALLEL, SINGLE
 from codi_lens.patching.result import Sweep
+from codi_lens.patching.settings import Label
 
 TOLERANCE = {"float64": 1e-8, "float32": 5e-3, "bfloat16": 0.5, "float16": 0.1}
 """Largest difference of a logit-valued metric that rounding explains, per dtype of the runs."""
@@ -86,7 +90,7 @@ def compare(runs: Mapping[str, Sweep], dtypes: Mapping[str, str]) -> Comparison:
         {
             name: top_entry(groups[name], sweep, METRIC)
             for name, sweep in by_experiment.items()
-            if "variant" in sweep.axes
+            if sweep.experiment.has_controls
         },
     )
 
@@ -97,11 +101,12 @@ def _by_experiment(runs: Mapping[str, Sweep]) -> dict[str, Sweep]:
     found: dict[str, Sweep] = {}
     ids = [pair.pair_id for pair in next(iter(runs.values())).pairs]
     for name, sweep in runs.items():
-        if sweep.experiment in found:
-            raise UserError(f"{name} is a second run of {sweep.experiment}; give one of each")
+        experiment = sweep.experiment.name
+        if experiment in found:
+            raise UserError(f"{name} is a second run of {experiment}; give one of each")
         if [pair.pair_id for pair in sweep.pairs] != ids:
             raise UserError(f"{name} has other pairs than {next(iter(runs))}; nothing to compare")
-        found[sweep.experiment] = sweep
+        found[experiment] = sweep
     return found
 
 
@@ -136,31 +141,29 @@ def _baselines(runs: Mapping[str, Sweep], allowed: float) -> Check:
 
 
 def _laws(runs: Mapping[str, Sweep], allowed: float) -> list[Check]:
-    checks = []
-    position, layer = runs.get("position_patching"), runs.get("layer_patching")
-    iterative = runs.get("iterative_patching")
-    if iterative is not None:
-        last = iterative.axes["iteration"][-1]
+    """What must be equal by definition."""
+    iterative = runs.get(ITERATIVE.name)
+    if iterative is None:
+        return []
+    first, last = iterative.axes["column"][0], iterative.axes["column"][-1]
 
-        def strategy(name: str, iteration: Any) -> Tensor:
-            return iterative.values("logit_diff", strategy=name, iteration=iteration)
+    def strategy(name: str, iteration: Label) -> Tensor:
+        return iterative.values("logit_diff", effect=name, column=iteration)
 
-        parallel = strategy("parallel", last)
-        cumulative = _largest(parallel, strategy("cumulative", last))
-        checks.append(_check("parallel = last cumulative iteration", cumulative, allowed))
-        for name in ("cumulative", "chained"):
-            first = iterative.axes["iteration"][0]
-            start = _largest(strategy("single", first), strategy(name, first))
-            checks.append(_check(f"first {name} iteration = single", start, allowed))
-        if layer is not None and _same_cells(iterative, layer):
-            together = layer.values("logit_diff", variant=layer.axes["variant"][0])
-            checks.append(
-                _check("parallel = layer-wise run", _largest(parallel, together), allowed)
-            )
-        if position is not None and _same_cells(iterative, position):
-            cells = position.values("logit_diff", variant=position.axes["variant"][0])
-            single = iterative.values("logit_diff", strategy="single")
-            checks.append(_check("single = position-wise cells", _largest(single, cells), allowed))
+    parallel = strategy(PARALLEL, last)
+    cumulative = _largest(parallel, strategy(CUMULATIVE, last))
+    checks = [_check("parallel = last cumulative iteration", cumulative, allowed)]
+    for name in (CUMULATIVE, CHAINED):
+        start = _largest(strategy(SINGLE, first), strategy(name, first))
+        checks.append(_check(f"first {name} iteration = single", start, allowed))
+    layer, position = runs.get(LAYERS.name), runs.get(POSITIONS.name)
+    if layer is not None and _same_cells(iterative, layer):
+        together = layer.metrics["logit_diff"][..., 0]
+        checks.append(_check("parallel = layer-wise run", _largest(parallel, together), allowed))
+    if position is not None and _same_cells(iterative, position):
+        single = iterative.values("logit_diff", effect=SINGLE)
+        cells = _largest(single, position.metrics["logit_diff"])
+        checks.append(_check("single = position-wise cells", cells, allowed))
     return checks
 
 
@@ -168,7 +171,7 @@ def _same_cells(one: Sweep, other: Sweep) -> bool:
     """Whether two sweeps patch the same places in the same way, so that laws bind them."""
     names = ("layers", "positions", "site", "direction", "answer_start", "num_latents")
     same = all(getattr(one.settings, n) == getattr(other.settings, n) for n in names)
-    return same and other.settings.variants[0] == "regenerate"
+    return same and other.settings.effects[0] == TOTAL
 
 
 def _profiles(
@@ -179,22 +182,10 @@ def _profiles(
     for name, sweep in runs.items():
         means = groups[name].means[METRIC]
         labels = [str(layer) for layer in sweep.settings.layers]
-        for line, values in _lines(sweep, means).items():
-            profiles[line] = dict(zip(labels, values.tolist(), strict=True))
+        for line, cells in sweep.experiment.lines(means, sweep.axes).items():
+            values = [float(means[cell]) for cell in cells]
+            profiles[f"{sweep.experiment.title}, {line}"] = dict(zip(labels, values, strict=True))
     return profiles
-
-
-def _lines(sweep: Sweep, means: Float[Tensor, "..."]) -> dict[str, Float[Tensor, " layer"]]:
-    """What a sweep has to compare layer by layer, by what it is."""
-    if sweep.experiment == "layer_patching":
-        return {"layer-wise, all positions": means[0]}
-    if sweep.experiment == "position_patching":
-        largest = means[0].nan_to_num(-torch.inf).amax(-1)
-        return {"position-wise, largest cell": largest.masked_fill(largest.isinf(), torch.nan)}
-    return {
-        f"iterative {strategy}, last iteration": means[i, :, -1]
-        for i, strategy in enumerate(sweep.axes["strategy"])
-    }
 
 
 def _correlations(profiles: Mapping[str, Mapping[str, float]]) -> dict[str, RankCorrelation]:
@@ -236,13 +227,13 @@ def _additivity(
     runs: Mapping[str, Sweep], groups: Mapping[str, Aggregate]
 ) -> dict[str, float | None]:
     """Σ of single positions over all positions together, per layer, where both were run."""
-    if not {"position_patching", "layer_patching"} <= set(runs):
+    position, layer = runs.get(POSITIONS.name), runs.get(LAYERS.name)
+    if position is None or layer is None:
         return {}
-    position, layer = runs["position_patching"], runs["layer_patching"]
     if position.settings.positions != layer.settings.positions:
         return {}
-    singles = groups["position_patching"].means[METRIC][0].sum(-1)
-    together = groups["layer_patching"].means[METRIC][0]
+    singles = groups[POSITIONS.name].means[METRIC][0].sum(-1)
+    together = groups[LAYERS.name].means[METRIC][0, :, 0]
     shared = set(position.settings.layers) & set(layer.settings.layers)
     return {
         str(label): finite(
@@ -262,20 +253,12 @@ def _effects(
     """Mean |total|, |direct|, |indirect| and |interaction| over cells, where a run has all three."""
     found = {}
     for name, sweep in runs.items():
-        for metric in SIGNED_EFFECTS:
+        for metric, means in groups[name].means.items():
             left = interaction(sweep, groups[name], metric)
             if left is None:
                 continue
-            means = groups[name].means[metric]
-            variants = sweep.axes["variant"]
-            parts = {
-                label: means[variants.index(variant)]
-                for label, variant in (
-                    ("total", "regenerate"),
-                    ("direct", "freeze"),
-                    ("indirect", "thoughts"),
-                )
-            }
+            effects = sweep.axes["effect"]
+            parts = {effect: means[effects.index(effect)] for effect in (TOTAL, DIRECT, INDIRECT)}
             parts["interaction"] = left
             found[f"{name} {metric}"] = {
                 label: finite(float(values.abs().nanmean())) for label, values in parts.items()

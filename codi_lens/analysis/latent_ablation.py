@@ -6,7 +6,6 @@ that are not their own: those of another problem whose answer differs (and how o
 then given), the mean over all problems, and random vectors of the same norm.
 """
 
-import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import sqrt
@@ -16,7 +15,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from codi_lens.choices import Filter
-from codi_lens.data.answers import Answer, is_correct, same_answer
+from codi_lens.data.answers import Answer, is_correct
+from codi_lens.data.donors import derange
 from codi_lens.data.pairs import Pair
 from codi_lens.errors import UserError
 from codi_lens.model.hooked_codi import DECODED, HookedCodi
@@ -111,23 +111,6 @@ def measure_necessity(
         donated = [answers[donor] for donor in donors]
         conditions[swapped] = _condition(swapped, texts[swapped], answers, donated)
     return Necessity(tuple(questions), tuple(answers), count, conditions, tuple(donors))
-
-
-def derange(answers: Sequence[Answer], seed: int) -> list[int]:
-    """For each problem another one whose answer differs, drawn at random.
-
-    Raises:
-        UserError: all answers are the same.
-    """
-    draw = random.Random(seed)
-    everyone = range(len(answers))
-    donors = []
-    for answer in answers:
-        others = [other for other in everyone if not same_answer(answers[other], answer)]
-        if not others:
-            raise UserError(f"all {len(answers)} answers are {answer}: no other problem's differs")
-        donors.append(draw.choice(others))
-    return donors
 
 
 def _count_down(

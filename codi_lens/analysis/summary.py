@@ -5,7 +5,6 @@ from typing import Any
 from torch import Tensor
 
 from codi_lens.analysis.aggregates import (
-    SIGNED_EFFECTS,
     Aggregate,
     aggregate,
     as_mapping,
@@ -26,27 +25,24 @@ def aggregate_entry(sweep: Sweep) -> dict[str, Any]:
         if chosen.any()
     }
     whole = next(iter(entries.values()))
+    main = next(iter(sweep.axes["effect"]))
     top: dict[str, Any] = {
-        key: whole[key] for key in ("top_5_critical", "top_5_by_recovery") if key in whole
+        key: whole["means"][metric][main] for key, metric in sweep.experiment.means_keys.items()
     }
-    main = whole["means"]
-    if "variant" in sweep.axes:
-        main = {name: next(iter(values.values())) for name, values in main.items()}
-    if sweep.experiment == "position_patching":
-        top = {
-            "layer_position_kl_means": main["kl_divergence"],
-            "layer_position_ans_diff_means": main["answer_logit_diff"],
-            **top,
-        }
+    top |= {key: whole[key] for key in ("top_5_critical", "top_5_by_recovery") if key in whole}
     return top | {"axes": {k: list(v) for k, v in sweep.axes.items()}, "groups": entries}
 
 
 def group_entry(group: Aggregate, sweep: Sweep) -> dict[str, Any]:
-    """One group: n, means with intervals [metric → axes …], top cells, threshold, interaction."""
-    axes = tuple(sweep.axes.values())
+    """One group: n, means with intervals [metric → effect → row → column], top cells, threshold, interaction."""
+    depth = 1 + len(sweep.experiment.cell_names)  # a single column is no level of its own
+    axes = tuple(sweep.axes.values())[:depth]
+
+    def nested(tensor: Tensor) -> Any:
+        return as_mapping(tensor.reshape(tensor.shape[:depth]), *axes)
 
     def mapped(values: dict[str, Tensor]) -> dict[str, Any]:
-        return {name: as_mapping(tensor, *axes) for name, tensor in values.items()}
+        return {name: nested(tensor) for name, tensor in values.items()}
 
     entry: dict[str, Any] = {
         "n": group.n,
@@ -54,26 +50,27 @@ def group_entry(group: Aggregate, sweep: Sweep) -> dict[str, Any]:
         "means": mapped(group.means),
         "interval_low": mapped(group.low),
         "interval_high": mapped(group.high),
-        "recovery_median": as_mapping(group.recovery_median, *axes),
+        "recovery_median": nested(group.recovery_median),
     }
-    if "variant" in sweep.axes:
+    if sweep.experiment.has_controls:
         entry["donor_threshold"] = donor_threshold(sweep, group)
-        for metric in SIGNED_EFFECTS:
+        for metric in group.means:
             left = interaction(sweep, group, metric)
             if left is not None:
-                entry[f"interaction_{metric}"] = as_mapping(left, *axes[1:])
+                shape = left.shape[: depth - 1]
+                entry[f"interaction_{metric}"] = as_mapping(left.reshape(shape), *axes[1:])
         entry["top_5_critical"] = top_entry(group, sweep, "kl_divergence")
         entry["top_5_by_recovery"] = top_entry(group, sweep, "recovery")
     return entry
 
 
 def top_entry(group: Aggregate, sweep: Sweep, by: str) -> list[dict[str, Any]]:
-    """The five cells with the largest mean of a metric, main variant, structural zeros left out."""
-    axes = [(name, labels) for name, labels in sweep.axes.items() if name != "variant"]
+    """The five cells with the largest mean of a metric, main effect, structural zeros left out."""
+    labels = (sweep.axes["row"], sweep.axes["column"])
     cells = []
     for cell in top_cells(group.means[by][0], sweep.structural_zeros()):
         entry: dict[str, Any] = {
-            name: labels[i] for (name, labels), i in zip(axes, cell, strict=True)
+            name: labels[axis][cell[axis]] for axis, name in enumerate(sweep.experiment.cell_names)
         }
         for key, metric in (
             ("kl_div", "kl_divergence"),

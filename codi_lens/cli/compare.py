@@ -44,7 +44,7 @@ def report(arguments: argparse.Namespace) -> bool:
     runs = {str(folder): load(folder) for folder in arguments.runs}
     found = compare(runs, {name: m["model"]["dtype"] for name, m in manifests.items()})
     folder = common.fresh_folder(arguments.out, "compare")
-    figure = plots.layer_profile({sweep.experiment: sweep for sweep in runs.values()})
+    figure = plots.layer_profile({sweep.experiment.name: sweep for sweep in runs.values()})
     write_json({folder / "comparison.json": asdict(found) | {"runs": list(runs)}})
     write_text(folder / "comparison.html", plots.page({"profiles": figure}))
     print(table(found))

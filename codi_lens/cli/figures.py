@@ -44,15 +44,15 @@ def patching(codi: "HookedCodi", pairs: list["Pair"]) -> dict[str, "go.Figure"]:
     """Figures of the three patching experiments."""
     from codi_lens import patch_iteratively, patch_layers, patch_positions, plots
 
-    position = patch_positions(codi, pairs, mode="all", controls=True)
+    position = patch_positions(codi, pairs, effect="all", controls=True)
     layer = patch_layers(codi, pairs, controls=True)
     iterative = patch_iteratively(codi, pairs)
-    runs = {sweep.experiment: sweep for sweep in (position, layer, iterative)}
+    runs = {sweep.experiment.name: sweep for sweep in (position, layer, iterative)}
     return {
         "heatmap": plots.heatmap(position),
         "by-operand": plots.heatmap_by_operand(position),
         "effects": plots.effects(position),
-        "layers": plots.layer_profile({"layer_patching": layer}),
+        "layers": plots.layer_profile({layer.experiment.name: layer}),
         "trajectories": plots.trajectories(iterative),
         "comparison": plots.layer_profile(runs),
     }

@@ -12,7 +12,7 @@ from codi_lens.errors import UserError, command
 
 if TYPE_CHECKING:
     from codi_lens import HookedCodi, Pair
-    from codi_lens.patching.plans import Settings
+    from codi_lens.patching.settings import Settings
 
 
 @dataclass(frozen=True)

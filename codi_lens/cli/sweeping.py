@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from codi_lens.choices import ANSWERS, MODES
+from codi_lens.choices import ANSWERS, EARLIER_NAMES, EFFECT_CHOICES, EFFECTS
 from codi_lens.cli import common, inputs, processes, resuming
 from codi_lens.cli.table import table
 
@@ -26,12 +26,24 @@ FIGURES = "heatmap.html"
 def run_with_variants(experiment: str, description: str, argv: list[str] | None) -> int:
     """The program of an experiment that has modes and controls; exit codes as in `experiments.cli`."""
     parser = common.experiment_parser(experiment, description)
-    parser.add_argument("--mode", default="regenerate", choices=MODES)
+    earlier = [name for name, effect in EARLIER_NAMES.items() if effect in EFFECTS]
+    parser.add_argument(
+        "--effect",
+        "--mode",
+        default=EFFECTS[0],
+        choices=(*EFFECT_CHOICES, *earlier),
+        metavar=f"{{{','.join(EFFECT_CHOICES)}}}",
+    )
     parser.add_argument("--controls", default="all", choices=("all", "none"))
     parser.add_argument("--answers", choices=ANSWERS, help="decode (default: all on toy, else top)")
 
     def patch(given: argparse.Namespace) -> None:
-        sweep(experiment, given, mode=given.mode, controls=given.controls == "all")
+        sweep(
+            experiment,
+            given,
+            effect=EARLIER_NAMES.get(given.effect, given.effect),
+            controls=given.controls == "all",
+        )
 
     return common.run_experiment(parser, argv, patch)
 
@@ -152,12 +164,14 @@ def show(work: inputs.Work, result: "Sweep | None", written: list[Path], whole: 
 
 def run(work: inputs.Work, journal: "Journal", tracker: "Tracker") -> tuple["Sweep | None", bool]:
     """The sweep, as far as it came, and whether that is all of it; answers as --answers asks."""
-    from codi_lens.patching.runner import sweep_pairs
+    from codi_lens.patching.experiments import experiment_named
+    from codi_lens.patching.outcomes import sweep_pairs
     from codi_lens.patching.sweep import make_sweep
 
     answers = inputs.answers_to_decode(work.arguments)
     decode = "none" if answers == "top" else answers
-    if work.experiment == "iterative_patching" and answers == "top":
+    experiment = experiment_named(work.experiment)
+    if answers == "top" and not experiment.has_controls:
         decode = "last"
     done = journal.outcomes(work.pairs)
     if work.arguments.resume is not None and work.here.index == 0:
@@ -165,7 +179,7 @@ def run(work: inputs.Work, journal: "Journal", tracker: "Tracker") -> tuple["Swe
         print(f"going on: {len(done)} of {len(work.pairs)} pairs are there{torn}", file=sys.stderr)
     with common.CtrlC() as ctrl_c:
         outcomes = sweep_pairs(
-            work.experiment,
+            experiment,
             work.codi,
             work.pairs,
             work.settings,
@@ -189,7 +203,7 @@ def run(work: inputs.Work, journal: "Journal", tracker: "Tracker") -> tuple["Swe
         result = make_sweep(work.experiment, work.codi, work.settings, in_order)
         if len(done) < len(work.pairs):
             return result, False
-        if answers == "top" and "variant" in result.axes:
+        if answers == "top" and experiment.has_controls:
             return with_top_answers(result, work, journal, lambda: ctrl_c.pressed)
     return result, True
 
@@ -216,7 +230,7 @@ def with_top_answers(
 ) -> tuple["Sweep", bool]:
     """The sweep with the answers of its five outlined cells, from a second run of those alone."""
     from codi_lens.analysis.aggregates import aggregate, donor_threshold, top_cells
-    from codi_lens.patching.runner import sweep_pairs
+    from codi_lens.patching.outcomes import sweep_pairs
 
     group = aggregate(sweep)
     values = group.means["recovery"][0]
@@ -225,12 +239,12 @@ def with_top_answers(
         return sweep, True
     layers = sorted({cell[0] for cell in top})
     axes = {"layers": tuple(sweep.settings.layers[i] for i in layers)}
-    steps = list(range(len(sweep.settings.positions)))
-    if "position" in sweep.axes:
+    steps = [0]
+    if len(sweep.axes["column"]) > 1:
         steps = sorted({cell[1] for cell in top})
         axes["positions"] = tuple(sweep.settings.positions[j] for j in steps)
-    mode = sweep.settings.variants[0]
-    settings = replace(sweep.settings, **axes, mode=mode, controls=False)  # type: ignore[arg-type]
+    effect = sweep.settings.effects[0]
+    settings = replace(sweep.settings, **axes, effect=effect, controls=False)  # type: ignore[arg-type]
     texts = journal.answers()
     again = sweep_pairs(
         sweep.experiment,
@@ -244,10 +258,8 @@ def with_top_answers(
         stopped=stopped,
     )
     for outcome in again:
-        cells = {
-            (layers[i], *(steps[j] for j in rest)): t for (_, i, *rest), t in outcome.texts.items()
-        }
-        own = {(0, *cell): text for cell, text in cells.items() if cell in top}
+        cells = {(layers[i], steps[j]): text for (_, i, j), text in outcome.texts.items()}
+        own: dict[Cell, str] = {(0, *cell): t for cell, t in cells.items() if cell in top}
         journal.add_answers(outcome.pair.pair_id, own)
         texts[outcome.pair.pair_id] = own
     work.here.wait()

@@ -5,31 +5,39 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from codi_lens import Sweep
 
+TOP = 5
+"""Cells to list."""
+
 
 def table(sweep: "Sweep") -> str:
     """The cells with the largest recovery, and how many pairs stand behind them."""
     from codi_lens.analysis.aggregates import aggregate, competent, donor_threshold, top_cells
 
     group = aggregate(sweep)
-    axes = [name for name in sweep.axes if name != "variant"]
-    values, zeros = group.means["recovery"], None
-    if "variant" in sweep.axes:
-        values, zeros = values[0], sweep.structural_zeros()
-    top = top_cells(values, values.isnan() if zeros is None else zeros)
+    names, labels = sweep.experiment.cell_names, (sweep.axes["row"], sweep.axes["column"])
+    effects = range(len(sweep.axes["effect"])) if not sweep.experiment.has_controls else (0,)
+    cells = [
+        (float(group.means["recovery"][effect][cell]), (effect, *cell))
+        for effect in effects
+        for cell in top_cells(group.means["recovery"][effect], sweep.zeros[effect], count=TOP)
+    ]
+    listed = names if sweep.experiment.has_controls else ("effect", *names)
     lines = [
         f"{group.n} pairs, both questions answered right in {int(competent(sweep).sum())}; "
         f"recovery defined for {group.n_recovery}",
         "",
-        "".join(f"{name:>10}" for name in axes) + "  recovery   95% interval      KL  flipped",
+        "".join(f"{name:>10}" for name in listed) + "  recovery   95% interval      KL  flipped",
     ]
-    for cell in top:
-        where = (0, *cell) if "variant" in sweep.axes else cell
-        names = "".join(f"{sweep.axes[a][i]!s:>10}" for a, i in zip(axes, cell, strict=True))
+    for _, (effect, *cell) in sorted(cells, key=lambda one: (-one[0], one[1]))[:TOP]:
+        where = (effect, *cell)
+        shown = [labels[axis][cell[axis]] for axis in range(len(names))]
+        if not sweep.experiment.has_controls:
+            shown = [sweep.axes["effect"][effect], *shown]
         means = {name: float(v[where]) for name, v in group.means.items()}
         low, high = float(group.low["recovery"][where]), float(group.high["recovery"][where])
         lines.append(
-            f"{names}  {means['recovery']:>8.3f}  {low:>6.3f} – {high:<6.3f}"
-            f"{means['kl_divergence']:>7.3f}  {means['flipped']:>7.0%}"
+            f"{''.join(f'{label!s:>10}' for label in shown)}  {means['recovery']:>8.3f}"
+            f"  {low:>6.3f} – {high:<6.3f}{means['kl_divergence']:>7.3f}  {means['flipped']:>7.0%}"
         )
     threshold = donor_threshold(sweep, group)
     if threshold is not None:

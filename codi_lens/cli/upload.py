@@ -29,7 +29,7 @@ def upload(arguments: argparse.Namespace) -> None:
     manifest, sweep = read_manifest(arguments.run), load(arguments.run)
     tracker = Tracker(
         arguments.wandb,
-        experiment=sweep.experiment,
+        experiment=sweep.experiment.name,
         folder=arguments.run.resolve(),
         config=manifest["config"] | manifest["settings"],
         tags=["uploaded"],

@@ -29,7 +29,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 from codi_lens.data.answers import same_answer, spell
 from codi_lens.errors import UserError
@@ -44,7 +44,8 @@ Json: TypeAlias = Any
 Record: TypeAlias = tuple[str, dict[str, Json]]
 """An entry of a file, and what to call it in an error."""
 
-SIDES = ("clean", "corrupted")
+Side: TypeAlias = Literal["clean", "corrupted"]
+SIDES: tuple[Side, Side] = ("clean", "corrupted")
 VARIANT_FIELDS = {"question", "answer", "operands", "intermediates"}
 FLAT_FIELDS = {"pair_id", "variant"}
 PREPARED_FIELDS = {"pair_id", "clean", "corrupted", "kind", "operand", "reason"}
@@ -77,6 +78,11 @@ class Pair:
     def same_answer(self) -> bool:
         """Whether both questions have the same answer."""
         return same_answer(self.clean.answer, self.corrupted.answer)
+
+
+def side_of(pair: Pair, side: Side) -> Variant:
+    """The clean or the corrupted question of a pair."""
+    return pair.clean if side == "clean" else pair.corrupted
 
 
 def load_pairs(name_or_path: str | Path) -> list[Pair]:

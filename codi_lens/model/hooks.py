@@ -31,6 +31,9 @@ class Site(NamedTuple):
     name: Names
     step: Step | None = None
     """None: at every step."""
+    part: int | tuple[int, ...] | None = None
+    """Which part of the axis behind the position's: a head, some neurons; None: all of it. For interventions: a
+    hook function sees the whole activation."""
 
 
 AddressedHook = tuple[Site | tuple[Names, Step | None] | Names, HookFn]
@@ -59,7 +62,7 @@ class HookPlan:
             site = (
                 Site(address) if isinstance(address, str) or callable(address) else Site(*address)
             )
-            site = Site(site.name, checked_step(site.step, num_latents))
+            site = site._replace(step=checked_step(site.step, num_latents))
             index = len(self._sites)
             self._sites.append(site)
             self.fired.append(0)

@@ -9,10 +9,9 @@ from torch import Tensor
 from codi_lens.data.pairs import Pair
 from codi_lens.errors import UserError
 from codi_lens.model.hooked_codi import DECODED, HookedCodi
-from codi_lens.patching.plans import BASE, DONOR, SOURCE, Plan
-
-MAY_BE_UNDEFINED = ("logit_diff", "recovery")
-"""Metrics that are NaN by definition for some pairs; all others are numbers for every run."""
+from codi_lens.patching.experiments.base import Axes
+from codi_lens.patching.metrics import METRICS
+from codi_lens.patching.plan import BASE, DONOR, SOURCE, Plan
 
 
 class NotFinite(UserError):
@@ -41,29 +40,31 @@ def check_pairs(codi: HookedCodi, pairs: Sequence[Pair], num_latents: int) -> No
                 raise UserError(f"pair {pair.pair_id}, {side}: {error}") from error
 
 
-def check_finite(values: Mapping[str, Float[Tensor, " rows"]], plan: Plan, pair: Pair) -> None:
+def check_finite(
+    values: Mapping[str, Float[Tensor, " runs"]], plan: Plan, axes: Axes, pair: Pair
+) -> None:
     """Checks the metrics of all runs of a pair.
 
     Raises:
         NotFinite: names the pair, the metric, and the first run in which it is no number.
     """
-    for name, of_rows in values.items():
-        wrong = of_rows.isinf() if name in MAY_BE_UNDEFINED else ~of_rows.isfinite()
+    for name, of_runs in values.items():
+        wrong = of_runs.isinf() if METRICS[name].may_be_undefined else ~of_runs.isfinite()
         if wrong.any():
-            row = int(wrong.nonzero()[0])
+            run = int(wrong.nonzero()[0])
             raise NotFinite(
-                f"pair {pair.pair_id}: {name} is {float(of_rows[row])} in "
-                f"{_name(plan, row)}: the model's numbers overflow in this dtype, or its "
+                f"pair {pair.pair_id}: {name} is {float(of_runs[run])} in "
+                f"{_name(plan, axes, run)}: the model's numbers overflow in this dtype, or its "
                 "weights are not finite; float32 has more room than float16"
             )
 
 
-def _name(plan: Plan, row: int) -> str:
-    """What a row of the plan is, in words."""
-    if row in (BASE, SOURCE) or plan.rows[row].prompt == DONOR:
-        return ("the base run", "the source run", "the donor's run")[row]
-    cells = torch.nonzero(plan.cells == row).tolist()
+def _name(plan: Plan, axes: Axes, run: int) -> str:
+    """What a run of the plan is, in words."""
+    if run in (BASE, SOURCE) or plan.runs[run].prompt == DONOR:
+        return ("the base run", "the source run", "the donor's run")[run]
+    cells = torch.nonzero(plan.cells == run).tolist()
     if not cells:
-        return f"patched run {row}"
-    axes = zip(plan.axes.items(), cells[0], strict=True)
-    return "the patched run at " + ", ".join(f"{name} {labels[i]}" for (name, labels), i in axes)
+        return f"patched run {run}"
+    labels = zip(axes.items(), cells[0], strict=True)
+    return "the patched run at " + ", ".join(f"{name} {known[i]}" for (name, known), i in labels)

@@ -1,12 +1,12 @@
-"""Activation patching inside the latent-thought loop: rows of interventions, run as one batch.
+"""Activation patching inside the latent-thought loop: many runs with interventions as one batch.
 
-Rows (`codi_lens.patching.schedule`) run side by side, so an activation can be taken from another row at the moment both are
-there: patching from the source run, freezing the thoughts at the base run's, and feeding one run's
-thoughts to another are all a copy from row to row in an ordinary TransformerLens hook function. Every
-experiment is a plan of rows handed to `run_rows`.
+Runs go side by side, so an intervention can look at another run's activation at the moment both are there:
+patching from the source run, holding the thoughts at the base run's, and feeding one run's thoughts to another
+are all a copy from row to row in an ordinary TransformerLens hook function. Every experiment is a plan of runs
+(`codi_lens.patching.plan`) handed to `run_batch`.
 
-The prompts are read once and their keys and values shared by the rows. A row joins the batch at the
-step where it first differs from the unpatched run of its prompt, with a copy of that run's state.
+The prompts are read once and their keys and values shared. A run joins the batch at the step where it
+first differs from the unpatched run of its prompt, with a copy of that run's state.
 """
 
 from collections.abc import Sequence
@@ -21,21 +21,22 @@ from codi_lens.model.hooked_codi import HookedCodi
 from codi_lens.model.hooks import HookFn, HookPlan, Site, Step
 from codi_lens.model.loop import LoopState
 from codi_lens.model.tokens import right_pad
-from codi_lens.patching.schedule import Batch, Displaced, Row, Source, batches
+from codi_lens.patching.interventions import Intervention, from_run
+from codi_lens.patching.schedule import Batch, Run, batches
 
-Watched = dict[tuple[int, Site], Float[Tensor, "..."]]
+Captured = dict[tuple[int, Site], Float[Tensor, "..."]]
 
 
 @dataclass
-class RowsRun:
-    """Rows whose thoughts are done; what follows them is still to be read."""
+class ThoughtsDone:
+    """Runs whose thoughts are done; what follows them is still to be read."""
 
     state: LoopState
-    """Of the distinct runs; `place` says which of them a row is."""
-    place: tuple[int, ...]
+    """Of the rows in the batch; `batch_index` says which of them a run is."""
+    batch_index: tuple[int, ...]
     plan: HookPlan
-    watched: Watched
-    """(row, site) -> activation at the last position, for what the rows watch."""
+    captured: Captured
+    """(run, site) -> activation at the last position, for what the runs capture."""
 
 
 @dataclass
@@ -50,22 +51,22 @@ class Ended:
     """Past the tokens fed after the end tokens as well."""
 
 
-def run_rows(
-    codi: HookedCodi, questions: Sequence[str], rows: Sequence[Row], num_latents: int
-) -> RowsRun:
-    """Runs all rows through prompt and thoughts.
+def run_batch(
+    codi: HookedCodi, questions: Sequence[str], runs: Sequence[Run], num_latents: int
+) -> ThoughtsDone:
+    """Takes all runs through prompt and thoughts.
 
     Args:
-        questions: the prompts that the rows refer to.
-        rows: the plan; `Patch.source` and `Row.thoughts_of` are indices into it.
+        questions: the prompts that the runs refer to.
+        runs: the plan; interventions and `Run.thoughts_from` refer to its indices.
 
     Raises:
         UserError: an unknown hook point or step.
     """
     loop = codi.loop
-    watched: Watched = {}
-    found = batches(rows, num_latents)
-    hooks = _row_hooks(codi, rows, found, watched)
+    captured: Captured = {}
+    found = batches(runs, num_latents)
+    hooks = _hooks(codi, runs, found, captured)
     plan = HookPlan(codi.model, hooks, num_latents)
     at_bot = bool(plan.at("bot"))  # if not, bot needs no pass of its own
     state = codi.read_to_share(questions, through_bot=not at_bot)
@@ -75,113 +76,101 @@ def run_rows(
     for step in range(num_latents):
         state = loop.think_once(state.select(found[step].taken_from), step, plan)
     end = found["eot"]
-    return RowsRun(state.select(end.taken_from), end.place, plan, watched)
+    return ThoughtsDone(state.select(end.taken_from), end.batch_index, plan, captured)
 
 
 def end_thoughts(
-    codi: HookedCodi, run: RowsRun, tokens: Sequence[Sequence[int]] | None = None
+    codi: HookedCodi, done: ThoughtsDone, tokens: Sequence[Sequence[int]] | None = None
 ) -> Ended:
-    """Step `eot`, and in the same pass the tokens that each run in the batch goes on with.
+    """Step `eot`, and in the same pass the tokens that each row of the batch goes on with.
 
     Raises:
         HookNeverFired: a patch that no step reached.
     """
-    end, runs = codi.tokens.end(), len(run.state.mask)
-    padded, mask = right_pad([[*end, *more] for more in tokens or [[]] * runs], codi.ids.pad)
-    before = run.state.mask.shape[1]
+    end, rows = codi.tokens.end(), len(done.state.mask)
+    padded, mask = right_pad([[*end, *more] for more in tokens or [[]] * rows], codi.ids.pad)
+    before = done.state.mask.shape[1]
     codi.tokens.check_length(before + padded.shape[1])
     final = codi.loop.advance(
-        run.state, codi.loop.embed(padded), run.plan.at("eot"), mask.to(codi.loop.device)
+        done.state, codi.loop.embed(padded), done.plan.at("eot"), mask.to(codi.loop.device)
     )
-    run.plan.check_fired()
-    return Ended(run.state.cut(before + len(end)), final[:, len(end) - 1 :], run.state)
+    done.plan.check_fired()
+    return Ended(done.state.cut(before + len(end)), final[:, len(end) - 1 :], done.state)
 
 
 class _Writes:
-    """What one hook function does at one site, in places of the batch there."""
+    """What one hook function does at one site, in rows of the batch there."""
 
-    def __init__(self, place: Sequence[int], position: int) -> None:
-        self.place = place
+    def __init__(
+        self, batch_index: Sequence[int], position: int, part: int | tuple[int, ...] | None
+    ) -> None:
+        self.batch_index = batch_index
         self.position = position
-        self.watchers: list[int] = []
-        self.copies: list[tuple[int, int]] = []
-        self.values: list[tuple[int, Tensor]] = []
-        self.displaced: list[tuple[int, Displaced]] = []
+        self.part = part
+        self.captures: list[int] = []
+        self.patches: dict[tuple[type[Intervention], int], list[tuple[int, Intervention]]] = {}
 
-    def add(self, row: int, source: Source) -> None:
-        if isinstance(source, int):
-            self.copies.append((self.place[row], self.place[source]))
-        elif isinstance(source, Displaced):
-            self.displaced.append((self.place[row], source))
-        else:
-            self.values.append((self.place[row], source))
+    def add(self, run: int, intervention: Intervention) -> None:
+        kind = (type(intervention), len(intervention.reads))
+        self.patches.setdefault(kind, []).append((self.batch_index[run], intervention))
 
-    def hook(self, site: Site, watched: Watched, device: torch.device) -> HookFn:
+    def hook(self, site: Site, captured: Captured, device: torch.device) -> HookFn:
         """The hook function; its indices are made once, so that firing copies nothing to the device."""
 
-        def index(places: Sequence[int]) -> Tensor:
-            return torch.tensor(places, dtype=torch.long, device=device)
+        def index(rows: Sequence[int]) -> tuple[Any, ...]:
+            where = torch.tensor(rows, dtype=torch.long, device=device)
+            if isinstance(self.part, tuple):
+                return where[:, None], torch.tensor(self.part, device=device)
+            return (where,) if self.part is None else (where, self.part)
 
-        seen = index([self.place[row] for row in self.watchers])
-        to, come_from = index([t for t, _ in self.copies]), index([s for _, s in self.copies])
-        set_to = index([t for t, _ in self.values])
-        moved = index([t for t, _ in self.displaced])
-        base = index([self.place[d.base] for _, d in self.displaced])
-        other = index([self.place[d.source] for _, d in self.displaced])
+        seen = index([self.batch_index[run] for run in self.captures])
+        kinds = []
+        for (kind, reads), patches in self.patches.items():
+            many = [intervention for _, intervention in patches]
+            to = index([row for row, _ in patches])
+            read = [index([self.batch_index[m.reads[i]] for m in many]) for i in range(reads)]
+            kinds.append((kind, many, to, read))
 
         def hook_fn(activation: Tensor, hook: Any) -> Tensor | None:
             # All that is read was computed by the model; patches at this very place do not show.
             now = activation[:, self.position]
-            for row, kept in zip(self.watchers, now[seen], strict=True):
-                watched[row, site] = kept
-            if not (self.copies or self.values or self.displaced):
+            for run, kept in zip(self.captures, now[seen], strict=True):
+                captured[run, site] = kept
+            if not kinds:
                 return None
             out = activation.clone()
-            if self.copies:
-                out[to, self.position] = now[come_from]
-            if self.values:
-                values = [value.to(out) for _, value in self.values]
-                out[set_to, self.position] = torch.stack(values)
-            if self.displaced:
-                directions = torch.stack([d.direction.to(out) for _, d in self.displaced])
-                out[moved, self.position] = displace(now[base], now[other], directions)
+            for kind, many, to, read in kinds:
+                values = kind.values(many, now[to], *(now[rows] for rows in read))
+                out[:, self.position][to] = values
             return out
 
         return hook_fn
 
 
-def displace(
-    base: Float[Tensor, "rows d_model"],
-    source: Float[Tensor, "rows d_model"],
-    direction: Float[Tensor, "rows d_model"],
-) -> Float[Tensor, "rows d_model"]:
-    """What `Displaced` stands for."""
-    return base + (source - base).norm(dim=-1, keepdim=True) * direction
-
-
-def _row_hooks(
-    codi: HookedCodi, rows: Sequence[Row], found: dict[Step, Batch], watched: Watched
+def _hooks(
+    codi: HookedCodi, runs: Sequence[Run], found: dict[Step, Batch], captured: Captured
 ) -> list[tuple[Site, HookFn]]:
-    """One hook function per site: what it copies from run to run, sets, and keeps."""
+    """One hook function per site: what it puts in, and what it keeps."""
     fed: dict[Site, _Writes] = {}
     sites: dict[Site, _Writes] = {}
 
     def at(written: dict[Site, _Writes], site: Site) -> _Writes:
         # At eot the pass goes on behind the last end token; everywhere else it is one position long.
         position = len(codi.tokens.end()) - 1 if site.step == "eot" else 0
-        return written.setdefault(site, _Writes(found[site.step].place, position))  # type: ignore[index]
+        rows = found[site.step].batch_index  # type: ignore[index]
+        return written.setdefault(site, _Writes(rows, position, site.part))
 
-    for index, row in enumerate(rows):
+    for index, run in enumerate(runs):
         for step, batch in found.items():
-            if row.thoughts_of is not None and isinstance(step, int) and batch.joined[index]:
-                at(fed, Site("hook_embed", step)).add(index, row.thoughts_of)
-        for patch in row.patches:
-            at(sites, Site(patch.name, patch.step)).add(index, patch.source)
-        for site in row.watch:
-            at(sites, site).watchers.append(index)
+            if run.thoughts_from is not None and isinstance(step, int) and batch.joined[index]:
+                at(fed, Site("hook_embed", step)).add(index, from_run(run.thoughts_from))
+        for patch in run.patches:
+            at(sites, patch.site).add(index, patch.intervention)
+        for site in run.capture:
+            at(sites, site).captures.append(index)
     # Fed thoughts come first, so that a patch of the thought itself has the last word.
     return [
-        (site, writes.hook(site, watched, codi.loop.device))
+        (site, writes.hook(site, captured, codi.loop.device))
         for written in (fed, sites)
         for site, writes in written.items()
     ]

@@ -1,25 +1,25 @@
 """Pairs made ready to run, run side by side, and measured: what every experiment does with its plan."""
 
-import random
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
-from typing import Any, Literal
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from codi_lens.data.answers import AnswerPair, contrast, same_answer
-from codi_lens.data.pairs import Pair, Variant
+from codi_lens.data.answers import AnswerPair
+from codi_lens.data.pairs import Pair, side_of
 from codi_lens.model.hooked_codi import HookedCodi
-from codi_lens.patching.engine import RowsRun, run_rows
-from codi_lens.patching.metrics import cell_metrics, sides
-from codi_lens.patching.plans import BASE, PLANS, SOURCE, Plan, Settings
-from codi_lens.patching.readout import Answers, read_answers, read_at_eot
-from codi_lens.patching.schedule import Row, Source, shifted
-
-Saved = Sequence[Tensor]
-"""For each pair, source activations [layer, position, d_model] to patch in instead of the run's own."""
+from codi_lens.patching.answer_logits import sides
+from codi_lens.patching.engine import ThoughtsDone, run_batch
+from codi_lens.patching.experiments import Experiment
+from codi_lens.patching.experiments.base import Given
+from codi_lens.patching.interventions import constant
+from codi_lens.patching.metrics import Measured, cell_metrics
+from codi_lens.patching.plan import BASE, SOURCE, Plan
+from codi_lens.patching.readout import READOUTS, AnswerReadout
+from codi_lens.patching.schedule import Run, shifted
+from codi_lens.patching.settings import Settings
 
 
 @dataclass(frozen=True)
@@ -32,109 +32,80 @@ class Job:
     donor: Pair | None
 
 
-def choose_donors(pairs: Sequence[Pair], settings: Settings) -> list[Pair | None]:
-    """For each pair another one, drawn with the seed, whose source answer is unlike both of its own."""
-    source = sides(settings.direction)[1]
-    draw = random.Random(settings.seed)
-    donors: list[Pair | None] = []
-    for pair in pairs:
-        own = (pair.clean.answer, pair.corrupted.answer)
-        others = [
-            other
-            for other in pairs
-            if not any(same_answer(variant(other, source).answer, answer) for answer in own)
-        ]
-        donors.append(draw.choice(others) if others else None)
-    return donors
-
-
-def variant(pair: Pair, name: Literal["clean", "corrupted"]) -> Variant:
-    """The clean or the corrupted side of a pair."""
-    return pair.clean if name == "clean" else pair.corrupted
-
-
 def make_job(
-    experiment: str,
+    experiment: Experiment,
     codi: HookedCodi,
     pair: Pair,
     settings: Settings,
     donor: Pair | None = None,
-    saved: Tensor | None = None,
+    saved: Float[Tensor, "layer position d_model"] | None = None,
 ) -> Job:
     """The plan and the answer tokens of one pair.
 
     Args:
-        donor: the pair whose source run is the donor control's, where there is one.
-        saved: source activations [layer, position, d_model] to patch in instead of the run's own.
+        donor: the pair whose source run is the resample control's, where there is one.
+        saved: source activations to patch in instead of the run's own.
     """
-    options: dict[str, Any] = {
-        "pair_id": pair.pair_id,
-        "d_model": codi.model.cfg.d_model,
-        "with_donor": donor is not None,
-    }
-    plan = PLANS[experiment](settings, **options)
+    given = Given(pair.pair_id, codi.model.cfg.d_model, donor is not None)
+    plan = experiment.plan(settings, given)
     if saved is not None:
         values = dict(zip(plan.grid, saved.flatten(0, 1), strict=True))
-
-        def kept(site: object) -> Source:
-            return values[site]  # type: ignore[index]
-
-        plan = PLANS[experiment](settings, **options, source=kept)
-    tokenizer, stem = codi.tokens.tokenizer, codi.config.answer_stem
-    clean, corrupted = pair.clean.answer, pair.corrupted.answer
-    answer = contrast(tokenizer, stem, clean, corrupted, codi.ids.eos)
-    if settings.answer_start == "eot":
-        answer = replace(answer, stem=())
-    return Job(pair, plan, answer, donor)
+        kept = Given(
+            given.pair_id, given.d_model, given.with_donor, lambda site: constant(values[site])
+        )
+        plan = experiment.plan(settings, kept)
+    return Job(pair, plan, READOUTS[settings.answer_start].answer(codi, pair), donor)
 
 
-def run_jobs(codi: HookedCodi, jobs: Sequence[Job], settings: Settings) -> tuple[RowsRun, Answers]:
-    """Runs all rows of all jobs, side by side, through prompt, thoughts and answers."""
+def run_jobs(
+    codi: HookedCodi, jobs: Sequence[Job], settings: Settings
+) -> tuple[ThoughtsDone, AnswerReadout]:
+    """Takes all runs of all jobs, side by side, through prompt, thoughts and answers."""
     source = sides(settings.direction)[1]
     questions: list[str] = []
-    rows: list[Row] = []
-    pair_of_row: list[int] = []
+    runs: list[Run] = []
+    pair_of_run: list[int] = []
     for index, job in enumerate(jobs):
-        rows += shifted(job.plan.rows, len(rows), len(questions))
-        pair_of_row += [index] * len(job.plan.rows)
-        questions += [variant(job.pair, name).question for name in sides(settings.direction)]
-        questions += [variant(job.donor, source).question] if job.donor else []
-    run = run_rows(codi, questions, rows, settings.num_latents)
+        runs += shifted(job.plan.runs, len(runs), len(questions))
+        pair_of_run += [index] * len(job.plan.runs)
+        questions += [side_of(job.pair, side).question for side in sides(settings.direction)]
+        questions += [side_of(job.donor, source).question] if job.donor else []
+    done = run_batch(codi, questions, runs, settings.num_latents)
     answers = [job.answer for job in jobs]
-    if settings.answer_start == "eot":
-        return run, read_at_eot(codi, run, answers)
-    return run, read_answers(codi, run, pair_of_row, answers)
+    return done, READOUTS[settings.answer_start].read(codi, done, pair_of_run, answers)
 
 
-def own_runs(run: RowsRun, jobs: Sequence[Job]) -> Iterator[Sequence[int]]:
-    """For each job the runs in the batch that its rows are."""
+def own_rows(done: ThoughtsDone, jobs: Sequence[Job]) -> Iterator[Sequence[int]]:
+    """For each job the rows of the batch that its runs are."""
     start = 0
     for job in jobs:
-        yield run.place[start : (start := start + len(job.plan.rows))]
+        yield done.batch_index[start : (start := start + len(job.plan.runs))]
 
 
 def measure(
-    reading: Answers, own: Sequence[Sequence[int]], settings: Settings
-) -> list[dict[str, Float[Tensor, " rows"]]]:
-    """All metrics of all rows of each pair, on the CPU; the logits come and go a few rows at a time."""
+    readout: AnswerReadout, own: Sequence[Sequence[int]], settings: Settings
+) -> list[dict[str, Float[Tensor, " runs"]]]:
+    """All metrics of all runs of each pair, on the CPU; the logits come and go a few rows at a time."""
     measured = []
-    for pair, runs in enumerate(own):
-        unpatched = [runs[BASE], runs[SOURCE]]
-        others = sorted(set(runs) - set(unpatched))
+    for pair, rows in enumerate(own):
+        unpatched = [rows[BASE], rows[SOURCE]]
+        others = sorted(set(rows) - set(unpatched))
         parts: list[Tensor] = []
-        for chunk in reading.chunks(pair, others) if others else [[]]:
+        for chunk in readout.chunks(pair, others) if others else [[]]:
             values = cell_metrics(
-                reading.readout(pair, [*unpatched, *chunk]),
-                reading.answers[pair],
-                base=0,
-                source=1,
-                direction=settings.direction,
-                min_gap=settings.min_gap,
+                Measured(
+                    readout.logits(pair, [*unpatched, *chunk]),
+                    readout.answers[pair],
+                    base=0,
+                    source=1,
+                    direction=settings.direction,
+                    min_gap=settings.min_gap,
+                )
             )
             stacked = torch.stack(list(values.values()))
             parts.append(stacked[:, 2:] if parts else stacked)
         found = torch.cat(parts, dim=1).cpu()
-        column = {run: i for i, run in enumerate([*unpatched, *others])}
-        rows = found[:, [column[run] for run in runs]]
-        measured.append(dict(zip(values, rows, strict=True)))
+        column = {row: i for i, row in enumerate([*unpatched, *others])}
+        of_runs = found[:, [column[row] for row in rows]]
+        measured.append(dict(zip(values, of_runs, strict=True)))
     return measured

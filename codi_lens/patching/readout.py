@@ -6,19 +6,23 @@ Final states are kept, and turned into logits a few runs at a time: over a vocab
 of a whole sweep would be its largest tensor by far.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import ClassVar
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from codi_lens.data.answers import AnswerPair
+from codi_lens.data.answers import AnswerPair, contrast
+from codi_lens.data.pairs import Pair
 from codi_lens.model.hooked_codi import HookedCodi
+from codi_lens.model.hooks import Step
 from codi_lens.model.loop import LoopState
 from codi_lens.model.tokens import right_pad
-from codi_lens.patching.engine import Ended, RowsRun, end_thoughts
-from codi_lens.patching.metrics import Readout, top_1
+from codi_lens.patching.answer_logits import AnswerLogits, top_1
+from codi_lens.patching.engine import Ended, ThoughtsDone, end_thoughts
 
 LOGIT_BYTES = 2**26
 """Of the logits that are read at a time."""
@@ -30,11 +34,11 @@ class _Branch:
 
     final: Float[Tensor, "runs pos d_model"] | None = None
     at: dict[int, int] = field(default_factory=dict)
-    """Place of a run in the batch -> row of `final`."""
+    """Row of the batch -> row of `final`."""
 
 
-class Answers:
-    """Final states where the answers are read, of all runs in the batch.
+class AnswerReadout:
+    """Final states where the answers are read, of all rows in the batch.
 
     Attributes:
         ended: the runs behind the end of their thoughts, to go on from in other ways.
@@ -62,7 +66,7 @@ class Answers:
         for start in range(0, len(runs), size):
             yield runs[start : start + size]
 
-    def readout(self, pair: int, runs: Sequence[int]) -> Readout:
+    def logits(self, pair: int, runs: Sequence[int]) -> AnswerLogits:
         """Logits of the given runs, which are of one pair, read with either answer forced."""
         answer, loop = self.answers[pair], self.codi.loop
         index = torch.tensor(runs, dtype=torch.long, device=loop.device)
@@ -70,7 +74,9 @@ class Answers:
             logits = loop.unembed(self.ended.final[index, :1])
             none = index.new_empty((len(runs), 0))
             clean, corrupted = len(answer.clean), len(answer.corrupted)
-            return Readout(none, logits.expand(-1, clean, -1), logits.expand(-1, corrupted, -1))
+            return AnswerLogits(
+                none, logits.expand(-1, clean, -1), logits.expand(-1, corrupted, -1)
+            )
         stem, shared = len(answer.stem), len(before_difference(answer)) + 1
         logits = loop.unembed(self.ended.final[index, :shared])
         number = logits[:, stem:]
@@ -82,39 +88,122 @@ class Answers:
                 rows = torch.tensor([branch.at[run] for run in runs], device=loop.device)
                 rest = loop.unembed(branch.final[rows, :length])
                 own[name] = torch.cat([number, rest], dim=1)
-        return Readout(top_1(logits[:, :stem]), own["clean"], own["corrupted"])
+        return AnswerLogits(top_1(logits[:, :stem]), own["clean"], own["corrupted"])
 
 
-def read_answers(
-    codi: HookedCodi, run: RowsRun, pairs: Sequence[int], answers: Sequence[AnswerPair]
-) -> Answers:
-    """Runs all rows through their answers, with the clean and with the corrupted answer forced.
+class Readout(ABC):
+    """What counts as the answer, and where it is read; one instance each, known by its name.
 
-    Args:
-        run: rows whose thoughts are done.
-        pairs: for each row, the index of its pair in `answers`.
-        answers: number tokens of each pair.
-
-    Raises:
-        HookNeverFired: a patch that no step reached.
+    `Settings.answer_start` names one.
     """
-    pair_of = dict(zip(run.place, pairs, strict=True))
-    own = [answers[pair_of[place]] for place in range(len(pair_of))]
-    ended = end_thoughts(codi, run, [before_difference(answer) for answer in own])
+
+    name: ClassVar[str]
+
+    @abstractmethod
+    def answer(self, codi: HookedCodi, pair: Pair) -> AnswerPair:
+        """The tokens of both answers, behind what is forced before them."""
+
+    @abstractmethod
+    def read(
+        self,
+        codi: HookedCodi,
+        done: ThoughtsDone,
+        pairs: Sequence[int],
+        answers: Sequence[AnswerPair],
+    ) -> AnswerReadout:
+        """Takes all runs through their answers.
+
+        Args:
+            done: runs whose thoughts are done.
+            pairs: for each run, the index of its pair in `answers`.
+            answers: as `answer` has them.
+
+        Raises:
+            HookNeverFired: a patch that no step reached.
+        """
+
+    @abstractmethod
+    def steps(self, empty_stem: bool) -> tuple[Step, ...]:
+        """The steps at whose final states the answer is read."""
+
+
+class BehindStem(Readout):
+    """The number behind the forced stem, with the clean and with the corrupted answer forced."""
+
+    name = "stem"
+
+    def answer(self, codi: HookedCodi, pair: Pair) -> AnswerPair:
+        return contrast(
+            codi.tokens.tokenizer,
+            codi.config.answer_stem,
+            pair.clean.answer,
+            pair.corrupted.answer,
+            codi.ids.eos,
+        )
+
+    def read(
+        self,
+        codi: HookedCodi,
+        done: ThoughtsDone,
+        pairs: Sequence[int],
+        answers: Sequence[AnswerPair],
+    ) -> AnswerReadout:
+        return _forced(codi, done, pairs, answers)
+
+    def steps(self, empty_stem: bool) -> tuple[Step, ...]:
+        return ("eot", "answer") if empty_stem else ("answer",)
+
+
+class AtEot(BehindStem):
+    """Everything at the last position before the stem, as the first study did; no token is forced."""
+
+    name = "eot"
+
+    def answer(self, codi: HookedCodi, pair: Pair) -> AnswerPair:
+        return replace(super().answer(codi, pair), stem=())
+
+    def read(
+        self,
+        codi: HookedCodi,
+        done: ThoughtsDone,
+        pairs: Sequence[int],
+        answers: Sequence[AnswerPair],
+    ) -> AnswerReadout:
+        return AnswerReadout(codi, end_thoughts(codi, done), answers, None)
+
+    def steps(self, empty_stem: bool) -> tuple[Step, ...]:
+        return ("eot",)
+
+
+READOUTS: dict[str, Readout] = {}
+
+
+def register_readout(readout: Readout) -> Readout:
+    """Makes a readout known by its name; returns it."""
+    READOUTS[readout.name] = readout
+    return readout
+
+
+for _readout in (BehindStem(), AtEot()):
+    register_readout(_readout)
+
+
+def _forced(
+    codi: HookedCodi, done: ThoughtsDone, pairs: Sequence[int], answers: Sequence[AnswerPair]
+) -> AnswerReadout:
+    """One pass over what a pair's two answers share, a short one over the rest of each."""
+    pair_of = dict(zip(done.batch_index, pairs, strict=True))
+    own = [answers[pair_of[row]] for row in range(len(pair_of))]
+    ended = end_thoughts(codi, done, [before_difference(answer) for answer in own])
     branches = {}
     for name in ("clean", "corrupted"):
         rest = [after_difference(answer, name) for answer in own]
-        longer = [place for place, tokens in enumerate(rest) if tokens]
+        longer = [row for row, tokens in enumerate(rest) if tokens]
         branches[name] = _Branch()
         if longer:
-            final = feed(codi, ended.onward.select(longer), [rest[place] for place in longer])
-            branches[name] = _Branch(final, {place: i for i, place in enumerate(longer)})
-    return Answers(codi, ended, answers, branches)
-
-
-def read_at_eot(codi: HookedCodi, run: RowsRun, answers: Sequence[AnswerPair]) -> Answers:
-    """Reads everything at the last position before the stem, where no stem token is forced."""
-    return Answers(codi, end_thoughts(codi, run), answers, None)
+            final = feed(codi, ended.onward.select(longer), [rest[row] for row in longer])
+            branches[name] = _Branch(final, {row: i for i, row in enumerate(longer)})
+    return AnswerReadout(codi, ended, answers, branches)
 
 
 def says_tokens(

@@ -1,6 +1,8 @@
 """What an experiment measured, in memory: one outcome per pair, all with the same labelled axes."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import torch
 from jaxtyping import Bool, Float
@@ -8,11 +10,14 @@ from torch import Tensor
 
 from codi_lens.data.pairs import Pair
 from codi_lens.errors import one_of
-from codi_lens.patching.plans import Label, Settings
-from codi_lens.patching.structural_zeros import is_structural_zero
+from codi_lens.patching.experiments import Experiment
+from codi_lens.patching.experiments.base import Axes, Given
+from codi_lens.patching.readout import READOUTS
+from codi_lens.patching.settings import Label, Settings
+from codi_lens.patching.structural_zeros import structural_zeros
 
 DONOR_GIVEN = "donor_given"
-"""Metric of the donor control: 1 where the donor's answer is the top-1 at every position."""
+"""Metric of the resample control: 1 where the donor's answer is the top-1 at every position."""
 IN_SWEEP = "in this sweep"
 """Where a metric, axis or label was looked for, in messages."""
 Cell = tuple[int, ...]
@@ -30,32 +35,30 @@ class RunRecord:
 
 @dataclass(frozen=True)
 class PairOutcome:
-    """All that was measured on one pair; tensors have the sweep's axes."""
+    """All that was measured on one pair; metrics are [effect, row, column]."""
 
     pair: Pair
-    metrics: dict[str, Float[Tensor, "..."]]
+    metrics: dict[str, Float[Tensor, "effect row column"]]
     base: RunRecord
     source: RunRecord
     activations: Float[Tensor, "layer position d_model"]
     """The source run's, at every layer and position."""
     base_activations: Float[Tensor, "layer position d_model"] | None = None
     """The base run's; not kept on disk."""
-    generated: Float[Tensor, "... d_model"] | None = None
+    generated: Float[Tensor, "effect row column d_model"] | None = None
     """Iterative patching: what each iteration left at the next position; NaN where there is none."""
     texts: dict[Cell, str] = field(default_factory=dict)
     """Greedy answers of the patched cells that were decoded."""
     donor: int | None = None
-    """Pair id of the donor control."""
+    """Pair id of the resample control's donor."""
 
 
 @dataclass(frozen=True)
 class Sweep:
-    """An experiment over a list of pairs."""
+    """An experiment over a list of pairs: every metric [pair, effect, row, column]."""
 
-    experiment: str
+    experiment: Experiment
     settings: Settings
-    axes: dict[str, tuple[Label, ...]]
-    """The axes behind the pair axis, with their labels."""
     num_layers: int
     """Layers that the model has, patched or not."""
     empty_stem: bool
@@ -63,14 +66,29 @@ class Sweep:
     foreign_hooks: tuple[str, ...] = ()
     """Where on the model somebody else's hooks hung, which the runs went through."""
 
+    def __repr__(self) -> str:
+        shape = " × ".join(f"{len(labels)} {name}s" for name, labels in self.axes.items())
+        return f"Sweep({self.experiment.name}, {len(self.outcomes)} pairs, {shape})"
+
+    @cached_property
+    def axes(self) -> Axes:
+        """The dimensions behind the pairs': "effect", "row" and "column", with their labels."""
+        return self.experiment.axes(self.settings)
+
+    @property
+    def pairs(self) -> list[Pair]:
+        """The pairs, in the order of the first axis of `values`."""
+        return [outcome.pair for outcome in self.outcomes]
+
     def values(self, metric: str, **where: Label) -> Float[Tensor, "pair ..."]:
-        """A metric [pair, …axes], with the axes named in `where` fixed at a label.
+        """A metric [pair, effect, row, column], with the axes named in `where` fixed at a label.
+
+        Rows and columns may be called what they are, such as layer=2, position=3.
 
         Raises:
             UserError: the sweep has no such metric, axis or label.
         """
-        for axis in where:
-            one_of(axis, self.axes, "axis", IN_SWEEP)
+        where = self._named(where)
         if self.outcomes:
             one_of(metric, self.outcomes[0].metrics, "metric", IN_SWEEP)
         stacked = torch.stack([outcome.metrics[metric] for outcome in self.outcomes])
@@ -81,36 +99,65 @@ class Sweep:
                 stacked = stacked.select(name, known.index(label))
         return stacked
 
-    @property
-    def metrics(self) -> dict[str, Float[Tensor, "pair ..."]]:
-        """Every metric of the main variant ([pair, layer, position]); NaN where a pair has none."""
-        main = {"variant": self.axes["variant"][0]} if "variant" in self.axes else {}
-        return {name: self.values(name, **main) for name in self.outcomes[0].metrics}
+    def _named(self, where: Mapping[str, Label]) -> dict[str, Label]:
+        """Labels by axis, for labels by axis or by the experiment's own name for it."""
+        own = dict(zip(self.experiment.cell_names, ("row", "column"), strict=False))
+        known = (*self.axes, *own)
+        return {
+            own.get(one_of(axis, known, "axis", IN_SWEEP), axis): v for axis, v in where.items()
+        }
+
+    def mean(self, metric: str, **where: Label) -> Float[Tensor, "..."]:
+        """The mean over pairs of what `values` gives, those left out for which it is not defined.
+
+        Of recovery it is the ratio of sums over the pairs, as everywhere: one with a small gap does not
+        outweigh the others.
+        """
+        values = self.values(metric, **where)
+        if metric != "recovery":
+            return values.nanmean(0)
+        where, (gained, gaps) = self._named(where), self.recovered(self.has_recovery)
+        chosen = tuple(
+            known.index(where[axis]) if axis in where else slice(None)
+            for axis, known in self.axes.items()
+        )
+        return (gained.sum(0) / gaps.sum(0))[chosen].to(values)
 
     @property
-    def pairs(self) -> list[Pair]:
-        """The pairs, in the order of the first axis of `values`."""
-        return [outcome.pair for outcome in self.outcomes]
+    def has_recovery(self) -> Bool[Tensor, " pair"]:
+        """The pairs that recovery is defined for."""
+        return self.values("recovery").isfinite().flatten(1).any(1)
 
-    def structural_zeros(self, variant: str | None = None) -> Bool[Tensor, "layer position"]:
-        """Cells of a map (position-wise) or of a profile (layer-wise) that are zero by construction."""
-        variants = self.settings.variants
-        variant = one_of(variant or variants[0], variants, "variant", IN_SWEEP)
-        steps: list[tuple[Label, ...]] = [(step,) for step in self.settings.positions]
-        if "position" not in self.axes:
-            steps = [self.settings.positions]
-        zeros = [
-            [
-                is_structural_zero(
-                    self.settings,
-                    variant,
-                    layer,
-                    group,
-                    num_layers=self.num_layers,
-                    empty_stem=self.empty_stem,
-                )
-                for group in steps
-            ]
-            for layer in self.settings.layers
-        ]
-        return torch.tensor(zeros) if "position" in self.axes else torch.tensor(zeros)[:, 0]
+    def recovered(
+        self, chosen: Bool[Tensor, " pair"]
+    ) -> tuple[Float[Tensor, "pair effect row column"], Float[Tensor, "pair effect row column"]]:
+        """LD_patched − LD_base and LD_source − LD_base of the chosen pairs: recovery is their ratio."""
+        patched = self.values("logit_diff")[chosen].double()
+        runs = [o for o, kept in zip(self.outcomes, chosen.tolist(), strict=True) if kept]
+        base = torch.tensor([o.base.metrics["logit_diff"] for o in runs], dtype=torch.float64)
+        source = torch.tensor([o.source.metrics["logit_diff"] for o in runs], dtype=torch.float64)
+        present = ~patched.isnan()
+        gaps = (source - base).reshape(-1, 1, 1, 1).expand_as(patched) * present
+        return (patched - base.reshape(-1, 1, 1, 1)).nan_to_num() * present, gaps
+
+    @property
+    def metrics(self) -> dict[str, Float[Tensor, "pair row column"]]:
+        """Every metric of the main effect; NaN where a pair has none."""
+        main = self.axes["effect"][0]
+        return {name: self.values(name, effect=main) for name in self.outcomes[0].metrics}
+
+    @cached_property
+    def zeros(self) -> Bool[Tensor, "effect row column"]:
+        """Cells that are zero by construction (`patching.structural_zeros`)."""
+        plan = self.experiment.plan(self.settings, Given(0, 1, with_donor=True))
+        read = READOUTS[self.settings.answer_start].steps(self.empty_stem)
+        return structural_zeros(plan, self.settings.num_latents, self.num_layers, read)
+
+    def structural_zeros(self, effect: Label | None = None) -> Bool[Tensor, "row column"]:
+        """The cells of one effect, of the main one if None, that are zero by construction.
+
+        Raises:
+            UserError: the sweep has no such effect.
+        """
+        known = self.axes["effect"]
+        return self.zeros[known.index(one_of(effect or known[0], known, "effect", IN_SWEEP))]

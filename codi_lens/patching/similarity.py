@@ -6,22 +6,28 @@ from torch import Tensor
 from torch.nn.functional import cosine_similarity
 
 from codi_lens.choices import Direction
+from codi_lens.patching.metrics import Metric, register_metric
 
-SIMILARITIES = (
-    "similarity_to_clean",
-    "similarity_to_corrupted",
-    "bias",
-    "clean_corrupted_similarity",
-    "restored",
+SIMILARITIES = tuple(
+    register_metric(metric).name
+    for metric in (
+        Metric("similarity_to_clean", "cosine of the generated activation with the clean run's"),
+        Metric(
+            "similarity_to_corrupted", "cosine of the generated activation with the corrupted run's"
+        ),
+        Metric("bias", "cosine with clean − cosine with corrupted", signed=True),
+        Metric("clean_corrupted_similarity", "cosine of the clean run's with the corrupted run's"),
+        Metric("restored", "share of the displacement restored (0 nothing, 1 all)", signed=True),
+    )
 )
 
 
 def similarities(
-    generated: Float[Tensor, "strategy layer iteration d_model"],
+    generated: Float[Tensor, "effect row column d_model"],
     base: Float[Tensor, "layer position d_model"],
     source: Float[Tensor, "layer position d_model"],
     direction: Direction,
-) -> dict[str, Float[Tensor, "strategy layer iteration"]]:
+) -> dict[str, Float[Tensor, "effect row column"]]:
     """Similarities of what iteration i generated at position i + 1; NaN where it generated nothing.
 
     * similarity_to_clean, similarity_to_corrupted: cosine with the unpatched runs' activation there; bias:

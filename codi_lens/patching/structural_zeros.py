@@ -1,43 +1,111 @@
-"""Cells that are zero by construction: what is patched there feeds nothing that is read."""
+"""Cells that are zero by construction: what is patched there reaches nothing that is read.
 
-from collections.abc import Sequence
+A difference enters the residual stream of its step at a *height* and stays in everything above it. It reaches
+later steps by two ways only: through attention, from the first layer whose input it is in, and at a latent step
+through the next thought, unless the thoughts fed are another run's. So the lowest height at every step follows
+from the graph of the loop, step by step (`heights`), and a cell is zero where no step that is read has one.
 
-from codi_lens.choices import CONTROLS
-from codi_lens.patching.plans import THOUGHT, Label, Settings
+Height 4·l is resid_pre of layer l, + 1 its attention's output, + 2 resid_mid, + 3 the MLP's output, + 4 resid_post,
+which is the next layer's resid_pre.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+
+import torch
+from jaxtyping import Bool
+from torch import Tensor
+
+from codi_lens.model.hooks import Site, Step
+from codi_lens.patching.plan import BASE, NONE, Plan
+from codi_lens.patching.schedule import Run, steps_of
+
+NOWHERE = 10**9
+"""The height of no difference at all."""
+WITHIN = {
+    "resid_pre": 0,
+    "ln1": 1,
+    "attn": 1,
+    "attn_out": 1,
+    "resid_mid": 2,
+    "ln2": 3,
+    "mlp": 3,
+    "mlp_out": 3,
+    "resid_post": 4,
+}
+"""Hook point, or module of hook points, in a layer -> the height at which a change there enters the stream."""
+SEEN_LATER = ("ln1", "attn.hook_k", "attn.hook_v")
+"""Hook points in a layer through which a change reaches later steps by that layer's attention."""
+Heights = dict[Step | str, int]
 
 
-def is_structural_zero(
-    settings: Settings,
-    variant: str,
-    layer: Label,
-    steps: Sequence[Label],
-    *,
+def height(site: Site) -> int:
+    """Where a change at a hook point enters the residual stream."""
+    if site.name == "hook_embed":
+        return 0
+    found = re.fullmatch(r"blocks\.(\d+)\.(?:hook_)?(\w+)(?:\..*)?", str(site.name))
+    layer, place = found.groups() if found else ("0", "resid_pre")  # unknown: as low as can be
+    return 4 * int(layer) + WITHIN.get(place, 0)
+
+
+def _later(site: Site) -> int:
+    """The height at which a change at a site enters the streams of later steps, the stream aside."""
+    found = re.fullmatch(r"blocks\.(\d+)\.(.*)", str(site.name))
+    return 4 * int(found[1]) + 1 if found and found[2].startswith(SEEN_LATER) else NOWHERE
+
+
+def heights(
+    changed: Mapping[Step | str, Sequence[Site]],
+    steps: Sequence[Step | str],
     num_layers: int,
-    empty_stem: bool,
-) -> bool:
-    """Whether patching `steps` of a layer together cannot have an effect, whatever the weights.
+    fed: Heights | None = None,
+) -> Heights:
+    """The lowest height at which each step's stream differs from the unpatched run's.
 
-    The last layer's output at bot or at a latent feeds nothing but the next thought: the last one is never
-    fed, under `freeze` none is. At eot it predicts the stem's first token, which is forced.
+    Args:
+        changed: step -> the sites at which something else is put in.
+        steps: all steps, in order.
+        fed: heights in the run whose thoughts are fed; None: the run's own.
     """
-    return all(
-        _feeds_nothing(settings, variant, layer, step, num_layers, empty_stem) for step in steps
-    )
+    found: Heights = {}
+    later = NOWHERE  # the lowest height at which attention brings differences of earlier steps in
+    for before, step in zip((None, *steps), steps, strict=False):
+        sites = changed.get(step, ())
+        thought = (found if fed is None else fed).get(before, NOWHERE)  # type: ignore[arg-type]
+        by_thought = 0 if isinstance(step, int) and thought < NOWHERE else NOWHERE
+        found[step] = min([later, by_thought, *map(height, sites)])
+        layer = -(-found[step] // 4)  # the first whose input differs
+        through_stream = 4 * layer + 1 if layer < num_layers else NOWHERE
+        later = min([later, through_stream, *map(_later, sites)])
+    return found
 
 
-def _feeds_nothing(
-    settings: Settings, variant: str, layer: Label, step: Label, num_layers: int, empty_stem: bool
-) -> bool:
-    last_latent = settings.num_latents - 1
-    if variant == "thoughts" and step in (last_latent, "eot"):
-        return True
-    if variant == "thoughts" and step == "bot" and settings.num_latents == 0:
-        return True
-    if layer == THOUGHT or (layer == 0 and settings.site == "resid_pre"):
-        return step in ("bot", "eot")  # the input there is the same token in every run
-    if layer != num_layers - 1 or settings.site == "resid_pre":
-        return False
-    if step == "eot":
-        return settings.answer_start == "stem" and not empty_stem
-    unread = step == last_latent or (step == "bot" and settings.num_latents == 0)
-    return unread or variant == "freeze" or (variant in CONTROLS and settings.mode == "freeze")
+def structural_zeros(
+    plan: Plan, num_latents: int, num_layers: int, read: Sequence[Step | str]
+) -> Bool[Tensor, "effect row column"]:
+    """The cells of a plan that are zero whatever the weights.
+
+    Args:
+        read: the steps at whose final states the answer is read.
+    """
+    steps = ("prompt", *steps_of(num_latents), "answer")
+    # Two questions differ in their tokens: what sites differ between any two runs follows alike.
+    questions = heights({"prompt": [Site("hook_embed", "prompt")]}, steps, num_layers)
+
+    def of(run: Run) -> Heights:
+        changed: dict[Step | str, list[Site]] = {}
+        for patch in run.patches:
+            site = patch.site
+            # A run's activation put where no run differs from another changes nothing.
+            if not patch.intervention.reads or questions[site.step] <= height(site):  # type: ignore[index]
+                changed.setdefault(site.step, []).append(site)  # type: ignore[arg-type]
+        fed = None
+        if run.thoughts_from is not None:
+            fed = of(plan.runs[run.thoughts_from])
+        return heights(changed, steps, num_layers, fed)
+
+    zero = [
+        run.prompt == plan.runs[BASE].prompt and all(of(run)[step] == NOWHERE for step in read)
+        for run in plan.runs
+    ]
+    return torch.tensor(zero)[plan.cells] & (plan.cells != NONE)

@@ -1,9 +1,9 @@
-"""Running an experiment's plan over pairs: position-wise, layer-wise and iterative patching.
+"""Running an experiment over pairs: position-wise, layer-wise and iterative patching.
 
 For each pair the model runs on the clean and on the corrupted question. Denoising takes activations of the
 clean run (the source) and puts them into the corrupted run (the base); noising goes the other way round
 (Meng et al., arXiv 2202.05262; Wang et al., arXiv 2211.00593). What the answer gains shows what those
-activations carry. `codi_lens.patching.plans` says which activations; several pairs run side by side.
+activations carry. The experiments (`codi_lens.patching.experiments`) say which activations.
 """
 
 import warnings
@@ -11,12 +11,24 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import fields
 from typing import Any
 
+from codi_lens.choices import Direction, EffectChoice, ResidSite
 from codi_lens.data.pairs import Pair
-from codi_lens.errors import UserError, one_of, whole_number
+from codi_lens.errors import UserError, known_options, one_of, whole_number
 from codi_lens.model.hooked_codi import HookedCodi
-from codi_lens.patching.plans import PLANS, THOUGHT, Label, Settings
+from codi_lens.patching.experiments import (
+    ITERATIVE,
+    LAYERS,
+    POSITIONS,
+    Experiment,
+    experiment_named,
+)
+from codi_lens.patching.outcomes import sweep_pairs
+from codi_lens.patching.readout import READOUTS
 from codi_lens.patching.result import PairOutcome, Sweep
-from codi_lens.patching.runner import sweep_pairs
+from codi_lens.patching.settings import THOUGHT, Label, Settings
+
+Progress = Callable[[PairOutcome], None]
+"""Called with each pair's outcome as it is done."""
 
 
 def make_settings(
@@ -36,6 +48,7 @@ def make_settings(
     known = [field.name for field in fields(Settings)]
     for name in options:
         one_of(name, known, "option")
+    one_of(options.get("answer_start", "stem"), READOUTS, "answer_start")
     return Settings(
         latents,
         _axis("layer", layers, codi.model.cfg.n_layers, (THOUGHT,)),
@@ -63,16 +76,15 @@ def _axis(
 
 
 def run_experiment(
-    experiment: str,
+    experiment: Experiment | str,
     codi: HookedCodi,
     pairs: Sequence[Pair],
     settings: Settings,
     *,
     batch_rows: int | None = None,
-    progress: Callable[[PairOutcome], None] | None = None,
-    **options: Any,
+    progress: Progress | None = None,
 ) -> Sweep:
-    """Runs one of `PLANS` over the pairs; `options` as in `sweep_pairs`.
+    """Runs an experiment over the pairs; `batch_rows` as in `outcomes.sweep_pairs`.
 
     Warns of hooks that somebody left on the model: the runs go through them.
     """
@@ -82,8 +94,9 @@ def run_experiment(
             "those of the model with these hooks (model.reset_hooks() removes TransformerLens' own)",
             stacklevel=3,
         )
+    experiment = experiment_named(experiment)
     outcomes = []
-    for outcome in sweep_pairs(experiment, codi, pairs, settings, batch_rows=batch_rows, **options):
+    for outcome in sweep_pairs(experiment, codi, pairs, settings, batch_rows=batch_rows):
         outcomes.append(outcome)
         if progress is not None:
             progress(outcome)
@@ -91,14 +104,15 @@ def run_experiment(
 
 
 def make_sweep(
-    experiment: str, codi: HookedCodi, settings: Settings, outcomes: Sequence[PairOutcome]
+    experiment: Experiment | str,
+    codi: HookedCodi,
+    settings: Settings,
+    outcomes: Sequence[PairOutcome],
 ) -> Sweep:
     """The sweep that these outcomes, one per pair, make up."""
-    axes = PLANS[experiment](settings, pair_id=0, d_model=1).axes
     return Sweep(
-        experiment,
+        experiment_named(experiment),
         settings,
-        axes,
         num_layers=codi.model.cfg.n_layers,
         empty_stem=not codi.tokens.stem(),
         outcomes=tuple(outcomes),
@@ -106,44 +120,134 @@ def make_sweep(
     )
 
 
+@known_options
 def patch_positions(
     codi: HookedCodi,
     pairs: Sequence[Pair],
     *,
+    layers: Sequence[Label] | None = None,
+    positions: Sequence[Label] | None = None,
+    num_latents: int | None = None,
+    site: ResidSite = "resid_post",
+    effect: EffectChoice = "total",
+    controls: bool = False,
+    seed: int = 0,
+    direction: Direction = "denoise",
+    answer_start: str = "stem",
+    min_gap: float = 1.0,
     batch_rows: int | None = None,
-    progress: Callable[[PairOutcome], None] | None = None,
-    **options: Any,
+    progress: Progress | None = None,
 ) -> Sweep:
     """Patches every layer × latent position of every pair, one cell at a time.
 
     Args:
         codi: the model.
         pairs: clean and corrupted questions; their prompts may differ in length.
-        batch_rows: as in `sweep_pairs`.
+        layers: numbers, and "thought" (the vector that is fed); all layers if None.
+        positions: latents, and "bot" and "eot"; all latents if None.
+        num_latents: thoughts; the model's own number if None.
+        site: the hook point in a layer.
+        effect: "total", "direct", "indirect", or "all" three; see `patching.effects`.
+        controls: whether to run them beside the effects.
+        seed: of the controls.
+        direction: "denoise" patches the corrupted run, "noise" the clean one.
+        answer_start: a readout; see `patching.readout`.
+        min_gap: in logits; recovery is not defined for pairs whose runs are closer.
+        batch_rows: runs side by side, at most; None: as many as should fit in memory.
         progress: called with each pair's outcome as it is done.
-        options: `layers`, `positions`, `num_latents` and the fields of `plans.Settings`: `site`, `mode`,
-            `direction`, `answer_start`, `min_gap`, `controls`, `seed`.
 
     Returns:
-        Metrics [pair, layer, position], the unpatched runs, and the source activations.
+        Metrics [pair, effect, row (layer), column (position)], the unpatched runs, the source activations.
+
+    Raises:
+        UserError: pairs, or settings, that the model cannot be run with.
     """
-    settings = make_settings(codi, **options)
+    settings = make_settings(
+        codi,
+        layers=layers,
+        positions=positions,
+        num_latents=num_latents,
+        site=site,
+        effect=effect,
+        controls=controls,
+        seed=seed,
+        direction=direction,
+        answer_start=answer_start,
+        min_gap=min_gap,
+    )
     return run_experiment(
-        "position_patching", codi, pairs, settings, batch_rows=batch_rows, progress=progress
+        POSITIONS, codi, pairs, settings, batch_rows=batch_rows, progress=progress
     )
 
 
-def patch_layers(codi: HookedCodi, pairs: Sequence[Pair], **options: Any) -> Sweep:
-    """Patches all latent positions of a layer together, for every layer: metrics [pair, layer].
+@known_options
+def patch_layers(
+    codi: HookedCodi,
+    pairs: Sequence[Pair],
+    *,
+    layers: Sequence[Label] | None = None,
+    positions: Sequence[Label] | None = None,
+    num_latents: int | None = None,
+    site: ResidSite = "resid_post",
+    effect: EffectChoice = "total",
+    controls: bool = False,
+    seed: int = 0,
+    direction: Direction = "denoise",
+    answer_start: str = "stem",
+    min_gap: float = 1.0,
+    batch_rows: int | None = None,
+    progress: Progress | None = None,
+) -> Sweep:
+    """Patches all latent positions of a layer together, for every layer: metrics have the one column "all".
 
     Arguments as in `patch_positions`.
     """
-    return run_experiment("layer_patching", codi, pairs, make_settings(codi, **options))
+    settings = make_settings(
+        codi,
+        layers=layers,
+        positions=positions,
+        num_latents=num_latents,
+        site=site,
+        effect=effect,
+        controls=controls,
+        seed=seed,
+        direction=direction,
+        answer_start=answer_start,
+        min_gap=min_gap,
+    )
+    return run_experiment(LAYERS, codi, pairs, settings, batch_rows=batch_rows, progress=progress)
 
 
-def patch_iteratively(codi: HookedCodi, pairs: Sequence[Pair], **options: Any) -> Sweep:
+@known_options
+def patch_iteratively(
+    codi: HookedCodi,
+    pairs: Sequence[Pair],
+    *,
+    layers: Sequence[Label] | None = None,
+    positions: Sequence[Label] | None = None,
+    num_latents: int | None = None,
+    site: ResidSite = "resid_post",
+    direction: Direction = "denoise",
+    answer_start: str = "stem",
+    min_gap: float = 1.0,
+    batch_rows: int | None = None,
+    progress: Progress | None = None,
+) -> Sweep:
     """Single, cumulative, chained and parallel patching: metrics [pair, strategy, layer, iteration].
 
-    Arguments as in `patch_positions`; see `plans.iterative_plan` for the strategies.
+    The strategies are the labels of the dimension "effect"; `experiments.iterative.Iterative` says what each is.
+    Arguments as in `patch_positions`; there are no other effects, and no controls.
     """
-    return run_experiment("iterative_patching", codi, pairs, make_settings(codi, **options))
+    settings = make_settings(
+        codi,
+        layers=layers,
+        positions=positions,
+        num_latents=num_latents,
+        site=site,
+        direction=direction,
+        answer_start=answer_start,
+        min_gap=min_gap,
+    )
+    return run_experiment(
+        ITERATIVE, codi, pairs, settings, batch_rows=batch_rows, progress=progress
+    )

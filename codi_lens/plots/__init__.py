@@ -27,17 +27,14 @@ from codi_lens.plots.pages import (
     write_images,
 )
 from codi_lens.plots.profiles import layer_profile, scatter, trajectories
-from codi_lens.plots.style import LABELS, PANEL_TITLES, SIGNED, colour_scales, label
+from codi_lens.plots.style import colour_scales, label, panel_title
 from codi_lens.plots.tensors import imshow, ranks, top_tokens
 
 __all__ = [
     "CONFIG",
     "FIRST",
     "FORMATS",
-    "LABELS",
     "OFFLINE",
-    "PANEL_TITLES",
-    "SIGNED",
     "chained_minus_parallel",
     "colour_scales",
     "controls",
@@ -53,6 +50,7 @@ __all__ = [
     "layer_profile",
     "necessity_bars",
     "page",
+    "panel_title",
     "plotly_script",
     "ranks",
     "scatter",

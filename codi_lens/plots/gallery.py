@@ -2,6 +2,7 @@
 
 import plotly.graph_objects as go
 
+from codi_lens.patching.effects import DIRECT, INDIRECT, TOTAL
 from codi_lens.patching.result import Sweep
 from codi_lens.plots.maps import (
     chained_minus_parallel,
@@ -20,22 +21,23 @@ TRAJECTORIES = ("recovery", "kl_divergence", "similarity_to_clean", "bias", "res
 
 def gallery(sweep: Sweep) -> dict[str, go.Figure]:
     """The figures of a sweep, by name; all its maps of recovery are on one colour scale."""
-    if sweep.experiment == "iterative_patching":
+    experiment = sweep.experiment
+    if experiment.iterates:
         drawn = {f"trajectories-{name}": trajectories(sweep, name) for name in TRAJECTORIES}
         drawn["chained-minus-parallel"] = chained_minus_parallel(sweep)
-        drawn["profile"] = layer_profile({sweep.experiment: sweep})
+        drawn["profile"] = layer_profile({experiment.name: sweep})
         return drawn
-    maps = {}
-    if sweep.experiment == "position_patching":
+    maps, has_columns = {}, len(experiment.cell_names) > 1
+    if has_columns:
         maps["recovery"] = heatmap(sweep)
-    if sweep.settings.mode == "all":
+    if {TOTAL, DIRECT, INDIRECT} <= set(sweep.axes["effect"]):
         maps["effects"] = effects(sweep)
-    if "recovery" in maps and any(pair.operand for pair in sweep.pairs):
+    if has_columns and any(pair.operand for pair in sweep.pairs):
         maps["by-operand"] = heatmap_by_operand(sweep)
     if sweep.settings.controls:
         maps["controls"] = controls(sweep)
     on_one_scale(maps.values())
-    if "recovery" in maps:
+    if has_columns:
         return maps | {"kl": heatmap(sweep, "kl_divergence")}
-    profiles = [layer_profile({sweep.experiment: sweep}, m) for m in ("recovery", "kl_divergence")]
+    profiles = [layer_profile({experiment.name: sweep}, m) for m in ("recovery", "kl_divergence")]
     return dict(zip(FIRST, profiles, strict=True)) | maps

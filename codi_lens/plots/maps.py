@@ -7,36 +7,39 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from codi_lens.analysis.aggregates import SIGNED_EFFECTS, Aggregate, aggregate, groups, interaction
+from codi_lens.analysis.aggregates import Aggregate, aggregate, groups, interaction
 from codi_lens.analysis.grids import (
     as_grid,
     columns,
+    metric_names,
     outlined,
     pairs_behind,
     panels,
-    structural_zeros,
     threshold,
 )
-from codi_lens.choices import CONTROLS, EFFECTS
+from codi_lens.choices import CONTROLS
 from codi_lens.errors import UserError, one_of
-from codi_lens.patching.plans import Label
+from codi_lens.patching.effects import DIRECT, INDIRECT, TOTAL
+from codi_lens.patching.experiments.iterative import CHAINED, PARALLEL
+from codi_lens.patching.metrics import METRICS
 from codi_lens.patching.result import IN_SWEEP, Sweep
+from codi_lens.patching.settings import Label
 from codi_lens.plots.panels import Panel, draw
-from codi_lens.plots.style import EXPERIMENTS, PANEL_TITLES, SIGNED, label, name_of, scope
+from codi_lens.plots.style import label, name_of, panel_title, scope
 
 
-def heatmap(sweep: Sweep, metric: str = "recovery", variant: str | None = None) -> go.Figure:
+def heatmap(sweep: Sweep, metric: str = "recovery", effect: str | None = None) -> go.Figure:
     """The map of a metric over all pairs: layer × position, or layer × iteration.
 
     Args:
         sweep: of any experiment.
         metric: any of the sweep's.
-        variant: or strategy; the first if None.
+        effect: the first if None.
     """
-    name, group = variant or panels(sweep)[0], aggregate(sweep)
+    name, group = effect or panels(sweep)[0], aggregate(sweep)
     panel = _panel(sweep, group, metric, name)
     what, *more = panel.title.split(": ")
-    experiment = EXPERIMENTS[sweep.experiment].capitalize()
+    experiment = sweep.experiment.title.capitalize()
     title = f"{experiment} patching: {name_of(metric)}, {what}"
     return _drawn([panel], sweep, group, metric, title, *more)
 
@@ -60,7 +63,7 @@ def heatmap_by_operand(sweep: Sweep, metric: str = "recovery") -> go.Figure:
         for name, group in parts.items()
     ]
     title = f"By the operand that was changed: {name_of(metric)}"
-    return _drawn(drawn, sweep, aggregate(sweep), metric, title, PANEL_TITLES[main])
+    return _drawn(drawn, sweep, aggregate(sweep), metric, title, panel_title(main))
 
 
 def heatmap_by_pair(
@@ -76,7 +79,7 @@ def heatmap_by_pair(
     if not chosen:
         raise UserError("no pairs to draw maps of")
     main, values = panels(sweep)[0], sweep.values(metric)
-    zeros = structural_zeros(sweep, main)
+    zeros = sweep.structural_zeros(main)
     drawn = [
         Panel(
             f"pair {sweep.pairs[i].pair_id}",
@@ -88,7 +91,7 @@ def heatmap_by_pair(
         for i in chosen
     ]
     title = f"Pair by pair: {name_of(metric)}"
-    return _drawn(drawn, sweep, aggregate(sweep), metric, title, PANEL_TITLES[main])
+    return _drawn(drawn, sweep, aggregate(sweep), metric, title, panel_title(main))
 
 
 def heatmaps(sweeps: Mapping[str, Sweep], metric: str = "recovery") -> go.Figure:
@@ -109,7 +112,7 @@ def heatmaps(sweeps: Mapping[str, Sweep], metric: str = "recovery") -> go.Figure
         title=f"Side by side: {name_of(metric)}",
         subtitle=f"{label(metric)}; pairs behind each map: {counts}",
         colour=name_of(metric),
-        signed=metric in SIGNED,
+        signed=METRICS[metric].signed,
     )
 
 
@@ -117,16 +120,18 @@ def effects(sweep: Sweep, metric: str = "recovery") -> go.Figure:
     """Total, direct and indirect effect, and the interaction that is left, on one colour scale.
 
     Raises:
-        UserError: the sweep was not run in mode "all", or the metric is none that effects add up in.
+        UserError: the sweep was not run with effect "all", or the metric is none that effects add up in.
     """
-    one_of(metric, SIGNED_EFFECTS, "metric", "that effects add up in")
+    adding = [name for name in metric_names(sweep) if METRICS[name].adds_up]
+    one_of(metric, adding, "metric", "that effects add up in")
     group = aggregate(sweep)
     left = interaction(sweep, group, metric)
     if left is None:
-        raise UserError(f"effects need a sweep in mode 'all'; this has {', '.join(panels(sweep))}")
-    drawn = [_panel(sweep, group, metric, variant) for variant in EFFECTS]
-    rest = left if left.dim() == 2 else left[:, None]
-    drawn.append(Panel(PANEL_TITLES["interaction"], rest, sweep.settings.layers, columns(sweep)[1]))
+        raise UserError(
+            f"effects need a sweep with effect='all'; this has {', '.join(panels(sweep))}"
+        )
+    drawn = [_panel(sweep, group, metric, effect) for effect in (TOTAL, DIRECT, INDIRECT)]
+    drawn.append(Panel(panel_title("interaction"), left, sweep.settings.layers, columns(sweep)[1]))
     title = f"Total = direct + indirect + interaction: {name_of(metric)}"
     return _drawn(drawn, sweep, group, metric, title)
 
@@ -148,9 +153,7 @@ def controls(sweep: Sweep, metric: str = "recovery") -> go.Figure:
 def chained_minus_parallel(sweep: Sweep, metric: str = "recovery") -> go.Figure:
     """Iterative patching: each chained iteration minus all positions at once, at the same layer."""
     group = aggregate(sweep)
-    chained, parallel = (
-        as_grid(group.means[metric], sweep, name) for name in ("chained", "parallel")
-    )
+    chained, parallel = (as_grid(group.means[metric], sweep, name) for name in (CHAINED, PARALLEL))
     subtitle = f"{scope(sweep, group, metric)}; parallel patches all positions at once"
     return difference(
         chained,
@@ -194,7 +197,7 @@ def _drawn(
         title=title,
         subtitle="; ".join((scope(sweep, group, metric), *more)),
         colour=name_of(metric),
-        signed=metric in SIGNED,
+        signed=METRICS[metric].signed,
         axes=(columns(sweep)[0], "layer"),
     )
 
@@ -204,11 +207,11 @@ def _panel(
 ) -> Panel:
     values = as_grid(group.means[metric], sweep, name)
     return Panel(
-        PANEL_TITLES[name] if title is None else title,
+        panel_title(name) if title is None else title,
         values,
         sweep.settings.layers,
         columns(sweep)[1],
-        structural_zeros(sweep, name) & torch.isfinite(values),
+        sweep.structural_zeros(name) & torch.isfinite(values),
         outlined(sweep, group, metric, name),
         threshold(sweep, group, metric),
         _hover(sweep, group, metric, name),

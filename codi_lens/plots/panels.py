@@ -17,7 +17,7 @@ from jaxtyping import Bool, Float
 from plotly.subplots import make_subplots
 from torch import Tensor
 
-from codi_lens.patching.plans import Label
+from codi_lens.patching.settings import Label
 from codi_lens.plots.style import UNDEFINED, black_on, colour_axis, headed, small_titles
 
 PER_ROW = 3

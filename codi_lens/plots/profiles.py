@@ -11,12 +11,12 @@ from torch import Tensor
 
 from codi_lens.analysis.aggregates import Aggregate, aggregate
 from codi_lens.analysis.comparison import rank_correlation
-from codi_lens.analysis.grids import as_grid, columns, pairs_behind, panels, structural_zeros
+from codi_lens.analysis.grids import as_grid, pairs_behind, panels
 from codi_lens.errors import UserError
-from codi_lens.patching.plans import Label
+from codi_lens.patching.experiments.iterative import PARALLEL
 from codi_lens.patching.result import Sweep
+from codi_lens.patching.settings import Label
 from codi_lens.plots.style import (
-    EXPERIMENTS,
     PALETTE,
     SEQUENTIAL,
     SYMBOLS,
@@ -41,14 +41,15 @@ def layer_profile(sweeps: Mapping[str, Sweep], metric: str = "recovery") -> go.F
     figure = go.Figure()
     for name, sweep in sweeps.items():
         group = aggregate(sweep)
-        for line, cells in _profiles(sweep, group, metric):
+        title = sweep.experiment.title
+        for line, cells in sweep.experiment.lines(group.means[metric], sweep.axes).items():
             number = len(figure.data)
             # Side by side, so that intervals do not hide each other.
             places = [labels.index(str(la)) + 0.06 * number for la in sweep.settings.layers]
             figure.add_trace(_profile(sweep, group, metric, cells)).update_traces(
                 selector=number,
                 x=places,
-                name=f"{EXPERIMENTS.get(name, name)} {line}".strip(),
+                name=f"{title}, {line}" if name == sweep.experiment.name else f"{name}: {line}",
                 line_color=PALETTE[number % len(PALETTE)],
                 marker={"symbol": SYMBOLS[number % len(SYMBOLS)], "size": 8},
             )
@@ -95,21 +96,6 @@ def _intervals(low: Float[Tensor, "..."], high: Float[Tensor, "..."]) -> list[st
     return [f"{a:.4f}, {b:.4f}" for a, b in zip(low.tolist(), high.tolist(), strict=True)]
 
 
-def _profiles(
-    sweep: Sweep, group: Aggregate, metric: str
-) -> list[tuple[str, list[tuple[int, ...]]]]:
-    """(label, the cell of each layer) of every line that a sweep contributes to a profile."""
-    layers = range(len(sweep.settings.layers))
-    if sweep.experiment == "layer_patching":
-        return [("", [(0, layer) for layer in layers])]
-    if sweep.experiment == "iterative_patching":
-        last = len(sweep.axes["iteration"]) - 1
-        strategies = enumerate(sweep.axes["strategy"])
-        return [(str(name), [(i, layer, last) for layer in layers]) for i, name in strategies]
-    best = group.means[metric][0].nan_to_num(-torch.inf).argmax(-1).tolist()
-    return [("(largest cell)", [(0, layer, best[layer]) for layer in layers])]
-
-
 def trajectories(sweep: Sweep, metric: str = "recovery") -> go.Figure:
     """Iterative patching: a metric or similarity against the iteration, one line per layer.
 
@@ -119,8 +105,8 @@ def trajectories(sweep: Sweep, metric: str = "recovery") -> go.Figure:
         UserError: the sweep is of another experiment, or lacks the metric.
     """
     group = aggregate(sweep)
-    level = as_grid(group.means[metric], sweep, "parallel")[:, -1].tolist()
-    strategies = [name for name in panels(sweep) if name != "parallel"]
+    level = as_grid(group.means[metric], sweep, PARALLEL)[:, -1].tolist()
+    strategies = [name for name in panels(sweep) if name != PARALLEL]
     figure = make_subplots(
         1, len(strategies), subplot_titles=strategies, shared_yaxes=True, horizontal_spacing=0.03
     )
@@ -131,7 +117,7 @@ def trajectories(sweep: Sweep, metric: str = "recovery") -> go.Figure:
             if level[i] == level[i]:
                 dash = {"color": colours[i], "dash": "dash", "width": 1}
                 figure.add_hline(level[i], line=dash, row=1, col=column)
-    figure.update_xaxes(title="iteration", tickvals=list(sweep.axes["iteration"]))
+    figure.update_xaxes(title="iteration", tickvals=list(sweep.axes["column"]))
     figure.update_yaxes(title=name_of(metric), col=1)
     figure.update_layout(
         legend={"title": {"text": "layer"}}, margin={"l": 84, "r": 24, "b": 58}, hovermode="closest"
@@ -162,7 +148,7 @@ def _trajectories(
     n = pairs_behind(group, metric)
     return [
         go.Scatter(
-            x=list(sweep.axes["iteration"]),
+            x=list(sweep.axes["column"]),
             y=mean[i].tolist(),
             customdata=_intervals(low[i], high[i]),
             name=str(layer),
@@ -190,7 +176,7 @@ def scatter(
     Args:
         sweeps: name -> sweep, two of them. An iteration is the cell of the position that it patches.
         metric: one that both have.
-        maps: the variant or strategy of each; the first if None.
+        maps: the effect of each; the first if None.
 
     Raises:
         UserError: not two sweeps, no cell that both have, or a metric or map that one of them lacks.
@@ -209,7 +195,8 @@ def scatter(
     ends = [min(x + y), max(x + y)]
     line = {"color": "#888888", "dash": "dot"}
     figure.add_shape(type="line", x0=ends[0], y0=ends[0], x1=ends[1], y1=ends[1], line=line)
-    names = [f"{EXPERIMENTS.get(n, n)}, {kind}" for n, kind in zip(sweeps, chosen, strict=True)]
+    titles = (sweep.experiment.title for sweep in sweeps.values())
+    names = [f"{title}, {kind}" for title, kind in zip(titles, chosen, strict=True)]
     figure.update_layout(
         xaxis={"title": names[0]},
         yaxis={"title": names[1]},
@@ -246,9 +233,9 @@ def _points(
 def _cells(sweep: Sweep, metric: str, name: str) -> dict[tuple[Label, Label], float]:
     """(layer, position) -> mean over pairs, where there is one and it is not zero by construction."""
     values = as_grid(aggregate(sweep).means[metric], sweep, name)
-    zeros = structural_zeros(sweep, name)
+    zeros = sweep.structural_zeros(name)
     # An iteration counts the chosen positions, in order.
-    steps = sweep.settings.positions if "iteration" in sweep.axes else columns(sweep)[1]
+    steps = sweep.settings.positions if sweep.experiment.iterates else sweep.axes["column"]
     return {
         (layer, step): float(values[i, j])
         for i, layer in enumerate(sweep.settings.layers)

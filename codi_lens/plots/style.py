@@ -13,6 +13,8 @@ from torch import Tensor
 
 from codi_lens.analysis.aggregates import Aggregate
 from codi_lens.analysis.grids import pairs_behind
+from codi_lens.errors import one_of
+from codi_lens.patching.metrics import METRICS
 from codi_lens.patching.result import Sweep
 from codi_lens.plots.figure import helpful
 
@@ -28,59 +30,30 @@ UNDEFINED = "#e4e4e4"
 TEXT_SIZE = 14
 FONT = {"family": "Helvetica, Arial, sans-serif", "size": TEXT_SIZE, "color": "#222222"}
 
-LABELS = {
-    "kl_divergence": "KL(patched ‖ base), nats",
-    "kl_to_source": "KL(source ‖ patched), nats",
-    "l2_difference": "‖logits patched − base‖₂, logits",
-    "prediction_change_rate": "share of changed top-1 tokens",
-    "answer_logit_diff": "answer logit difference, logits",
-    "answer_logit_diff_change": "change of the answer logit difference, logits",
-    "clean_answer_score": "logit of the clean answer",
-    "corrupted_answer_score": "logit of the corrupted answer",
-    "logit_diff": "logit difference at the first differing token, logits",
-    "recovery": "recovery of the logit difference (0 nothing, 1 all)",
-    "logprob_clean": "log-probability of the clean answer, nats",
-    "logprob_corrupted": "log-probability of the corrupted answer, nats",
-    "flipped": "share of answers flipped to the source's",
-    "donor_given": "share of answers that are the donor's",
-    "similarity_to_clean": "cosine of the generated activation with the clean run's",
-    "similarity_to_corrupted": "cosine of the generated activation with the corrupted run's",
-    "bias": "cosine with clean − cosine with corrupted",
-    "clean_corrupted_similarity": "cosine of the clean run's with the corrupted run's",
-    "restored": "share of the displacement restored (0 nothing, 1 all)",
-}
-SIGNED = {
-    "answer_logit_diff",
-    "answer_logit_diff_change",
-    "logit_diff",
-    "recovery",
-    "bias",
-    "restored",
-}
 PANEL_TITLES = {
-    "regenerate": "total effect: later thoughts regenerated",
-    "freeze": "direct effect: later thoughts held at the base run's",
-    "thoughts": "indirect effect: only the later thoughts fed on",
+    "total": "total effect: later thoughts regenerated",
+    "direct": "direct effect: later thoughts held at the base run's",
+    "indirect": "indirect effect: only the later thoughts fed on",
     "interaction": "interaction: total − direct − indirect",
-    "self": "own activation (control): the base run's",
-    "donor": "another pair's activation (control)",
-    "noise": "random direction (control): of the same length",
+    "identity": "own activation (control): the base run's",
+    "resample": "another pair's activation (control)",
+    "random_direction": "random direction (control): of the same length",
     "single": "single: one position patched",
     "cumulative": "cumulative: all positions so far",
     "chained": "chained: what the last iteration generated",
     "parallel": "parallel: all positions at once",
 }
 """What each map of a sweep is: its name, and behind a colon more."""
-EXPERIMENTS = {
-    "position_patching": "position-wise",
-    "layer_patching": "layer-wise",
-    "iterative_patching": "iterative",
-}
+
+
+def panel_title(effect: str) -> str:
+    """What the map of an effect is."""
+    return PANEL_TITLES.get(effect, effect.replace("_", " "))
 
 
 def label(metric: str) -> str:
     """A metric with its unit, as axes and colour bars name it."""
-    return LABELS.get(metric, metric.replace("_", " "))
+    return METRICS[one_of(metric, METRICS, "metric")].label
 
 
 def name_of(metric: str) -> str:

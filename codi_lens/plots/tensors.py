@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from codi_lens.patching.plans import Label
+from codi_lens.patching.settings import Label
 from codi_lens.plots.figure import helpful
 from codi_lens.plots.panels import Panel, draw, paint
 from codi_lens.plots.style import DIVERGING

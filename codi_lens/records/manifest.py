@@ -17,10 +17,10 @@ from codi_lens.data.pairs import Pair, pairs_digest
 from codi_lens.errors import UserError
 from codi_lens.memory import peak_memory
 from codi_lens.model.hooked_codi import HookedCodi
-from codi_lens.patching.plans import Settings
 from codi_lens.patching.result import Sweep
+from codi_lens.patching.settings import Settings
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 MANIFEST = "manifest.json"
 JOURNAL = "journal.jsonl"
 PACKAGES = ("codi-lens", "torch", "transformer-lens", "transformers", "peft")
@@ -60,7 +60,7 @@ def make_manifest(
 
     `planned` is the number of pairs that the run set out with; `complete` says whether all was done.
     """
-    described = describe_run(sweep.experiment, codi, sweep.pairs, sweep.settings)
+    described = describe_run(sweep.experiment.name, codi, sweep.pairs, sweep.settings)
     numbers = {
         "n_planned": planned,
         "n_per_group": {name: int(chosen.sum()) for name, chosen in groups(sweep).items()},

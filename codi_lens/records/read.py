@@ -2,7 +2,7 @@
 
     {experiment}_results.json        per pair: both unpatched runs, and every metric of every cell
     aggregate_statistics.json        maps over pairs with intervals, top cells, per group of pairs
-    metrics.safetensors              every metric, dense: [pair, …axes]; the axes' labels in the metadata
+    metrics.safetensors              every metric, dense: [pair, effect, row, column]; the labels in the metadata
     clean_activations.safetensors    the source run's activations [pair, layer, position, d_model]
                                      (corrupted_activations.safetensors when noising)
     generated_activations.safetensors   iterative patching: what each iteration left at the next position
@@ -26,9 +26,12 @@ from codi_lens.data.pairs import Pair, Variant
 from codi_lens.errors import UserError, command
 from codi_lens.files import expand, read_text
 from codi_lens.model.hooked_codi import HookedCodi
-from codi_lens.patching.metrics import sides
-from codi_lens.patching.plans import Label, Settings
+from codi_lens.patching.answer_logits import sides
+from codi_lens.patching.experiments import Experiment, experiment_named
+from codi_lens.patching.experiments.base import Axes
 from codi_lens.patching.result import Cell, PairOutcome, RunRecord, Sweep
+from codi_lens.patching.settings import Settings
+from codi_lens.records import earlier
 from codi_lens.records.manifest import (
     JOURNAL,
     MANIFEST,
@@ -41,14 +44,6 @@ from codi_lens.records.manifest import (
 AGGREGATES = "aggregate_statistics.json"
 METRICS = "metrics.safetensors"
 GENERATED = "generated_activations.safetensors"
-CELLS = {
-    "position_patching": "layer_position_results",
-    "layer_patching": "layer_patching_results",
-    "iterative_patching": "iterative_patching_results",
-}
-"""Where a pair's cells stand in the JSON of each experiment."""
-
-
 REQUIRED = ("experiment", "complete", "model", "pairs", "settings", "config", "versions")
 """Of a manifest."""
 
@@ -91,7 +86,9 @@ def _load(folder: Path, manifest: dict[str, Any]) -> Sweep:
     source = f"{sides(settings.direction)[1]}_activations.safetensors"
     verify(folder, manifest, {_results(manifest), METRICS, source, GENERATED})
     tensors, meta = _read_tensors(folder / METRICS)
-    axes = {n: tuple(json.loads(meta[n])) for n in json.loads(meta["axes"]) if n != "pair"}
+    experiment = experiment_named(manifest["experiment"])
+    axes = experiment.axes(settings)
+    shape = (-1, *map(len, axes.values()))
     path = folder / _results(manifest)
     entries = _read_json(path)
     if [entry["pair_id"] for entry in entries] != json.loads(meta["pair"]):
@@ -99,24 +96,28 @@ def _load(folder: Path, manifest: dict[str, Any]) -> Sweep:
             f"{path} and {METRICS} are not of the same pairs; run the experiment again"
         )
     activations = _read_tensor(folder / source)
-    generated = _read_tensor(folder / GENERATED) if (folder / GENERATED).exists() else None
+    generated = None
+    if (folder / GENERATED).exists():
+        generated = _read_tensor(folder / GENERATED)
+        generated = generated.reshape(*shape, generated.shape[-1])
     outcomes = [
         PairOutcome(
             _pair(entry),
-            {name: t[i] for name, t in tensors.items() if "." not in name},
+            {name: t.reshape(shape)[i] for name, t in tensors.items() if "." not in name},
             base=_run(entry["base_run"], tensors, "base", i),
             source=_run(entry["source_run"], tensors, "source", i),
             activations=activations[i],
             generated=None if generated is None else generated[i],
-            texts=_texts(entry, axes, manifest["experiment"]),
+            texts=_texts(entry, axes, experiment),
             donor=entry["donor_pair_id"],
         )
         for i, entry in enumerate(entries)
     ]
     model = manifest["model"]
-    shape = (model["num_layers"], model["empty_stem"])
     left = tuple(manifest.get("foreign_hooks", ()))
-    return Sweep(manifest["experiment"], settings, axes, *shape, tuple(outcomes), left)
+    return Sweep(
+        experiment, settings, model["num_layers"], model["empty_stem"], tuple(outcomes), left
+    )
 
 
 def read_manifest(folder: Path, *, incomplete: bool = False) -> dict[str, Any]:
@@ -131,13 +132,16 @@ def read_manifest(folder: Path, *, incomplete: bool = False) -> dict[str, Any]:
         raise RecordError(f"{folder} holds no finished record: there is no {MANIFEST} in it")
     manifest = _read_json(path)
     found = manifest.get("schema_version") if isinstance(manifest, dict) else None
-    if found != SCHEMA_VERSION:
-        raise RecordError(f"{path} has schema version {found}; this code reads {SCHEMA_VERSION}")
+    if found not in (earlier.VERSION, SCHEMA_VERSION):
+        known = f"{earlier.VERSION} and {SCHEMA_VERSION}"
+        raise RecordError(f"{path} has schema version {found}; this code reads {known}")
     gone = [name for name in REQUIRED if name not in manifest]
     if gone:
         raise RecordError(f"{path} is damaged: it has no {', '.join(gone)}")
-    if manifest["experiment"] not in list(CELLS):  # it becomes part of a path
-        raise RecordError(f"{path} is of {manifest['experiment']!r}; known are {', '.join(CELLS)}")
+    try:
+        experiment_named(manifest["experiment"])  # the name becomes part of a path
+    except UserError as error:
+        raise RecordError(f"{path}: {error}") from error
     if not (manifest["complete"] or incomplete):
         pairs = manifest["pairs"]
         way = "run the experiment again"
@@ -146,6 +150,9 @@ def read_manifest(folder: Path, *, incomplete: bool = False) -> dict[str, Any]:
         raise RecordError(
             f"{folder} holds {pairs['n']} of {pairs['n_planned']} pairs, as the run was interrupted; {way}"
         )
+    if found == earlier.VERSION:
+        with _readable(folder):
+            return earlier.translated(manifest)
     return dict(manifest)
 
 
@@ -227,25 +234,17 @@ def _pair(entry: dict[str, Any]) -> Pair:
     return Pair(entry["pair_id"], clean, corrupted, entry["kind"], entry["operand"])
 
 
-def _texts(
-    entry: dict[str, Any], axes: dict[str, tuple[Label, ...]], experiment: str
-) -> dict[Cell, str]:
-    """Decoded answers of the main variant's cells, by index along the axes."""
-    names = {name: labels for name, labels in axes.items() if name != "variant"}
-    prefix = (0,) if "variant" in axes else ()
+def _texts(entry: dict[str, Any], axes: Axes, experiment: Experiment) -> dict[Cell, str]:
+    """The decoded answers of an entry, by the cell's index along the axes."""
+    table = experiment.cells_of(entry, axes)
     found: dict[Cell, str] = {}
-
-    def walk(below: dict[str, Any], rest: list[tuple[Label, ...]], cell: Cell) -> None:
-        if not rest:
-            if "answer_text" in below:
-                found[cell] = below["answer_text"]
-            return
-        for i, label in enumerate(rest[0]):
-            if str(label) in below:
-                walk(below[str(label)], rest[1:], (*cell, i))
-
-    for key in (CELLS[experiment], "extra_results"):
-        walk(entry.get(key, {}), list(names.values()), prefix)
+    for i, effect in enumerate(axes["effect"]):
+        for j, row in enumerate(axes["row"]):
+            columns = table.get(str(effect), {}).get(str(row), {})
+            for k, column in enumerate(axes["column"]):
+                metrics = columns.get(str(column), {})
+                if "answer_text" in metrics:
+                    found[i, j, k] = metrics["answer_text"]
     return found
 
 

@@ -15,11 +15,11 @@ from codi_lens.analysis.summary import aggregate_entry
 from codi_lens.data.pairs import Variant
 from codi_lens.files import expand, write_json, write_tensors, write_text
 from codi_lens.model.hooked_codi import HookedCodi
-from codi_lens.patching.metrics import sides
-from codi_lens.patching.plans import Label
-from codi_lens.patching.result import PairOutcome, RunRecord, Sweep
+from codi_lens.patching.answer_logits import sides
+from codi_lens.patching.result import Cell, PairOutcome, RunRecord, Sweep
+from codi_lens.patching.settings import Label
 from codi_lens.records.manifest import MANIFEST, describe_file, make_manifest
-from codi_lens.records.read import AGGREGATES, CELLS, GENERATED, METRICS
+from codi_lens.records.read import AGGREGATES, GENERATED, METRICS
 
 
 def write_record(
@@ -43,7 +43,7 @@ def write_record(
     folder = expand(folder)
     source = sides(sweep.settings.direction)[1]
     paths = {
-        "results": folder / f"{sweep.experiment}_results.json",
+        "results": folder / f"{sweep.experiment.name}_results.json",
         "aggregates": folder / AGGREGATES,
         "metrics": folder / METRICS,
         "activations": folder / f"{source}_activations.safetensors",
@@ -95,8 +95,8 @@ def pair_entry(outcome: PairOutcome, sweep: Sweep) -> dict[str, Any]:
     pair = outcome.pair
     entry: dict[str, Any] = {"pair_id": pair.pair_id}
     for side in ("clean", "corrupted"):
-        variant: Variant = getattr(pair, side)
-        entry |= {f"{side}_{field}": value for field, value in asdict(variant).items()}
+        asked: Variant = getattr(pair, side)
+        entry |= {f"{side}_{field}": value for field, value in asdict(asked).items()}
     return entry | {
         "same_answer": pair.same_answer,
         "kind": pair.kind,
@@ -104,7 +104,7 @@ def pair_entry(outcome: PairOutcome, sweep: Sweep) -> dict[str, Any]:
         "donor_pair_id": outcome.donor,
         "base_run": run_entry(outcome.base),
         "source_run": run_entry(outcome.source),
-        **_cells_entry(outcome, sweep),
+        **sweep.experiment.tabulate(_cells(outcome, sweep)),
     }
 
 
@@ -114,40 +114,26 @@ def run_entry(run: RunRecord) -> dict[str, Any]:
     return {"answer_text": run.text, "correct": run.correct, "metrics": metrics}
 
 
-def _cells_entry(outcome: PairOutcome, sweep: Sweep) -> dict[str, Any]:
-    """The cells of the main variant under the experiment's own key, the other variants beside them."""
-    name, axes = CELLS[sweep.experiment], dict(sweep.axes)
-    variants = axes.pop("variant", (None,))
-    entries = {}
-    for i, variant in enumerate(variants):
-        prefix = () if variant is None else (i,)
-        entries[variant] = _nested(outcome, axes, prefix)
-    main, *others = entries
-    cells = entries[main]
-    entry: dict[str, Any] = {name: cells}
-    if "position" in axes:
-        plain = {k: v for k, v in cells.items() if k.isdecimal()}
-        entry[name] = {k: {c: m for c, m in v.items() if c.isdecimal()} for k, v in plain.items()}
-        extra = {
-            row: {c: m for c, m in columns.items() if not (row.isdecimal() and c.isdecimal())}
-            for row, columns in cells.items()
+def _cells(outcome: PairOutcome, sweep: Sweep) -> dict[str, dict[str, dict[str, Any]]]:
+    """{effect: {row: {column: {metric: value}}}}; cells that no run stands for are left out."""
+
+    def columns(i: int, j: int) -> dict[str, Any]:
+        entries = {
+            str(label): _cell(outcome, (i, j, k)) for k, label in enumerate(sweep.axes["column"])
         }
-        entry["extra_results"] = {row: columns for row, columns in extra.items() if columns}
-    if others:
-        entry["variants"] = {str(variant): entries[variant] for variant in others}
-    return entry
+        return {label: entry for label, entry in entries.items() if entry}
+
+    def rows(i: int) -> dict[str, dict[str, Any]]:
+        found = {str(label): columns(i, j) for j, label in enumerate(sweep.axes["row"])}
+        return {label: entries for label, entries in found.items() if entries}
+
+    return {str(label): rows(i) for i, label in enumerate(sweep.axes["effect"])}
 
 
-def _nested(
-    outcome: PairOutcome, axes: dict[str, tuple[Label, ...]], cell: tuple[int, ...]
-) -> dict[str, Any]:
-    """{label: … {metric: value}} below `cell`; cells that no row stands for are left out."""
-    if not axes:
-        values = {name: float(value[cell]) for name, value in outcome.metrics.items()}
-        if values["kl_divergence"] != values["kl_divergence"]:
-            return {}
-        entry: dict[str, Any] = {name: finite(value) for name, value in values.items()}
-        return entry | ({"answer_text": outcome.texts[cell]} if cell in outcome.texts else {})
-    (_, labels), *rest = axes.items()
-    below = {str(label): _nested(outcome, dict(rest), (*cell, i)) for i, label in enumerate(labels)}
-    return {label: entry for label, entry in below.items() if entry}
+def _cell(outcome: PairOutcome, cell: Cell) -> dict[str, Any]:
+    """All metrics of a cell, and its answer where it was decoded; nothing where there is no run."""
+    values = {name: float(value[cell]) for name, value in outcome.metrics.items()}
+    if values["kl_divergence"] != values["kl_divergence"]:
+        return {}
+    entry: dict[str, Any] = {name: finite(value) for name, value in values.items()}
+    return entry | ({"answer_text": outcome.texts[cell]} if cell in outcome.texts else {})

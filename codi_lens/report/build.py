@@ -16,17 +16,18 @@ from codi_lens import plots
 from codi_lens.analysis.aggregates import Aggregate, aggregate, finite, groups
 from codi_lens.analysis.comparison import LEAST, compare
 from codi_lens.analysis.grids import (
-    EFFECT_METRICS,
     as_grid,
     columns,
     metric_names,
     outlined,
     panels,
-    structural_zeros,
+    ranking,
     threshold,
 )
 from codi_lens.errors import UserError, one_of
-from codi_lens.patching.metrics import sides
+from codi_lens.patching.answer_logits import sides
+from codi_lens.patching.experiments.iterative import CHAINED
+from codi_lens.patching.metrics import METRICS
 from codi_lens.patching.result import PairOutcome, Sweep
 
 DIGITS = 6
@@ -88,17 +89,17 @@ def _run(name: str, sweep: Sweep, manifest: dict[str, Any]) -> dict[str, Any]:
     }
     return {
         "name": name,
-        "title": f"{sweep.experiment.replace('_', ' ').capitalize()}: {name}",
+        "title": f"{sweep.experiment.name.replace('_', ' ').capitalize()}: {name}",
         "brief": brief(sweep, manifest),
         "summary": summary(manifest),
         "axis": axis,
         "rows": [str(layer) for layer in sweep.settings.layers],
         "columns": [str(label) for label in labels],
         "metrics": [
-            {"name": n, "label": plots.label(n), "signed": n in plots.SIGNED} for n in names
+            {"name": n, "label": plots.label(n), "signed": METRICS[n].signed} for n in names
         ],
         "panels": [
-            {"title": plots.PANEL_TITLES[p], "zeros": structural_zeros(sweep, p).int().tolist()}
+            {"title": plots.panel_title(p), "zeros": sweep.structural_zeros(p).int().tolist()}
             for p in panels(sweep)
         ],
         "groups": {key: _group(group, sweep) for key, group in grouped.items()},
@@ -121,7 +122,7 @@ def brief(sweep: Sweep, manifest: dict[str, Any]) -> str:
     )
     return (
         f"{manifest['model']['name']}: {settings.site} patched at {len(settings.layers)} layers × "
-        f"{len(settings.positions)} positions, {settings.direction}, mode {settings.mode}; "
+        f"{len(settings.positions)} positions, {settings.direction}, effect {settings.effect}; "
         f"{len(sweep.pairs)} pairs{right}."
     )
 
@@ -138,7 +139,7 @@ def summary(manifest: dict[str, Any]) -> list[list[str]]:
         "seconds": config.get("seconds"),
     }
     rows |= {f"pairs: {k}": n for k, n in manifest["pairs"]["n_per_group"].items()}
-    shown = ("site", "mode", "direction", "answer_start", "min_gap", "controls", "seed")
+    shown = ("site", "effect", "direction", "answer_start", "min_gap", "controls", "seed")
     rows |= {name: settings[name] for name in shown}
     rows |= {f"version of {k}": v for k, v in manifest["versions"].items()}
     return [[name, "–" if value is None else str(value)] for name, value in rows.items()]
@@ -158,7 +159,7 @@ def _rounded(value: float) -> float | None:
 
 def _group(group: Aggregate, sweep: Sweep) -> dict[str, Any]:
     names = metric_names(sweep)
-    limits = {name: threshold(sweep, group, name) for name in EFFECT_METRICS}
+    limits = {name: threshold(sweep, group, name) for name in ranking(sweep)}
     return {
         "n": group.n,
         "n_recovery": group.n_recovery,
@@ -168,7 +169,7 @@ def _group(group: Aggregate, sweep: Sweep) -> dict[str, Any]:
         "threshold": {k: None if v is None else _rounded(v) for k, v in limits.items()},
         "outlined": {
             name: [outlined(sweep, group, name, panel) for panel in panels(sweep)]
-            for name in EFFECT_METRICS
+            for name in ranking(sweep)
         },
     }
 
@@ -188,8 +189,7 @@ def _pair(outcome: PairOutcome, sweep: Sweep) -> dict[str, Any]:
     }
     texts: dict[str, str] = {}
     for cell, text in outcome.texts.items():
-        place = cell if len(sweep.axes) == 3 else (*cell, 0)
-        texts["/".join(map(str, place))] = text
+        texts["/".join(map(str, cell))] = text
     values = {name: _grids(outcome.metrics[name], sweep) for name in metric_names(sweep)}
     return {"id": pair.pair_id, **said, "texts": texts, "values": values}
 
@@ -210,9 +210,9 @@ def _comparison(
         entry["checks"] = [vars(check) for check in found.checks]
         entry["correlations"] = [[name, *astuple(c)] for name, c in found.rank_correlation.items()]
         entry["least"] = LEAST
-        by_experiment = {sweep.experiment: sweep for sweep in runs.values()}
+        by_experiment = {sweep.experiment.name: sweep for sweep in runs.values()}
         drawn.append(plots.layer_profile(by_experiment))
-        cells = {name: s for name, s in by_experiment.items() if name != "layer_patching"}
+        cells = {name: s for name, s in by_experiment.items() if len(s.axes["column"]) > 1}
         if len(cells) == 2:
             drawn.append(plots.scatter(cells, maps=_scattered(cells)))
     entry["figures"] = [json.loads(figure.to_json()) for figure in drawn]
@@ -221,5 +221,5 @@ def _comparison(
 
 def _scattered(cells: Mapping[str, Sweep]) -> tuple[str, str]:
     """What of each sweep to set against the other: `single` would be the position-wise cells again."""
-    one, other = ("chained" if "strategy" in s.axes else panels(s)[0] for s in cells.values())
+    one, other = (CHAINED if s.experiment.iterates else panels(s)[0] for s in cells.values())
     return one, other

@@ -17,9 +17,10 @@ from codi_lens import Site, UserError
 from codi_lens.checkpoint.plain_cache import cached
 from codi_lens.memory import in_batches
 from codi_lens.model.hooks import replace
-from codi_lens.patching.jobs import Job, make_job, measure, own_runs, run_jobs
-from codi_lens.patching.plans import Settings
-from codi_lens.patching.runner import fitting_pairs
+from codi_lens.patching.experiments import POSITIONS
+from codi_lens.patching.jobs import Job, make_job, measure, own_rows, run_jobs
+from codi_lens.patching.outcomes import fitting_pairs
+from codi_lens.patching.settings import Settings
 from codi_lens.patching.sweep import make_settings
 from experiments.benchmarks.floor import Passes, counted, floor
 from experiments.benchmarks.models import Bench, make_bench
@@ -58,7 +59,7 @@ def make_work(bench: Bench, batch_rows: int | None, sample: int, seed: int = 0) 
     """Plans for all pairs, and a random sample of their cells with the source's activations."""
     codi = bench.codi
     settings = make_settings(codi)
-    jobs = [make_job("position_patching", codi, pair, settings) for pair in bench.pairs]
+    jobs = [make_job(POSITIONS, codi, pair, settings) for pair in bench.pairs]
     work = Work(bench, jobs, settings, fitting_pairs(codi, jobs, settings, batch_rows))
     draw = random.Random(seed)
     grid = [
@@ -134,7 +135,7 @@ def sweep(work: Work) -> list[dict[str, Tensor]]:
 
     def run(jobs: Sequence[Job]) -> list[dict[str, Tensor]]:
         rows, reading = run_jobs(work.bench.codi, jobs, work.settings)
-        return measure(reading, list(own_runs(rows, jobs)), work.settings)
+        return measure(reading, list(own_rows(rows, jobs)), work.settings)
 
     return list(in_batches(work.jobs, work.size, run))
 
@@ -145,9 +146,9 @@ def disagreement(work: Work) -> float:
     plain = Plain(work.bench, keep_prompt=False)
     for cell in work.cells:
         job = work.jobs[cell.job]
-        row = int(job.plan.cells[0, cell.layer, cell.step])
-        rows, reading = run_jobs(work.bench.codi, [job], work.settings)
-        ours = reading.readout(0, [rows.place[row]]).clean[0].float()
+        run = int(job.plan.cells[0, cell.layer, cell.step])
+        done, readout = run_jobs(work.bench.codi, [job], work.settings)
+        ours = readout.logits(0, [done.batch_index[run]]).clean[0].float()
         start = len(job.answer.stem)
         for other in (plain.run(job, cell.job, cell), with_hooks(work, cell)):
             read = other[start : start + len(ours)].float()

@@ -8,8 +8,9 @@ import torch
 
 from codi_lens import Pair, UserError, Variant, patch_positions
 from codi_lens.analysis.aggregates import aggregate, as_mapping, competent, groups, top_cells
-from codi_lens.patching.plans import Settings
+from codi_lens.patching.experiments import POSITIONS
 from codi_lens.patching.result import PairOutcome, RunRecord, Sweep
+from codi_lens.patching.settings import Settings
 
 NAN = float("nan")
 
@@ -25,8 +26,7 @@ def outcome(pair_id, patched, base, source, *, kl=0.0, right=True, operand="a", 
 
 
 def sweep_of(*outcomes):
-    axes = {"variant": ("regenerate",), "layer": (0,), "position": (0, 1)}
-    return Sweep("position_patching", Settings(2, (0,), (0, 1)), axes, 1, False, tuple(outcomes))
+    return Sweep(POSITIONS, Settings(2, (0,), (0, 1)), 1, False, tuple(outcomes))
 
 
 def test_recovery_is_a_ratio_of_sums_over_the_pairs_that_have_one():
@@ -125,14 +125,18 @@ def test_nan_is_null_in_json():
 
 def test_values_are_chosen_by_label(tiny):
     pairs = [Pair(0, Variant("1 plus 2?", 3), Variant("1 plus 3?", 4))]
-    sweep = patch_positions(tiny, pairs, mode="all", layers=(2, 0), positions=("eot", 1))
+    sweep = patch_positions(tiny, pairs, effect="all", layers=(2, 0), positions=("eot", 1))
     whole = sweep.values("kl_divergence")
     assert whole.shape == (1, 3, 2, 2)
-    assert sweep.values("kl_divergence", variant="freeze", layer=0, position=1) == whole[:, 1, 1, 1]
+    assert sweep.values("kl_divergence", effect="direct", layer=0, position=1) == whole[:, 1, 1, 1]
+    assert sweep.values("kl_divergence", effect="direct", row=0, column=1) == whole[:, 1, 1, 1]
     assert torch.equal(sweep.metrics["kl_divergence"], whole[:, 0])
     for asked, message in (
-        (("kl_divergence", {"layer": 1}), "no layer 1 in this sweep; known are 2, 0"),
-        (("kl_divergence", {"head": 1}), "no axis 'head' in this sweep; known are variant, layer"),
+        (("kl_divergence", {"layer": 1}), "no row 1 in this sweep; known are 2, 0"),
+        (
+            ("kl_divergence", {"head": 1}),
+            "no axis 'head' in this sweep; known are effect, row, column, layer, position",
+        ),
         (("kl", {}), "no metric 'kl' in this sweep; known are kl_divergence, "),
     ):
         with pytest.raises(UserError, match=message):

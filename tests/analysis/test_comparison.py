@@ -31,7 +31,7 @@ def runs(tmp_path_factory):
     write_pairs(pairs, PAIRS)
     flags = ["--model", str(model), "--pairs", str(pairs), "--dtype", "float64"]
     for name, program in PROGRAMS.items():
-        extra = ["--mode", "all"] if name == "position" else []
+        extra = ["--effect", "all"] if name == "position" else []
         assert program.main([*flags, *extra, "--out", str(folder / name)]) == 0
     return folder
 
@@ -58,7 +58,7 @@ def test_laws_hold_on_real_runs(runs, tmp_path, capsys):
     }
     assert all(check["passed"] for check in found["checks"])
     assert len(found["rank_correlation"]) == 6 * 5 / 2  # three runs, the last of four strategies
-    assert "iterative chained, last iteration" in found["profiles"]
+    assert "iterative, chained, last iteration" in found["profiles"]
     assert all(one == {"rho": None, "n": 3} for one in found["rank_correlation"].values())
     parts = found["effects"]["position_patching recovery"]
     assert set(parts) == {"total", "direct", "indirect", "interaction"}
@@ -76,8 +76,8 @@ def test_additivity_is_the_sum_over_the_parallel_patch(runs, tmp_path):
         for name in ("position", "layer")
     )
     for label in ("0", "1", "2"):
-        singles = sum(position["recovery"]["regenerate"][label].values())
-        assert found[label] == pytest.approx(singles / layer["recovery"]["regenerate"][label])
+        singles = sum(position["recovery"]["total"][label].values())
+        assert found[label] == pytest.approx(singles / layer["recovery"]["total"][label])
 
 
 def doctored(runs, tmp_path, name, change):

@@ -196,4 +196,4 @@ def test_same_answer_pairs_are_set_aside_unless_asked_for(tmp_path, capsys):
     assert "same_answer" not in read["without"]
     assert read["with"]["same_answer"]["n"] == 1
     assert read["with"]["all"]["n"] == read["without"]["all"]["n"] == 3
-    assert read["with"]["same_answer"]["means"]["recovery"]["regenerate"]["0"] is None
+    assert read["with"]["same_answer"]["means"]["recovery"]["total"]["0"] is None

@@ -310,7 +310,7 @@ def test_numbers_that_overflow_in_half_precision(refused, tmp_path, program):
 
 def test_a_patched_run_that_is_not_finite_is_named_with_layer_and_position(tiny, monkeypatch):
     """A source activation too large for the answer: the base run is sound, the patched one is not."""
-    from codi_lens.patching.runner import sweep_pairs
+    from codi_lens.patching.outcomes import sweep_pairs
     from codi_lens.patching.sweep import make_settings
 
     settings = make_settings(tiny, layers=[0, 1], positions=[1, 2])
@@ -318,7 +318,7 @@ def test_a_patched_run_that_is_not_finite_is_named_with_layer_and_position(tiny,
     saved[1, 1, 3] = torch.inf
     with pytest.raises(
         NotFinite,
-        match=r"pair 7: .* is nan in the patched run at variant regenerate, layer 1, position 2",
+        match=r"pair 7: .* is nan in the patched run at effect total, row 1, column 2",
     ):
         list(sweep_pairs("position_patching", tiny, PAIRS[1:2], settings, saved=[saved]))
 

@@ -13,8 +13,8 @@ from safetensors import safe_open
 from codi_lens import HookedCodi, Site, load_pairs
 from codi_lens.cli import position_patching
 from codi_lens.model.hooks import replace
-from codi_lens.patching.metrics import CELL_METRICS
 from tests.laws.oracle import captured, cell
+from tests.models.invented import CELL_METRICS
 
 ROOT = Path(__file__).parents[2]
 ORIGINAL_METRICS = {
@@ -116,7 +116,7 @@ def test_recovery_is_a_ratio_of_sums(job):
         e["source_run"]["metrics"]["logit_diff"] - e["base_run"]["metrics"]["logit_diff"]
         for e in kept
     ]
-    for layer, row in whole["means"]["recovery"]["regenerate"].items():
+    for layer, row in whole["means"]["recovery"]["total"].items():
         for position, value in row.items():
             gained = [
                 e["layer_position_results"][layer][position]["logit_diff"]

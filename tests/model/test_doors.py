@@ -224,12 +224,12 @@ def test_integers_of_numpy_and_torch_are_integers_everywhere(tiny):
         (lambda c: patch_positions(c, PAIRS[0]), "pairs is Pair; it must be a list"),
         (lambda c: patch_positions(c, ["one?"]), "pairs holds 'one\\?'"),
         (
-            lambda c: patch_positions(c, PAIRS, mode="freze"),
-            "no mode 'freze'; known are regenerate, freeze",
+            lambda c: patch_positions(c, PAIRS, effect="freze"),
+            "no effect 'freze'; known are total, direct",
         ),
         (
             lambda c: patch_positions(c, PAIRS, laters=[1]),
-            "no option 'laters'; known are num_latents, layers",
+            "no option 'laters' of patch_positions; known are codi, pairs, layers",
         ),
         (
             lambda c: patch_positions(c, PAIRS, layers=2),
@@ -258,11 +258,11 @@ def test_integers_of_numpy_and_torch_are_integers_everywhere(tiny):
         ),
         (
             lambda c: patch_iteratively(c, PAIRS, controls=True),
-            "it has mode 'regenerate' and no controls",
+            "no option '(controls|effect)' of patch_iteratively; known are codi, pairs, layers",
         ),
         (
-            lambda c: patch_iteratively(c, PAIRS, mode="all"),
-            "it has mode 'regenerate' and no controls",
+            lambda c: patch_iteratively(c, PAIRS, effect="all"),
+            "no option '(controls|effect)' of patch_iteratively; known are codi, pairs, layers",
         ),
         (
             lambda c: patch_iteratively(c, PAIRS, positions=[1, 0]),
@@ -285,7 +285,7 @@ def test_a_sweep_knows_its_metrics_axes_and_labels(tiny):
         (
             "recovery",
             {"varient": "donor"},
-            "no axis 'varient' in this sweep; known are variant, layer, position",
+            "no axis 'varient' in this sweep; known are effect, row, column, layer, position",
         ),
         ("recovery", {"variant": "doner"}, "no variant 'doner' in this sweep"),
     ):

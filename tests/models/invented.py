@@ -3,11 +3,14 @@
 import torch
 
 from codi_lens.data.pairs import Pair, Variant
-from codi_lens.patching.metrics import CELL_METRICS
-from codi_lens.patching.plans import PLANS, Settings
+from codi_lens.patching.experiments import experiment_named
+from codi_lens.patching.metrics import METRICS
 from codi_lens.patching.result import DONOR_GIVEN, PairOutcome, RunRecord, Sweep
+from codi_lens.patching.settings import Settings
 from codi_lens.patching.similarity import SIMILARITIES
 
+CELL_METRICS = tuple(name for name, metric in METRICS.items() if metric.compute)
+"""What is measured of every run."""
 SCRIPT = "<script>document.title = 'broken'</script>"
 
 
@@ -18,25 +21,25 @@ def invented_sweep(
     generator = torch.Generator().manual_seed(seed)
     positions = options.pop("positions", tuple(range(latents)))
     rows = options.pop("rows", tuple(range(layers)))
-    options = {"mode": "all", "controls": True} | options
-    if experiment == "iterative_patching":
+    experiment = experiment_named(experiment)
+    options = {"effect": "all", "controls": True} | options
+    if experiment.iterates:
         options = {}
     settings = Settings(latents, rows, positions, **options)
-    axes = PLANS[experiment](settings, pair_id=0, d_model=1).axes
-    shape = tuple(map(len, axes.values()))
-    names = CELL_METRICS + (SIMILARITIES if experiment == "iterative_patching" else (DONOR_GIVEN,))
+    shape = tuple(map(len, experiment.axes(settings).values()))
+    names = CELL_METRICS + (SIMILARITIES if experiment.iterates else (DONOR_GIVEN,))
     outcomes = []
     for i in range(pairs):
         metrics = {name: torch.rand(shape, generator=generator) - 0.1 for name in names}
         metrics["logit_diff"] = 8 * torch.rand(shape, generator=generator) * _peak(shape) - 4
         metrics["recovery"] = (metrics["logit_diff"] + 4) / 8
         metrics["flipped"] = (metrics["recovery"] > 0.5).float()
-        if experiment == "iterative_patching":
+        if experiment.iterates:
             for values in metrics.values():
                 values[3, :, :-1] = torch.nan
         else:
             for values in metrics.values():
-                values[len(shape) and -3 :] *= 0.15  # the controls do little
+                values[-3:] *= 0.15  # the controls do little
         runs = [
             RunRecord(
                 dict.fromkeys(CELL_METRICS, 0.0) | {"logit_diff": ld, "recovery": r}, text, True
@@ -51,13 +54,12 @@ def invented_sweep(
             "sum",
             "ab"[i % 2],
         )
-        texts = {(0,) * len(shape): f"The answer is: {i} <b>"}
+        texts = {(0, 0, 0): f"The answer is: {i} <b>"}
         outcomes.append(PairOutcome(pair, metrics, *runs, torch.zeros(1), texts=texts, donor=0))
-    return Sweep(experiment, settings, axes, len(rows), False, tuple(outcomes))
+    return Sweep(experiment, settings, len(rows), False, tuple(outcomes))
 
 
 def _peak(shape):
-    rows, columns = shape[1], shape[2] if len(shape) > 2 else 1
+    _, rows, columns = shape
     i, j = torch.arange(rows)[:, None] / rows, torch.arange(columns)[None] / columns
-    hill = torch.exp(-8 * ((i - 0.6) ** 2 + (j - 0.4) ** 2))
-    return hill if len(shape) > 2 else hill[:, 0]
+    return torch.exp(-8 * ((i - 0.6) ** 2 + (j - 0.4) ** 2))

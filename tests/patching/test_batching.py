@@ -8,8 +8,8 @@ import torch
 
 from codi_lens import Pair, UserError, Variant, memory, patch_positions
 from codi_lens.memory import fitting_rows, in_batches, row_bytes
-from codi_lens.patching import runner
-from codi_lens.patching.metrics import CELL_METRICS
+from codi_lens.patching import outcomes
+from tests.models.invented import CELL_METRICS
 
 PAIRS = [
     Pair(i, Variant(f"{i} plus {i + 2}?", 2 * i + 2), Variant(f"{i} plus {i + 3}?", 2 * i + 3))
@@ -82,15 +82,15 @@ def test_no_batch_is_run_once_it_is_told_to_stop():
 
 def test_a_sweep_that_runs_out_of_memory_ends_as_one_that_does_not(tiny, monkeypatch):
     expected = patch_positions(tiny, PAIRS)
-    original, sizes = runner._run_batch, []
+    original, sizes = outcomes._run_batch, []
 
-    def scarce(codi, jobs, *rest):
+    def scarce(experiment, codi, jobs, *rest):
         sizes.append(len(jobs))
         if len(sizes) in (1, 3):
             raise torch.OutOfMemoryError(TOO_MUCH)
-        return original(codi, jobs, *rest)
+        return original(experiment, codi, jobs, *rest)
 
-    monkeypatch.setattr(runner, "_run_batch", scarce)
+    monkeypatch.setattr(outcomes, "_run_batch", scarce)
     seen = []
     found = patch_positions(tiny, PAIRS, progress=lambda outcome: seen.append(outcome.pair.pair_id))
     assert sizes == [7, 3, 3, 1, 1, 1, 1]

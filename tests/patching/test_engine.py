@@ -6,12 +6,14 @@ import torch
 from codi_lens import HookedCodi, Pair, Site, UserError, Variant, patch_positions
 from codi_lens.model.hooks import replace
 from codi_lens.patching import readout as reading
-from codi_lens.patching.engine import run_rows
-from codi_lens.patching.jobs import make_job, own_runs, run_jobs
-from codi_lens.patching.metrics import CELL_METRICS
-from codi_lens.patching.schedule import Patch, Row, batches
+from codi_lens.patching.engine import run_batch
+from codi_lens.patching.experiments import POSITIONS
+from codi_lens.patching.interventions import from_run
+from codi_lens.patching.jobs import make_job, own_rows, run_jobs
+from codi_lens.patching.schedule import Patch, Run, batches
 from codi_lens.patching.sweep import make_settings
 from tests.laws.oracle import captured
+from tests.models.invented import CELL_METRICS
 from tests.models.tiny import write_tiny
 
 PAIRS = [
@@ -22,47 +24,47 @@ PAIRS = [
 
 
 def post(layer, step, source=1):
-    return Patch(f"blocks.{layer}.hook_resid_post", step, source)
+    return Patch(Site(f"blocks.{layer}.hook_resid_post", step), from_run(source))
 
 
 # -- who is in the batch -----------------------------------------------------------------------------
 
 
 def test_rows_join_at_their_first_patch():
-    rows = [Row(0), Row(1), Row(0, (post(1, 2),)), Row(0, (post(1, 1), post(0, 2)))]
+    rows = [Run(0), Run(1), Run(0, (post(1, 2),)), Run(0, (post(1, 1), post(0, 2)))]
     found = batches(rows, 3)
     assert {step: len(batch.taken_from) for step, batch in found.items()} == {
         "bot": 2, 0: 2, 1: 3, 2: 4, "eot": 4,
     }  # fmt: skip
     # Until they join, rows are the plain run of their prompt.
-    assert found[0].place[2] == found[0].place[3] == found[0].place[0]
+    assert found[0].batch_index[2] == found[0].batch_index[3] == found[0].batch_index[0]
     assert found[1].joined == (False, False, False, True)
-    assert found[1].taken_from[found[1].place[3]] == found[0].place[0]
-    assert len(set(found["eot"].place)) == 4
+    assert found[1].taken_from[found[1].batch_index[3]] == found[0].batch_index[0]
+    assert len(set(found["eot"].batch_index)) == 4
 
 
 def test_a_row_that_is_never_touched_is_read_off_its_prompts_run():
-    rows = [Row(0), Row(0), Row(1), Row(0, (post(0, "eot"),))]
+    rows = [Run(0), Run(0), Run(1), Run(0, (post(0, "eot"),))]
     found = batches(rows, 2)
-    assert found["eot"].place[0] == found["eot"].place[1]
+    assert found["eot"].batch_index[0] == found["eot"].batch_index[1]
     assert [len(batch.taken_from) for batch in found.values()] == [2, 2, 2, 3]
 
 
 def test_a_plain_run_leaves_when_nobody_is_it_any_more():
-    found = batches([Row(0, (post(0, 1),)), Row(0, (post(1, 1),))], 2)
+    found = batches([Run(0, (post(0, 1),)), Run(0, (post(1, 1),))], 2)
     assert [len(batch.taken_from) for batch in found.values()] == [1, 1, 2, 2]
 
 
 def test_rows_that_are_fed_join_one_step_after_the_row_that_feeds_them():
     rows = [
-        Row(0),
-        Row(1),
-        Row(0, (post(1, 1),)),
-        Row(0, thoughts_of=2),
-        Row(0, thoughts_of=3),  # of a row that is itself fed
-        Row(0, thoughts_of=0),  # the plain run's own: no difference
-        Row(0, thoughts_of=1),  # another prompt's: from the first latent on
-        Row(0, (post(1, 2),), thoughts_of=2),
+        Run(0),
+        Run(1),
+        Run(0, (post(1, 1),)),
+        Run(0, thoughts_from=2),
+        Run(0, thoughts_from=3),  # of a row that is itself fed
+        Run(0, thoughts_from=0),  # the plain run's own: no difference
+        Run(0, thoughts_from=1),  # another prompt's: from the first latent on
+        Run(0, (post(1, 2),), thoughts_from=2),
     ]
     found = batches(rows, 4)
     first = [
@@ -73,36 +75,36 @@ def test_rows_that_are_fed_join_one_step_after_the_row_that_feeds_them():
 
 
 def test_a_thought_that_is_never_fed_makes_no_difference():
-    rows = [Row(0), Row(0, (post(1, 2),)), Row(0, thoughts_of=1)]
+    rows = [Run(0), Run(0, (post(1, 2),)), Run(0, thoughts_from=1)]
     assert not batches(rows, 3)["eot"].joined[2]
 
 
 def test_rows_that_feed_each_other_are_no_endless_loop():
-    rows = [Row(0, (post(0, 0),), thoughts_of=1), Row(0, thoughts_of=0)]
+    rows = [Run(0, (post(0, 0),), thoughts_from=1), Run(0, thoughts_from=0)]
     found = batches(rows, 3)
     assert found[0].joined == (True, False)
     assert found[1].joined == (True, True)
 
 
 def test_rows_of_prompts_with_equally_many_lie_side_by_side():
-    rows = [Row(p, (post(0, 0),) * patched) for p in (0, 2) for patched in (0, 1, 1)]
-    rows += [Row(1), Row(3)]
+    rows = [Run(p, (post(0, 0),) * patched) for p in (0, 2) for patched in (0, 1, 1)]
+    rows += [Run(1), Run(3)]
     found = batches(rows, 1)
-    prompt_at = {place: row.prompt for row, place in zip(rows, found[0].place, strict=True)}
+    prompt_at = {place: row.prompt for row, place in zip(rows, found[0].batch_index, strict=True)}
     assert [prompt_at[i] for i in range(8)] == [1, 3, 0, 0, 0, 2, 2, 2]
 
 
 @pytest.mark.parametrize("step", ["prompt", "answer", 3, -1])
 def test_a_step_at_which_rows_cannot_be_patched(tiny, step):
-    for row in (Row(0, (post(0, step),)), Row(0, watch=(Site("hook_embed", step),))):
-        with pytest.raises(UserError, match=f"no step {step!r} for a row"):
-            run_rows(tiny, ["1 plus 2?"], [row], 3)
+    for row in (Run(0, (post(0, step),)), Run(0, capture=(Site("hook_embed", step),))):
+        with pytest.raises(UserError, match=f"no step {step!r} for a run"):
+            run_batch(tiny, ["1 plus 2?"], [row], 3)
 
 
 @pytest.mark.parametrize("positions", [None, ("bot", 0, 1, 2)])
 def test_the_batch_grows_as_rows_join(tiny, positions):
     settings = make_settings(tiny, positions=positions)
-    jobs = [make_job("position_patching", tiny, pair, settings) for pair in PAIRS[:2]]
+    jobs = [make_job(POSITIONS, tiny, pair, settings) for pair in PAIRS[:2]]
     sizes = []
 
     def look(activation, hook):
@@ -128,16 +130,16 @@ def test_the_batch_grows_as_rows_join(tiny, positions):
 def test_the_engine_equals_user_hooks_on_the_plain_path(tiny):
     """All cells, all logits at the clean answer, against `run_with_hooks` on stock attention."""
     settings = make_settings(tiny, positions=["bot", 0, 1, 2, "eot"], layers=["thought", 0, 1, 2])
-    jobs = [make_job("position_patching", tiny, pair, settings) for pair in PAIRS]
+    jobs = [make_job(POSITIONS, tiny, pair, settings) for pair in PAIRS]
     run, answers = run_jobs(tiny, jobs, settings)
     worst = 0.0
-    for index, (job, runs) in enumerate(zip(jobs, own_runs(run, jobs), strict=True)):
-        readout = answers.readout(index, runs)
+    for index, (job, runs) in enumerate(zip(jobs, own_rows(run, jobs), strict=True)):
+        readout = answers.logits(index, runs)
         base, clean = job.pair.corrupted.question, job.pair.clean
-        for row, what in enumerate(job.plan.rows):
+        for row, what in enumerate(job.plan.runs):
             hooks = [
-                (site, replace(captured(tiny, clean.question, site, 3)))
-                for site in (Site(patch.name, patch.step) for patch in what.patches)
+                (patch.site, replace(captured(tiny, clean.question, patch.site, 3)))
+                for patch in what.patches
             ]
             question = clean.question if what.prompt % 3 == 1 else base
             plain = tiny.run_with_hooks(question, clean.answer, fwd_hooks=hooks).logits[0]
@@ -184,7 +186,7 @@ def test_latent_steps_unembed_nothing(tiny):
         torch.no_grad(),
         tiny.model.hooks(fwd_hooks=[("unembed.hook_in", lambda x, hook: fired.append(1))]),
     ):
-        run_rows(tiny, [PAIRS[0].clean.question], [Row(0)], 3)
+        run_batch(tiny, [PAIRS[0].clean.question], [Run(0)], 3)
     assert not fired
 
 

@@ -14,11 +14,15 @@ from codi_lens import (
 )
 from codi_lens.analysis.aggregates import aggregate, donor_threshold, interaction
 from codi_lens.choices import SITES
+from codi_lens.data.donors import choose_donors
 from codi_lens.model.hooks import replace
-from codi_lens.patching.metrics import CELL_METRICS
-from codi_lens.patching.runner import choose_donors
+from codi_lens.patching.experiments import POSITIONS
+from codi_lens.patching.experiments.base import Given
+from codi_lens.patching.interventions import RandomDirection
+from codi_lens.patching.outcomes import sweep_pairs
 from codi_lens.patching.sweep import make_settings
 from tests.laws.oracle import captured, cell, frozen
+from tests.models.invented import CELL_METRICS
 
 PAIRS = [
     Pair(0, Variant("12 plus 30?", 42), Variant("12 plus 31?", 43)),
@@ -45,15 +49,15 @@ def fed_thoughts(codi, question, hooks):
     return [(Site("hook_embed", k), replace(fed[k])) for k in range(3)]
 
 
-def oracle_hooks(codi, pair, places, variant, direction="denoise"):
-    """Hooks on the base run that make one cell of a variant."""
+def oracle_hooks(codi, pair, places, effect, direction="denoise"):
+    """Hooks on the base run that make one cell of an effect."""
     base, source = (
         (pair.corrupted, pair.clean) if direction == "denoise" else (pair.clean, pair.corrupted)
     )
     patches = [(site, replace(captured(codi, source.question, site, 3))) for site in places]
-    if variant == "regenerate":
+    if effect == "total":
         return patches
-    if variant == "freeze":
+    if effect == "direct":
         return [*frozen(codi, base.question, 3), *patches]
     return fed_thoughts(codi, base.question, patches)
 
@@ -69,9 +73,9 @@ def agree(found, expected, where):
 @pytest.mark.parametrize("direction", ["denoise", "noise"])
 def test_total_direct_and_indirect_effects_equal_one_run_per_cell(tiny, direction):
     sweep = patch_positions(
-        tiny, PAIRS, layers=ROWS, positions=COLUMNS, mode="all", direction=direction
+        tiny, PAIRS, layers=ROWS, positions=COLUMNS, effect="all", direction=direction
     )
-    assert sweep.axes["variant"] == ("regenerate", "freeze", "thoughts")
+    assert sweep.axes["effect"] == ("total", "direct", "indirect")
     for p, pair in enumerate(PAIRS[1:], start=1):
         for layer, step in (
             ("thought", 1),
@@ -82,48 +86,50 @@ def test_total_direct_and_indirect_effects_equal_one_run_per_cell(tiny, directio
             (1, 2),
             (0, "eot"),
         ):
-            for variant in sweep.axes["variant"]:
-                where = {"variant": variant, "layer": layer, "position": step}
+            for effect in sweep.axes["effect"]:
+                where = {"effect": effect, "layer": layer, "position": step}
                 found = {name: sweep.values(name, **where)[p] for name in CELL_METRICS}
-                hooks = oracle_hooks(tiny, pair, [place(layer, step)], variant, direction)
+                hooks = oracle_hooks(tiny, pair, [place(layer, step)], effect, direction)
                 agree(found, cell(tiny, pair, hooks, direction=direction), where)
 
 
 @pytest.mark.parametrize("site", SITES)
 def test_every_site_equals_one_run_per_cell(tiny, site):
-    sweep = patch_positions(tiny, PAIRS[:2], site=site, positions=("bot", 0, 2), mode="freeze")
+    sweep = patch_positions(tiny, PAIRS[:2], site=site, positions=("bot", 0, 2), effect="direct")
     for p, pair in enumerate(PAIRS[:2]):
         for layer, step in ((0, "bot"), (1, 0), (2, 0), (2, 2)):
             found = {n: sweep.values(n, layer=layer, position=step)[p, 0] for n in CELL_METRICS}
-            hooks = oracle_hooks(tiny, pair, [place(layer, step, site)], "freeze")
+            hooks = oracle_hooks(tiny, pair, [place(layer, step, site)], "direct")
             agree(found, cell(tiny, pair, hooks), (site, layer, step))
 
 
-@pytest.mark.parametrize("mode", ["regenerate", "freeze", "thoughts"])
+@pytest.mark.parametrize("effect", ["total", "direct", "indirect"])
 @pytest.mark.parametrize("site", SITES)
-def test_effects_vanish_exactly_at_the_structural_zeros(tiny, site, mode):
-    options = {"layers": ROWS, "positions": COLUMNS, "site": site, "mode": mode}
+def test_effects_vanish_exactly_at_the_structural_zeros(tiny, site, effect):
+    options = {"layers": ROWS, "positions": COLUMNS, "site": site, "effect": effect}
     sweep = patch_positions(tiny, PAIRS, **options)
-    effect = sweep.metrics["l2_difference"].amax(0)
+    size = sweep.metrics["l2_difference"].amax(0)
     zeros = sweep.structural_zeros()
     assert zeros.any()
-    assert effect[zeros].max() < 1e-10
-    assert effect[~zeros].min() > 1e-6
+    assert size[zeros].max() < 1e-10
+    assert size[~zeros].min() > 1e-6
 
 
 def test_layer_wise_patching_equals_one_run_per_layer(tiny):
-    sweep = patch_layers(tiny, PAIRS, mode="all")
-    assert sweep.axes == {"variant": ("regenerate", "freeze", "thoughts"), "layer": (0, 1, 2)}
+    sweep = patch_layers(tiny, PAIRS, effect="all")
+    effects = ("total", "direct", "indirect")
+    assert sweep.axes == {"effect": effects, "row": (0, 1, 2), "column": ("all",)}
     for p, pair in enumerate(PAIRS):
         for layer in range(3):
-            for variant in sweep.axes["variant"]:
-                found = {n: sweep.values(n, variant=variant, layer=layer)[p] for n in CELL_METRICS}
+            for effect in effects:
+                found = {n: sweep.values(n, effect=effect, layer=layer)[p] for n in CELL_METRICS}
+                assert all(values.shape == (1,) for values in found.values())
                 places = [place(layer, step) for step in range(3)]
-                expected = cell(tiny, pair, oracle_hooks(tiny, pair, places, variant))
-                agree(found, expected, (layer, variant))
-    frozen_last = sweep.structural_zeros("freeze")
-    assert frozen_last.tolist() == [False, False, True]
-    assert sweep.values("l2_difference", variant="freeze", layer=2).max() < 1e-10
+                expected = cell(tiny, pair, oracle_hooks(tiny, pair, places, effect))
+                agree(found, expected, (layer, effect))
+    direct = sweep.structural_zeros("direct")
+    assert direct.tolist() == [[False], [False], [True]]
+    assert sweep.values("l2_difference", effect="direct", layer=2).max() < 1e-10
 
 
 def chained_by_hand(codi, pair, layer, iterations):
@@ -161,31 +167,31 @@ def test_iterative_patching_equals_one_run_per_iteration(tiny):
                 if i == 2:
                     wanted["parallel"] = patches
                 for strategy, hooks in wanted.items():
-                    where = {"strategy": strategy, "layer": layer, "iteration": i}
+                    where = {"effect": strategy, "layer": layer, "iteration": i}
                     found = {n: sweep.values(n, **where)[p] for n in CELL_METRICS}
                     agree(found, cell(tiny, pair, hooks), where)
                 if i < 2:
                     left = sweep.outcomes[p].generated[2, layer, i]
                     torch.testing.assert_close(left, generated[i], atol=1e-10, rtol=0)
     assert sweep.outcomes[0].generated[:, :, 2].isnan().all()
-    assert sweep.values("kl_divergence", strategy="parallel", iteration=0).isnan().all()
+    assert sweep.values("kl_divergence", effect="parallel", iteration=0).isnan().all()
 
 
 def test_the_laws_between_the_experiments(tiny):
     iterative, position = patch_iteratively(tiny, PAIRS), patch_positions(tiny, PAIRS)
     together = patch_layers(tiny, PAIRS)
     for name in CELL_METRICS:
-        single = iterative.values(name, strategy="single")
+        single = iterative.values(name, effect="single")
         close = {"atol": 1e-10, "rtol": 0, "equal_nan": True}
         torch.testing.assert_close(single, position.metrics[name], **close)
         for strategy in ("cumulative", "chained"):
-            first = iterative.values(name, strategy=strategy, iteration=0)
+            first = iterative.values(name, effect=strategy, iteration=0)
             torch.testing.assert_close(first, single[..., 0], **close)
         for strategy in ("cumulative", "parallel"):
-            last = iterative.values(name, strategy=strategy, iteration=2)
-            torch.testing.assert_close(last, together.metrics[name], **close)
-    chained = iterative.values("l2_difference", strategy="chained", iteration=2)
-    parallel = iterative.values("l2_difference", strategy="parallel", iteration=2)
+            last = iterative.values(name, effect=strategy, iteration=2)
+            torch.testing.assert_close(last, together.metrics[name][..., 0], **close)
+    chained = iterative.values("l2_difference", effect="chained", iteration=2)
+    parallel = iterative.values("l2_difference", effect="parallel", iteration=2)
     assert (chained - parallel).abs().max() > 1e-3, "two strategies equal by construction"
 
 
@@ -213,8 +219,7 @@ def test_similarities_by_hand(tiny):
         return float((a @ b) / (a.norm() * b.norm()))
 
     found = {
-        n: float(sweep.values(n, strategy="single", layer=1, iteration=0)[1])
-        for n in outcome.metrics
+        n: float(sweep.values(n, effect="single", layer=1, iteration=0)[1]) for n in outcome.metrics
     }
     assert found["similarity_to_clean"] == pytest.approx(cosine(g, clean))
     assert found["similarity_to_corrupted"] == pytest.approx(cosine(g, corrupted))
@@ -222,21 +227,21 @@ def test_similarities_by_hand(tiny):
     assert found["clean_corrupted_similarity"] == pytest.approx(cosine(clean, corrupted))
     restored = (g - corrupted) @ (clean - corrupted) / (clean - corrupted).pow(2).sum()
     assert found["restored"] == pytest.approx(float(restored))
-    assert sweep.values("bias", strategy="single", iteration=2).isnan().all()
+    assert sweep.values("bias", effect="single", iteration=2).isnan().all()
 
 
 def test_a_model_with_one_latent(tiny):
     iterative = patch_iteratively(tiny, PAIRS, num_latents=1)
-    assert iterative.axes["iteration"] == (0,)
+    assert iterative.axes["column"] == (0,)
     together = patch_layers(tiny, PAIRS, num_latents=1)
     for strategy in ("single", "cumulative", "chained", "parallel"):
-        found = iterative.values("logit_diff", strategy=strategy, iteration=0)
-        torch.testing.assert_close(found, together.metrics["logit_diff"], atol=1e-11, rtol=0)
+        found = iterative.values("logit_diff", effect=strategy, iteration=0)
+        torch.testing.assert_close(
+            found, together.metrics["logit_diff"][..., 0], atol=1e-11, rtol=0
+        )
 
 
 def test_saved_activations_stand_for_the_source_run(tiny):
-    from codi_lens.patching.runner import sweep_pairs
-
     settings = make_settings(tiny)
     own = list(sweep_pairs("position_patching", tiny, PAIRS, settings))
     saved = [outcome.activations for outcome in own]
@@ -268,11 +273,13 @@ def test_everything_is_read_at_eot_when_asked(tiny):
 def test_controls_are_what_they_say(tiny):
     pairs = [*PAIRS, Pair(3, Variant("3 plus 4?", 7), Variant("3 plus 5?", 8))]
     sweep = patch_positions(tiny, pairs, controls=True, seed=3)
-    assert sweep.axes["variant"] == ("regenerate", "self", "donor", "noise")
-    assert sweep.values("l2_difference", variant="self").max() < 1e-10
+    assert sweep.axes["effect"] == ("total", "identity", "resample", "random_direction")
+    assert sweep.values("l2_difference", effect="identity").max() < 1e-10
     donors = {
         pair.pair_id: donor
-        for pair, donor in zip(pairs, choose_donors(pairs, sweep.settings), strict=True)
+        for pair, donor in zip(
+            pairs, choose_donors(pairs, "clean", sweep.settings.seed), strict=True
+        )
     }
     for p, pair in enumerate(pairs):
         donor = donors[pair.pair_id]
@@ -280,32 +287,34 @@ def test_controls_are_what_they_say(tiny):
         assert sweep.outcomes[p].donor == donor.pair_id
         site = place(1, 1)
         hooks = [(site, replace(captured(tiny, donor.clean.question, site, 3)))]
-        found = {n: sweep.values(n, variant="donor", layer=1, position=1)[p] for n in CELL_METRICS}
+        found = {
+            n: sweep.values(n, effect="resample", layer=1, position=1)[p] for n in CELL_METRICS
+        }
         agree(found, cell(tiny, pair, hooks), "donor")
         run = tiny.run_with_hooks(pair.corrupted.question, donor.clean.answer, fwd_hooks=hooks)
         tokens = list(run.answer_tokens[0])
         given = run.logits[0, : len(tokens)].argmax(-1).tolist() == tokens
-        assert bool(sweep.values("donor_given", variant="donor", layer=1, position=1)[p]) == given
+        assert bool(sweep.values("donor_given", effect="resample", layer=1, position=1)[p]) == given
 
 
 def test_noise_is_as_far_as_the_source_in_a_direction_of_its_own(tiny):
     far = patch_positions(tiny, PAIRS, controls=True, layers=[1], positions=[0])
     again = patch_positions(tiny, PAIRS[1:], controls=True, layers=[1], positions=[0], batch_rows=1)
     other = patch_positions(tiny, PAIRS, controls=True, layers=[1], positions=[0], seed=1)
-    noise = [s.values("l2_difference", variant="noise") for s in (far, again, other)]
+    noise = [s.values("l2_difference", effect="random_direction") for s in (far, again, other)]
     torch.testing.assert_close(noise[0][1:], noise[1], atol=1e-10, rtol=0)
     assert (noise[0] - noise[2]).abs().min() > 1e-6
-    from codi_lens.patching.engine import displace
-    from codi_lens.patching.plans import position_plan
-
-    plan = position_plan(far.settings, pair_id=0, d_model=32)
+    plan = POSITIONS.plan(far.settings, Given(pair_id=0, d_model=32))
     (displaced,) = [
-        row.patches[0].source
-        for row in plan.rows
-        if row.patches and not isinstance(row.patches[0].source, int)
+        run.patches[0].intervention
+        for run in plan.runs
+        if run.patches and isinstance(run.patches[0].intervention, RandomDirection)
     ]
+    assert displaced.reads == (0, 1)
     now = torch.randn(2, 32, dtype=torch.float64)
-    moved = displace(now[:1], now[1:], displaced.direction[None])[0] - now[0]
+    moved = displaced.value(now[0], *now) - now[0]
+    many = RandomDirection.values([displaced], now[:1], now[:1], now[1:])
+    torch.testing.assert_close(many[0] - now[0], moved)
     assert float(moved.norm()) == pytest.approx(float((now[1] - now[0]).norm()))
     assert abs(float(torch.cosine_similarity(moved, now[1] - now[0], dim=0))) < 0.9
 
@@ -313,16 +322,16 @@ def test_noise_is_as_far_as_the_source_in_a_direction_of_its_own(tiny):
 def test_a_pair_alone_has_no_donor(tiny):
     sweep = patch_positions(tiny, PAIRS[:1], controls=True)
     assert sweep.outcomes[0].donor is None
-    assert sweep.values("kl_divergence", variant="donor").isnan().all()
+    assert sweep.values("kl_divergence", effect="resample").isnan().all()
     assert donor_threshold(sweep, aggregate(sweep)) is None
 
 
 def test_the_interaction_is_what_the_parts_leave(tiny):
-    sweep = patch_positions(tiny, PAIRS, mode="all")
+    sweep = patch_positions(tiny, PAIRS, effect="all")
     group = aggregate(sweep)
     metric = "answer_logit_diff_change"
     left = interaction(sweep, group, metric)
-    means = [sweep.values(metric, variant=v).mean(0) for v in ("regenerate", "freeze", "thoughts")]
+    means = [sweep.values(metric, effect=e).mean(0) for e in ("total", "direct", "indirect")]
     torch.testing.assert_close(left, means[0] - means[1] - means[2], atol=1e-10, rtol=0)
     # Last layer: the direct effect vanishes; last latent: the indirect one does.
     torch.testing.assert_close(means[0][2], means[2][2], atol=1e-10, rtol=0)
@@ -333,7 +342,7 @@ def test_the_interaction_is_what_the_parts_leave(tiny):
     ("options", "message"),
     [
         ({"site": "hook_z"}, "no site 'hook_z'; known are resid_pre"),
-        ({"mode": "hold"}, "no mode 'hold'"),
+        ({"effect": "hold"}, "no effect 'hold'; known are total, direct, indirect, all"),
         ({"answer_start": "stem!"}, "no answer_start"),
         ({"positions": ["prompt"]}, "positions .* or bot, eot"),
         ({"layers": ["embed"]}, "layers .* or thought"),

@@ -6,11 +6,10 @@ import pytest
 import torch
 
 from codi_lens.data.answers import AnswerPair
-from codi_lens.patching.metrics import (
-    Readout,
+from codi_lens.patching.answer_logits import (
+    AnswerLogits,
     answer_logprob,
     answer_score,
-    cell_metrics,
     kl_divergence,
     l2_difference,
     logit_diff,
@@ -18,6 +17,7 @@ from codi_lens.patching.metrics import (
     recovery,
     recovery_is_defined,
 )
+from codi_lens.patching.metrics import Measured, cell_metrics
 
 LN2 = math.log(2)
 
@@ -76,22 +76,21 @@ def test_recovery_is_defined_only_where_both_runs_prefer_their_own_answer():
 ONE_TOKEN = AnswerPair(stem=(5,), clean=(1,), corrupted=(2,), first_difference=0)
 
 
-def readout(*rows):
+def read(*rows):
     """Single-token answers over a vocabulary of three; the stem token is always predicted."""
     logits = torch.tensor(rows, dtype=torch.float64)[:, None]
-    return Readout(torch.full((len(rows), 1), 5), logits, logits)
+    return AnswerLogits(torch.full((len(rows), 1), 5), logits, logits)
+
+
+def metrics_of(logits, tokens):
+    return cell_metrics(
+        Measured(logits, tokens, base=0, source=1, direction="denoise", min_gap=1.0)
+    )
 
 
 def test_cell_metrics_of_a_single_token_answer():
     # Rows: base (corrupted run), source (clean run), one patched cell. Vocabulary: other, clean, corrupted.
-    values = cell_metrics(
-        readout([0, 1, 5], [0, 5, 1], [0, 4, 2]),
-        ONE_TOKEN,
-        base=0,
-        source=1,
-        direction="denoise",
-        min_gap=1.0,
-    )
+    values = metrics_of(read([0, 1, 5], [0, 5, 1], [0, 4, 2]), ONE_TOKEN)
     assert values["logit_diff"].tolist() == [-4, 4, 2]
     assert values["recovery"].tolist() == [0, 1, 0.75]
     assert values["clean_answer_score"].tolist() == [1, 5, 4]
@@ -110,26 +109,25 @@ def test_cell_metrics_of_a_single_token_answer():
 
 
 def test_a_flip_needs_every_position_and_a_base_run_that_does_not_say_it_already():
-    wrong_stem = Readout(
+    wrong_stem = AnswerLogits(
         torch.tensor([[5], [5], [4]]), *[torch.eye(3, dtype=torch.float64)[:, None]] * 2
     )
     tokens = AnswerPair(stem=(5,), clean=(2,), corrupted=(0,), first_difference=0)
-    values = cell_metrics(wrong_stem, tokens, base=0, source=1, direction="denoise", min_gap=1.0)
+    values = metrics_of(wrong_stem, tokens)
     assert values["flipped"].tolist() == [
         0,
         0,
         0,
     ]  # the last row says 2, but not the stem before it
-    already = readout([0, 5, 1], [0, 5, 1], [0, 5, 1])
-    values = cell_metrics(already, ONE_TOKEN, base=0, source=1, direction="denoise", min_gap=1.0)
+    already = read([0, 5, 1], [0, 5, 1], [0, 5, 1])
+    values = metrics_of(already, ONE_TOKEN)
     assert values["flipped"].tolist() == [0, 0, 0]
     assert values["recovery"].isnan().all()
 
 
 def test_same_answers_have_no_logit_diff_and_no_recovery():
     tokens = AnswerPair(stem=(5,), clean=(1,), corrupted=(1,), first_difference=None)
-    rows = readout([0, 1, 5], [0, 5, 1])
-    values = cell_metrics(rows, tokens, base=0, source=1, direction="denoise", min_gap=1.0)
+    values = metrics_of(read([0, 1, 5], [0, 5, 1]), tokens)
     assert values["logit_diff"].isnan().all()
     assert values["recovery"].isnan().all()
     assert values["answer_logit_diff"].tolist() == [0, 0]

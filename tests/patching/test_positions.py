@@ -6,11 +6,12 @@ import torch
 from codi_lens import HookedCodi, Pair, Site, UserError, Variant, patch_positions
 from codi_lens.data.answers import contrast
 from codi_lens.model.hooks import replace
-from codi_lens.patching.engine import run_rows
-from codi_lens.patching.metrics import CELL_METRICS
-from codi_lens.patching.readout import read_answers
-from codi_lens.patching.schedule import Patch, Row
+from codi_lens.patching.engine import run_batch
+from codi_lens.patching.interventions import constant, from_run
+from codi_lens.patching.readout import READOUTS
+from codi_lens.patching.schedule import Patch, Run
 from tests.laws.oracle import captured, cell, frozen
+from tests.models.invented import CELL_METRICS
 from tests.models.tiny import write_tiny
 
 PAIRS = [
@@ -30,25 +31,25 @@ def preferring(tmp_path_factory):
     )
 
 
-def expected_cell(codi, pair, layer, position, mode, direction, num_latents=None):
+def expected_cell(codi, pair, layer, position, effect, direction, num_latents=None):
     base, source = (
         (pair.corrupted, pair.clean) if direction == "denoise" else (pair.clean, pair.corrupted)
     )
     latents = codi.config.num_latents if num_latents is None else num_latents
     site = Site(f"blocks.{layer}.hook_resid_post", position)
-    hooks = frozen(codi, base.question, latents) if mode == "freeze" else []
+    hooks = frozen(codi, base.question, latents) if effect == "direct" else []
     hooks.append((site, replace(captured(codi, source.question, site, latents))))
     return cell(codi, pair, hooks, direction=direction, num_latents=num_latents)
 
 
 @pytest.mark.parametrize("direction", ["denoise", "noise"])
-@pytest.mark.parametrize("mode", ["regenerate", "freeze"])
-def test_the_engine_equals_one_run_per_cell(tiny, mode, direction):
-    sweep = patch_positions(tiny, PAIRS, mode=mode, direction=direction)
+@pytest.mark.parametrize("effect", ["total", "direct"])
+def test_the_engine_equals_one_run_per_cell(tiny, effect, direction):
+    sweep = patch_positions(tiny, PAIRS, effect=effect, direction=direction)
     for p, pair in enumerate(PAIRS):
         for layer in range(3):
             for position in range(3):
-                expected = expected_cell(tiny, pair, layer, position, mode, direction)
+                expected = expected_cell(tiny, pair, layer, position, effect, direction)
                 for name in CELL_METRICS:
                     found = float(sweep.metrics[name][p, layer, position])
                     assert found == pytest.approx(expected[name], abs=1e-9, nan_ok=True), name
@@ -60,7 +61,7 @@ def test_the_engine_on_other_shapes_and_numbers_of_latents(tmp_path, options):
     for latents in (1, 4):
         sweep = patch_positions(codi, PAIRS[:2], num_latents=latents, layers=[1])
         for p, pair in enumerate(PAIRS[:2]):
-            expected = expected_cell(codi, pair, 1, latents - 1, "regenerate", "denoise", latents)
+            expected = expected_cell(codi, pair, 1, latents - 1, "total", "denoise", latents)
             found = float(sweep.metrics["kl_divergence"][p, 0, -1])
             assert found == pytest.approx(expected["kl_divergence"], abs=1e-9)
 
@@ -107,14 +108,14 @@ def test_swapping_pair_and_direction_exchanges_clean_and_corrupted(tiny):
         torch.testing.assert_close(one[name], expected, atol=1e-9, rtol=0, equal_nan=True)
 
 
-@pytest.mark.parametrize("mode", ["regenerate", "freeze"])
-def test_effects_vanish_at_the_structural_zeros_and_nowhere_else(tiny, mode):
-    sweep = patch_positions(tiny, PAIRS[:4], mode=mode)
-    effect = sweep.metrics["l2_difference"].amax(0)
+@pytest.mark.parametrize("effect", ["total", "direct"])
+def test_effects_vanish_at_the_structural_zeros_and_nowhere_else(tiny, effect):
+    sweep = patch_positions(tiny, PAIRS[:4], effect=effect)
+    size = sweep.metrics["l2_difference"].amax(0)
     zeros = sweep.structural_zeros()
     assert zeros.any()
-    assert effect[zeros].max() < 1e-10
-    assert effect[~zeros].min() > 1e-4
+    assert size[zeros].max() < 1e-10
+    assert size[~zeros].min() > 1e-4
 
 
 def test_a_structural_zero_is_exact_at_equal_batch_shape(tiny):
@@ -132,19 +133,22 @@ def answer_tokens(codi, pair):
 def run_pair(codi, pair, rows):
     """Readout of hand-made rows on prompts (corrupted, clean)."""
     with torch.no_grad():
-        run = run_rows(codi, [pair.corrupted.question, pair.clean.question], rows, 3)
-        answers = read_answers(codi, run, [0] * len(rows), [answer_tokens(codi, pair)])
-        return answers.readout(0, run.place), run
+        run = run_batch(codi, [pair.corrupted.question, pair.clean.question], rows, 3)
+        answers = READOUTS["stem"].read(codi, run, [0] * len(rows), [answer_tokens(codi, pair)])
+        return answers.logits(0, run.batch_index), run
 
 
 def grid(source, layers=range(3), positions=range(3)):
+    intervention = from_run(source) if isinstance(source, int) else constant(source)
     return tuple(
-        Patch(f"blocks.{layer}.hook_resid_post", k, source) for layer in layers for k in positions
+        Patch(Site(f"blocks.{layer}.hook_resid_post", k), intervention)
+        for layer in layers
+        for k in positions
     )
 
 
 def test_a_run_patched_with_itself_is_itself(tiny):
-    rows = [Row(0), Row(1), Row(1, grid(1)), Row(1, grid(2))]
+    rows = [Run(0), Run(1), Run(1, grid(1)), Run(1, grid(2))]
     readout, _ = run_pair(tiny, PAIRS[0], rows)
     for row in (2, 3):
         torch.testing.assert_close(readout.clean[row], readout.clean[1], atol=1e-12, rtol=0)
@@ -182,24 +186,24 @@ def test_freezing_holds_every_later_thought(tiny):
     fed = Site("hook_embed", 2)
     patches = grid(1, [1], [0])
     rows = [
-        Row(0),
-        Row(1),
-        Row(0, patches, thoughts_of=0, watch=(fed,)),
-        Row(0, patches, watch=(fed,)),
+        Run(0),
+        Run(1),
+        Run(0, patches, thoughts_from=0, capture=(fed,)),
+        Run(0, patches, capture=(fed,)),
     ]
     _, run = run_pair(tiny, PAIRS[0], rows)
-    assert torch.equal(run.watched[2, fed], run.state.thoughts[2][run.place[0]])
-    assert torch.equal(run.watched[3, fed], run.state.thoughts[2][run.place[3]])
-    assert not torch.allclose(run.watched[3, fed], run.watched[2, fed], atol=1e-6)
+    assert torch.equal(run.captured[2, fed], run.state.thoughts[2][run.batch_index[0]])
+    assert torch.equal(run.captured[3, fed], run.state.thoughts[2][run.batch_index[3]])
+    assert not torch.allclose(run.captured[3, fed], run.captured[2, fed], atol=1e-6)
 
 
 def test_the_two_routes_of_a_patch(tiny):
     """Last layer: wholly through the next thought. Last latent: wholly through attention to it."""
     last_layer, last_latent = grid(1, [2], [1]), grid(1, [1], [2])
-    rows = [Row(0), Row(1)]
+    rows = [Run(0), Run(1)]
     for patches in (last_layer, last_latent):
         total = len(rows)
-        rows += [Row(0, patches), Row(0, patches, thoughts_of=0), Row(0, (), thoughts_of=total)]
+        rows += [Run(0, patches), Run(0, patches, thoughts_from=0), Run(0, (), thoughts_from=total)]
     readout, _ = run_pair(tiny, PAIRS[0], rows)
     base, total_l, direct_l, indirect_l = (readout.clean[i] for i in (0, 2, 3, 4))
     assert (total_l - base).abs().max() > 1e-3
@@ -219,11 +223,12 @@ def test_patches_at_bot_and_eot_and_of_the_thought(tiny):
         ("hook_embed", 1),
     ]
     values = [captured(tiny, pair.clean.question, Site(*place), 3) for place in places]
-    by_row = [Row(0, (Patch(*place, 1),)) for place in places]
+    by_run = [Run(0, (Patch(Site(*place), from_run(1)),)) for place in places]
     by_value = [
-        Row(0, (Patch(*place, value),)) for place, value in zip(places, values, strict=True)
+        Run(0, (Patch(Site(*place), constant(value)),))
+        for place, value in zip(places, values, strict=True)
     ]
-    readout, _ = run_pair(tiny, pair, [Row(0), Row(1), *by_row, *by_value])
+    readout, _ = run_pair(tiny, pair, [Run(0), Run(1), *by_run, *by_value])
     for i, (place, value) in enumerate(zip(places, values, strict=True)):
         hooks = [(Site(*place), replace(value))]
         run = tiny.run_with_hooks(pair.corrupted.question, pair.clean.answer, fwd_hooks=hooks)
@@ -234,7 +239,7 @@ def test_patches_at_bot_and_eot_and_of_the_thought(tiny):
 
 def test_values_given_by_the_caller_are_not_written(tiny):
     value = torch.ones(32, dtype=torch.float64)
-    run_pair(tiny, PAIRS[0], [Row(0), Row(1), Row(0, grid(value))])
+    run_pair(tiny, PAIRS[0], [Run(0), Run(1), Run(0, grid(value))])
     assert torch.equal(value, torch.ones(32, dtype=torch.float64))
 
 
@@ -244,7 +249,7 @@ def test_values_given_by_the_caller_are_not_written(tiny):
         ({"layers": [3]}, r"layers \[3\]: give different numbers from 0 to 2"),
         ({"positions": [0, 0]}, r"positions \[0, 0\]"),
         ({"num_latents": 0, "layers": [7]}, "layers"),
-        ({"mode": "frozen"}, "no mode 'frozen'"),
+        ({"effect": "frozen"}, "no effect 'frozen'; known are total, direct, indirect, all"),
         ({"direction": "up"}, "no direction 'up'"),
     ],
 )

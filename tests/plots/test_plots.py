@@ -12,7 +12,7 @@ from plotly.colors import sample_colorscale
 
 from codi_lens import UserError, plots
 from codi_lens.analysis.aggregates import aggregate, donor_threshold, interaction
-from codi_lens.analysis.grids import as_grid, outlined, panels, structural_zeros
+from codi_lens.analysis.grids import as_grid, outlined, panels
 from codi_lens.analysis.latent_ablation import Condition, Necessity
 from codi_lens.plots.panels import Panel, draw
 from tests.models.invented import invented_sweep
@@ -80,7 +80,10 @@ def test_maps_of_a_metric_are_on_one_colour_scale_and_say_what_they_are(sweep):
         assert len(titles) == len(set(titles)) == (len(figure.data) if len(figure.data) > 1 else 0)
     named = [note.text.split(":")[0] for note in drawn["effects"].layout.annotations]
     assert named == ["total effect", "direct effect", "indirect effect", "interaction"]
-    controls = [plots.heatmap(sweep, "recovery", name) for name in ("self", "donor", "noise")]
+    controls = [
+        plots.heatmap(sweep, "recovery", name)
+        for name in ("identity", "resample", "random_direction")
+    ]
     titles = {figure.layout.title.text for figure in (*controls, drawn["recovery"])}
     assert len(titles) == 4
 
@@ -122,15 +125,15 @@ def test_what_a_map_lacks_is_said(sweep, iterative):
         (lambda: plots.controls(sweep, "x"), known),
         (lambda: plots.effects(sweep, "x"), "known are recovery, answer_logit_diff_change"),
         (
-            lambda: plots.heatmap(sweep, variant="frozen"),
-            "no variant 'frozen'.*known are regenerate",
+            lambda: plots.heatmap(sweep, effect="frozen"),
+            "no effect 'frozen'.*known are total",
         ),
         (
-            lambda: plots.heatmap(iterative, variant="freeze"),
-            "no strategy 'freeze'.* are single, cum",
+            lambda: plots.heatmap(iterative, effect="direct"),
+            "no effect 'freeze'.* are single, cum",
         ),
-        (lambda: plots.trajectories(sweep), "no variant 'parallel'"),
-        (lambda: plots.chained_minus_parallel(sweep), "no variant 'chained'"),
+        (lambda: plots.trajectories(sweep), "no effect 'parallel'"),
+        (lambda: plots.chained_minus_parallel(sweep), "no effect 'chained'"),
         (lambda: plots.heatmap_by_pair(sweep, pairs=[4]), "no pair 4 in this sweep"),
         (lambda: plots.heatmap_by_pair(sweep, pairs=[]), "no pairs"),
         (lambda: plots.controls(invented_sweep(controls=False)), "without controls"),
@@ -148,8 +151,8 @@ def test_side_by_side_says_its_rule(sweep, iterative):
     said = unescape(figure.layout.title.subtitle.text.replace("<br>", " "))
     limit = donor_threshold(sweep, group)
     assert f"above its donor control's largest (where: {limit:.3g}, along: not run)" in said
-    assert frames(figure)[: len(outlined(sweep, group, "recovery", "regenerate"))] == outlined(
-        sweep, group, "recovery", "regenerate"
+    assert frames(figure)[: len(outlined(sweep, group, "recovery", "total"))] == outlined(
+        sweep, group, "recovery", "total"
     )
     names = [figure.layout[axis].title.text for axis in ("xaxis", "xaxis2")]
     assert names == ["latent position", "iteration"]
@@ -184,10 +187,10 @@ def test_drawing_changes_no_global_template(sweep):
     assert pio.templates.default == before
 
 
-@pytest.mark.parametrize("variant", [None, "freeze", "donor"])
-def test_a_heatmap_holds_the_means(sweep, variant):
-    figure = plots.heatmap(sweep, "recovery", variant)
-    expected = as_grid(aggregate(sweep).means["recovery"], sweep, variant or "regenerate")
+@pytest.mark.parametrize("effect", [None, "direct", "resample"])
+def test_a_heatmap_holds_the_means(sweep, effect):
+    figure = plots.heatmap(sweep, "recovery", effect)
+    expected = as_grid(aggregate(sweep).means["recovery"], sweep, effect or "total")
     torch.testing.assert_close(cells_of(figure.data[0]), expected.double())
     mean = float(expected[1, 2])
     said = figure.data[0].customdata[1][2]
@@ -208,12 +211,12 @@ def test_colours_are_centred_where_values_have_a_sign(sweep):
 def test_cells_under_the_donors_largest_effect_have_no_frame(sweep):
     group = aggregate(sweep)
     limit = donor_threshold(sweep, group)
-    values = as_grid(group.means["recovery"], sweep, "regenerate")
+    values = as_grid(group.means["recovery"], sweep, "total")
     found = frames(plots.heatmap(sweep, "recovery"))
-    assert found == outlined(sweep, group, "recovery", "regenerate")
+    assert found == outlined(sweep, group, "recovery", "total")
     assert found
     assert all(values[cell] > limit for cell in found)
-    assert not frames(plots.heatmap(sweep, "recovery", "donor"))
+    assert not frames(plots.heatmap(sweep, "recovery", "resample"))
 
 
 def test_levels_have_no_cells_that_stand_out(sweep):
@@ -221,9 +224,9 @@ def test_levels_have_no_cells_that_stand_out(sweep):
 
 
 def test_structural_zeros_are_hatched(sweep):
-    figure = plots.heatmap(sweep, "recovery", "freeze")
+    figure = plots.heatmap(sweep, "recovery", "direct")
     (hatching,) = [shape for shape in figure.layout.shapes if shape.type == "path"]
-    zeros = structural_zeros(sweep, "freeze")
+    zeros = sweep.structural_zeros("direct")
     assert hatching.path.count("M") == 3 * int(zeros.sum())
     assert "hatched" in figure.layout.title.subtitle.text.replace("<br>", " ")
 
@@ -231,10 +234,10 @@ def test_structural_zeros_are_hatched(sweep):
 def test_structural_zeros_of_strategies():
     sweep = invented_sweep("iterative_patching", layers=3, latents=3)
     last = [[2, 2]]
-    assert structural_zeros(sweep, "single").nonzero().tolist() == last
-    assert structural_zeros(sweep, "chained").nonzero().tolist() == last
-    assert not structural_zeros(sweep, "cumulative").any()
-    assert not structural_zeros(sweep, "parallel").any()
+    assert sweep.structural_zeros("single").nonzero().tolist() == last
+    assert sweep.structural_zeros("chained").nonzero().tolist() == last
+    assert not sweep.structural_zeros("cumulative").any()
+    assert not sweep.structural_zeros("parallel").any()
 
 
 def test_small_multiples_share_one_colour_scale(sweep):
@@ -252,7 +255,7 @@ def test_small_multiples_share_one_colour_scale(sweep):
 
 def test_the_pairs_of_a_figure_are_the_pairs_asked_for(sweep):
     figure = plots.heatmap_by_pair(sweep, "kl_divergence", [2])
-    expected = sweep.values("kl_divergence", variant="regenerate")[2]
+    expected = sweep.values("kl_divergence", effect="total")[2]
     torch.testing.assert_close(cells_of(figure.data[0]), expected.double())
 
 
@@ -261,8 +264,8 @@ def test_effects_add_up(sweep):
     torch.testing.assert_close(total, direct + indirect + rest)
     left = interaction(sweep, aggregate(sweep), "recovery")
     torch.testing.assert_close(rest, left.double())
-    with pytest.raises(ValueError, match="mode 'all'"):
-        plots.effects(invented_sweep(mode="freeze"))
+    with pytest.raises(ValueError, match="effect='all'"):
+        plots.effects(invented_sweep(effect="direct"))
 
 
 def test_trajectories_have_a_line_per_layer_and_a_level(iterative):
@@ -282,16 +285,16 @@ def test_chained_minus_parallel(iterative):
 
 def test_a_profile_has_a_line_per_sweep_or_strategy(sweep, iterative):
     layer = invented_sweep("layer_patching")
-    runs = {s.experiment: s for s in (sweep, layer, iterative)}
+    runs = {s.experiment.name: s for s in (sweep, layer, iterative)}
     figure = plots.layer_profile(runs)
     assert [trace.name for trace in figure.data] == [
-        "position-wise (largest cell)",
-        "layer-wise",
-        *(f"iterative {name}" for name in panels(iterative)),
+        "position-wise, largest cell",
+        "layer-wise, all positions",
+        *(f"iterative, {name}, last iteration" for name in panels(iterative)),
     ]
     group = aggregate(layer)
-    assert list(figure.data[1].y) == pytest.approx(group.means["recovery"][0].tolist())
-    above = (group.high["recovery"] - group.means["recovery"])[0]
+    assert list(figure.data[1].y) == pytest.approx(group.means["recovery"][0, :, 0].tolist())
+    above = (group.high["recovery"] - group.means["recovery"])[0, :, 0]
     assert list(figure.data[1].error_y.array) == pytest.approx(above.tolist())
 
 

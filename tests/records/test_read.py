@@ -8,8 +8,7 @@ import torch
 from safetensors.torch import load_file
 
 from codi_lens import HookedCodi, UserError
-from codi_lens.patching.metrics import CELL_METRICS
-from codi_lens.patching.runner import sweep_pairs
+from codi_lens.patching.outcomes import sweep_pairs
 from codi_lens.patching.similarity import SIMILARITIES
 from codi_lens.patching.sweep import make_settings, make_sweep
 from codi_lens.records.manifest import differences, tensors_digest
@@ -24,12 +23,13 @@ from codi_lens.records.read import (
     verify,
 )
 from codi_lens.records.write import pair_entry, write_record
+from tests.models.invented import CELL_METRICS
 from tests.models.runs import PAIRS
 from tests.models.tiny import write_tiny
 
 EXPERIMENTS = {
     "position_patching": {
-        "mode": "all",
+        "effect": "all",
         "controls": True,
         "layers": ["thought", 0, 2],
         "positions": ["bot", 1, 2, "eot"],
@@ -110,30 +110,35 @@ def cells_of(entry, sweep):
         "layer_patching": "layer_patching_results",
         "iterative_patching": "iterative_patching_results",
     }
-    axes = [labels for name, labels in sweep.axes.items() if name != "variant"]
-    prefix = (0,) if "variant" in sweep.axes else ()
+    names_of_axes = ("effect", "row", "column")
+    if sweep.experiment.has_controls:  # the main effect alone stands under the key
+        names_of_axes = names_of_axes[1:]
+    if len(sweep.experiment.cell_names) == 1:
+        names_of_axes = names_of_axes[:-1]
+    axes = [sweep.axes[name] for name in names_of_axes]
+    prefix = (0,) if sweep.experiment.has_controls else ()
     found = {}
 
     def walk(below, rest, cell):
         if not rest:
-            found[cell] = below
+            found[cell if len(cell) == 3 else (*cell, 0)] = below
             return
         for i, label in enumerate(rest[0]):
             if str(label) in below:
                 walk(below[str(label)], rest[1:], (*cell, i))
 
-    for part in (entry[names[sweep.experiment]], entry.get("extra_results", {})):
+    for part in (entry[names[sweep.experiment.name]], entry.get("extra_results", {})):
         walk(part, axes, prefix)
     return found
 
 
 def test_every_cell_of_the_json_is_the_measured_one(recorded):
     sweep, folder = recorded
-    entries = json.loads((folder / f"{sweep.experiment}_results.json").read_text())
+    entries = json.loads((folder / f"{sweep.experiment.name}_results.json").read_text())
     for entry, outcome in zip(entries, sweep.outcomes, strict=True):
         cells = cells_of(entry, sweep)
         main = outcome.metrics["kl_divergence"]
-        main = main[0] if "variant" in sweep.axes else main
+        main = main[0] if sweep.experiment.has_controls else main
         assert len(cells) == int(main.isfinite().sum())
         for cell, metrics in cells.items():
             assert set(metrics) - {"answer_text"} >= set(CELL_METRICS)
@@ -148,15 +153,21 @@ def test_every_cell_of_the_json_is_the_measured_one(recorded):
 def test_names_and_numbers_stand_apart_in_a_map(codi, recorded):
     sweep, _ = recorded
     entry = pair_entry(sweep.outcomes[0], sweep)
-    if sweep.experiment == "position_patching":
+    if sweep.experiment.name == "position_patching":
         assert {row: list(e) for row, e in entry["layer_position_results"].items()} == {
             "0": ["1", "2"],
             "2": ["1", "2"],
         }
         assert list(entry["extra_results"]) == ["thought", "0", "2"]
         assert list(entry["extra_results"]["0"]) == ["bot", "eot"]
-        assert list(entry["variants"]) == ["freeze", "thoughts", "self", "donor", "noise"]
-    elif sweep.experiment == "iterative_patching":
+        assert list(entry["effects"]) == [
+            "direct",
+            "indirect",
+            "identity",
+            "resample",
+            "random_direction",
+        ]
+    elif sweep.experiment.name == "iterative_patching":
         rows = entry["iterative_patching_results"]
         assert list(rows["chained"]["0"]) == ["0", "1", "2"]
         assert list(rows["parallel"]["0"]) == ["2"]
@@ -164,12 +175,12 @@ def test_names_and_numbers_stand_apart_in_a_map(codi, recorded):
         assert rows["chained"]["0"]["2"]["similarity_to_clean"] is None
     else:
         assert list(entry["layer_patching_results"]) == ["0", "1", "2"]
-        assert list(entry["variants"]) == ["self", "donor", "noise"]
+        assert list(entry["effects"]) == ["identity", "resample", "random_direction"]
 
 
 def test_pairs_with_the_same_answer_have_nulls_where_nothing_is_defined(recorded):
     sweep, folder = recorded
-    entry = json.loads((folder / f"{sweep.experiment}_results.json").read_text())[-1]
+    entry = json.loads((folder / f"{sweep.experiment.name}_results.json").read_text())[-1]
     assert entry["same_answer"] is True
     for cell in cells_of(entry, sweep).values():
         assert cell["recovery"] is cell["logit_diff"] is None
@@ -183,7 +194,7 @@ def test_activations_are_in_the_file_of_the_side_that_they_come_from(recorded):
     stacked = torch.stack([outcome.activations for outcome in sweep.outcomes])
     assert torch.equal(saved[f"{source}_activations"], stacked)
     assert len(list(folder.glob("*_activations.safetensors"))) == 1 + (
-        sweep.experiment == "iterative_patching"
+        sweep.experiment.name == "iterative_patching"
     )
 
 
@@ -221,10 +232,13 @@ def test_a_folder_without_a_manifest_is_no_record(tmp_path):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"experiment": []}, r"is of \[\]; known are position_patching"),
+        ({"experiment": []}, r"no experiment \[\]; known are position_patching"),
         ({"settings": [1]}, r"the record in .* is damaged \(AttributeError: "),
-        ({"schema_version": 99}, "has schema version 99; this code reads 1"),
-        ({"experiment": "../../elsewhere/x"}, r"is of '\.\./\.\./elsewhere/x'; known are position"),
+        ({"schema_version": 99}, "has schema version 99; this code reads 1 and 2"),
+        (
+            {"experiment": "../../elsewhere/x"},
+            r"no experiment '\.\./\.\./elsewhere/x'; known are position",
+        ),
         (
             {"complete": False},
             "holds 5 of 5 pairs, as the run was interrupted; run the experiment ag",
@@ -339,7 +353,7 @@ def test_activations_of_other_pairs_models_and_dtypes_are_refused(codi, record, 
 
 
 def test_settings_that_activations_do_not_depend_on_may_differ(codi, record):
-    settings = make_settings(codi, layers=[1], mode="freeze", min_gap=0.0, seed=3, controls=True)
+    settings = make_settings(codi, layers=[1], effect="direct", min_gap=0.0, seed=3, controls=True)
     assert len(reusable_activations(record, codi, load(record).pairs, settings)) == 5
 
 

@@ -24,7 +24,7 @@ MANIFEST = {
     "settings": {
         "num_latents": 3,
         "site": "resid_post",
-        "mode": "all",
+        "effect": "all",
         "direction": "denoise",
         "answer_start": "stem",
         "min_gap": 1.0,

@@ -1,0 +1,121 @@
+"""What an experiment is: its plan for a pair, and how its result is laid out.
+
+All experiments have the same three dimensions: effect × row × column. Rows are layers; what the effects and
+the columns are is the experiment's to say. So nothing that measures, stores, draws or compares needs to know
+which experiment it has before it.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any, ClassVar
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from codi_lens.patching.effects import Cell, add_cell, random_directions
+from codi_lens.patching.interventions import from_run
+from codi_lens.patching.plan import SOURCE, Plan, Runs, SourceOf, grid_of, site_at
+from codi_lens.patching.settings import Label, Settings
+
+Axes = dict[str, tuple[Label, ...]]
+Table = Mapping[str, Mapping[str, Mapping[str, dict[str, Any]]]]
+"""{effect: {row: {column: metrics}}}, as JSON has it."""
+
+
+@dataclass(frozen=True)
+class Given:
+    """What a plan depends on beside the settings."""
+
+    pair_id: int
+    d_model: int
+    with_donor: bool = False
+    """Whether there is another pair's run for the resample control."""
+    source: SourceOf = lambda _: from_run(SOURCE)
+    """What is put in: the source run's activation, or a saved one."""
+
+
+class Experiment(ABC):
+    """An experiment, of which there is one instance; see `codi_lens.patching.experiments`."""
+
+    name: ClassVar[str]
+    """In records and on the command line."""
+    title: ClassVar[str]
+    """In figures and tables."""
+    across: ClassVar[str]
+    """What a column is."""
+    cells_key: ClassVar[str]
+    """Where a pair's cells stand in the JSON of its results."""
+    cell_names: ClassVar[tuple[str, ...]]
+    """What a row, and a column, is called where cells are listed; a single column has no name."""
+    means_keys: ClassVar[Mapping[str, str]] = MappingProxyType({})
+    """Key at the top of the aggregates -> the metric whose means stand there."""
+    has_controls: ClassVar[bool] = True
+    """Whether the settings `effect` and `controls` mean something to it."""
+    iterates: ClassVar[bool] = False
+    """Whether its columns go on from one another, so that they are drawn as lines."""
+
+    def __repr__(self) -> str:
+        return f"<{self.name}>"
+
+    def check(self, settings: Settings) -> None:  # noqa: B027 - most honour every setting
+        """Refuses settings that the experiment would ignore.
+
+        Raises:
+            UserError: names the setting, and what would do.
+        """
+
+    def effects(self, settings: Settings) -> tuple[Label, ...]:
+        """Labels of the first dimension."""
+        return settings.effects
+
+    @abstractmethod
+    def columns(self, settings: Settings) -> tuple[Label, ...]:
+        """Labels of the third dimension."""
+
+    def axes(self, settings: Settings) -> Axes:
+        """The three dimensions, with their labels."""
+        return {
+            "effect": self.effects(settings),
+            "row": settings.layers,
+            "column": self.columns(settings),
+        }
+
+    @abstractmethod
+    def plan(self, settings: Settings, given: Given) -> Plan:
+        """The runs of one pair."""
+
+    def lines(
+        self, means: Float[Tensor, "effect row column"], axes: Axes
+    ) -> dict[str, list[tuple[int, int, int]]]:
+        """Profiles over rows: what is taken -> the cell of each row. By itself the largest of each row."""
+        best = means[0].nan_to_num(-torch.inf).argmax(-1).tolist()
+        return {"largest cell": [(0, row, column) for row, column in enumerate(best)]}
+
+    def tabulate(self, cells: Table) -> dict[str, Any]:
+        """A pair's cells as its entry in the results has them; `cells_of` takes them back."""
+        main, *others = cells
+        entry: dict[str, Any] = {self.cells_key: cells[main]}
+        return entry | ({"effects": {name: cells[name] for name in others}} if others else {})
+
+    def cells_of(self, entry: Mapping[str, Any], axes: Axes) -> Table:
+        """The cells of a pair's entry: those of the main effect, where answers are decoded."""
+        return {str(axes["effect"][0]): entry.get(self.cells_key, {})}
+
+
+def cell_plan(
+    settings: Settings, places: Sequence[Sequence[tuple[Label, Label]]], given: Given
+) -> Plan:
+    """Cells that each patch some (layer, step) at once, with every effect of the settings.
+
+    `places` goes row by row, column by column.
+    """
+    together = [[site_at(settings, *place) for place in cell] for cell in places]
+    grid = grid_of(settings)
+    runs = Runs(grid, given.with_donor)
+    random = random_directions(settings, given.pair_id, given.d_model)
+    cells = [add_cell(Cell(runs, settings, cell, given.source, random)) for cell in together]
+    index = torch.tensor(cells).T.reshape(len(settings.effects), len(settings.layers), -1)
+    return Plan(tuple(runs.all), index, grid)
