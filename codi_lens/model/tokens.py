@@ -94,6 +94,10 @@ class CodiTokens:
         """The text of generated tokens."""
         return str(self.tokenizer.decode(list(ids), skip_special_tokens=True))
 
+    def words(self, ids: Sequence[int]) -> list[str]:
+        """The text of each token by itself."""
+        return [str(self.tokenizer.decode([i])) for i in ids]
+
     def prompts(
         self, questions: Sequence[str]
     ) -> tuple[Int[Tensor, "batch pos"], Int[Tensor, "batch pos"]]:

@@ -66,19 +66,19 @@ def run_rows(
     watched: Watched = {}
     found = batches(rows, num_latents)
     hooks = _row_hooks(codi, rows, found, watched)
-    plan = HookPlan(codi.model, hooks, num_latents)
+    plan = loop.plan(hooks, num_latents)
     at_bot = bool(plan.at("bot"))  # if not, bot needs no pass of its own
     state = codi.read_to_share(questions, through_bot=not at_bot)
     state = state.select(found["bot"].taken_from)
     if at_bot:
         state = loop.begin(state, codi.ids.bot, plan)
     for step in range(num_latents):
-        state = loop.think_once(state.select(found[step].taken_from), step, plan)
+        state = loop.latent_step(state.select(found[step].taken_from), step, plan)
     end = found["eot"]
     return RowsRun(state.select(end.taken_from), end.place, plan, watched)
 
 
-def end_thoughts(
+def feed_eot(
     codi: HookedCodi, run: RowsRun, tokens: Sequence[Sequence[int]] | None = None
 ) -> Ended:
     """Step `eot`, and in the same pass the tokens that each run in the batch goes on with.
@@ -94,7 +94,7 @@ def end_thoughts(
         run.state, codi.loop.embed(padded), run.plan.at("eot"), mask.to(codi.loop.device)
     )
     run.plan.check_fired()
-    return Ended(run.state.cut(before + len(end)), final[:, len(end) - 1 :], run.state)
+    return Ended(run.state.crop(before + len(end)), final[:, len(end) - 1 :], run.state)
 
 
 class _Writes:

@@ -17,7 +17,7 @@ from codi_lens.data.answers import AnswerPair
 from codi_lens.model.hooked_codi import HookedCodi
 from codi_lens.model.loop import LoopState
 from codi_lens.model.tokens import right_pad
-from codi_lens.patching.engine import Ended, RowsRun, end_thoughts
+from codi_lens.patching.engine import Ended, RowsRun, feed_eot
 from codi_lens.patching.metrics import Readout, top_1
 
 LOGIT_BYTES = 2**26
@@ -100,7 +100,7 @@ def read_answers(
     """
     pair_of = dict(zip(run.place, pairs, strict=True))
     own = [answers[pair_of[place]] for place in range(len(pair_of))]
-    ended = end_thoughts(codi, run, [before_difference(answer) for answer in own])
+    ended = feed_eot(codi, run, [before_difference(answer) for answer in own])
     branches = {}
     for name in ("clean", "corrupted"):
         rest = [after_difference(answer, name) for answer in own]
@@ -114,7 +114,7 @@ def read_answers(
 
 def read_at_eot(codi: HookedCodi, run: RowsRun, answers: Sequence[AnswerPair]) -> Answers:
     """Reads everything at the last position before the stem, where no stem token is forced."""
-    return Answers(codi, end_thoughts(codi, run), answers, None)
+    return Answers(codi, feed_eot(codi, run), answers, None)
 
 
 def says_tokens(

@@ -95,10 +95,10 @@ def test_rows_are_selected_repeated_and_cut(codi):
     there = stock(codi, chosen, [first[chosen], second], [None, None])[-1]
     torch.testing.assert_close(found, there, atol=TOLERANCE, rtol=0)
     # A state cut back goes on as if the last pass had not been.
-    once_more = codi.loop.advance(again.cut(before), second)
+    once_more = codi.loop.advance(again.crop(before), second)
     assert torch.equal(once_more, found)
     # A fork leaves what it came from.
-    codi.loop.advance(state.fork(), first)
+    codi.loop.advance(state.copy(), first)
     assert state.mask.shape[1] == before
     assert state.cache[0].length == before
 
@@ -133,7 +133,7 @@ def test_stock_attention_fails_loudly_on_a_shared_prompt(tiny):
 
 def test_rows_need_shared_prompts(tiny):
     state = tiny.read(QUESTIONS)
-    for change in (lambda: state.select([0]), lambda: state.cut(1)):
+    for change in (lambda: state.select([0]), lambda: state.crop(1)):
         with pytest.raises(UserError, match="once the prompts are shared"):
             change()
 
