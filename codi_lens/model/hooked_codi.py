@@ -169,7 +169,7 @@ class HookedCodi(CodiParts):
                 list of them; the function sees the positions of that step alone ([batch, 1, …] at a latent).
             bwd_hooks: likewise, with functions `hook_fn(gradient, hook)` of the gradient of the activation
                 that the forward hooks leave. They are called when you call `backward()` on something
-                computed from the run, in which they keep the graph; a result takes the gradient's place.
+                computed from the run. What a function returns takes the gradient's place.
             num_latents: number of thoughts; the model's own if None.
 
         Raises:
@@ -255,14 +255,13 @@ class HookedCodi(CodiParts):
         """
         if not isinstance(question, str):
             raise UserError(f"the question is {question!r}; give one text")
-        count, end = self.num_latents(num_latents), self.tokens.end()
+        count = self.num_latents(num_latents)
         if answer is None:
             (ids,) = self.decode(self.think([question], count, behind=self._behind(None)))
         else:
             ids = self.tokens.answer(answer)
-        prompt, thoughts = self.tokens.prompt(question), [f"z{k}" for k in range(count)]
-        words = self.tokens.words
-        return [*words(prompt[:-1]), "<bot>", *thoughts, "<eot>", *words(end[1:] + ids)]
+        words, thoughts = self.tokens.words, [f"z{k}" for k in range(count)]
+        return [*words(self.tokens.prompt(question)), *thoughts, *words(self.tokens.end() + ids)]
 
     def _behind(self, answers: Sequence[Sequence[int]] | None) -> int:
         """Positions behind the thoughts: the end tokens, and the longest answer or as many as are decoded."""

@@ -26,8 +26,8 @@ class Site(NamedTuple):
     """Where a hook acts: a hook point (TransformerLens' name, or a filter on names) at a step."""
 
     name: Names
-    step: Step | None = None
-    """None: at every step. In the address of a hook it may also be a list of steps."""
+    step: Step | Sequence[Step] | None = None
+    """None: at every step; a list: at each of them."""
 
 
 AddressedHook = tuple[Site | tuple[Names, Step | Sequence[Step] | None] | Names, HookFn]
@@ -60,7 +60,7 @@ class HookPlan:
         bwd_hooks: Iterable[AddressedHook] = (),
     ) -> None:
         self._fired: list[int] = []
-        self._sites: list[Site] = []
+        self._sites: list[tuple[Names, Step | None]] = []
         self._entries: list[tuple[Step | None, str, HookFn]] = []
         self._inside = False
         # Backward hooks come last, for the gradient of what the forward hooks leave.
@@ -68,16 +68,15 @@ class HookPlan:
             for address, function in hooks:
                 if backward and not torch.is_grad_enabled():
                     raise UserError("bwd_hooks need gradients; run under torch.enable_grad()")
-                for site in _addressed(address, num_latents):
-                    self._add(matching(hook_names, site.name), site, function, backward)
+                for name, step in _addressed(address, num_latents):
+                    self._sites.append((name, step))
+                    self._add(matching(hook_names, name), step, function, backward)
 
-    def _add(self, names: list[str], site: Site, function: HookFn, backward: bool) -> None:
-        index = len(self._sites)
-        self._sites.append(site)
+    def _add(self, names: list[str], step: Step | None, function: HookFn, backward: bool) -> None:
+        guarded = self._guarded(function, step)
+        counted = self._counted(_on_gradient(guarded) if backward else guarded, len(self._fired))
         self._fired.append(0)
-        guarded = self._guarded(function, site)
-        counted = self._counted(_on_gradient(guarded) if backward else guarded, index)
-        self._entries += [(site.step, name, counted) for name in names]
+        self._entries += [(step, name, counted) for name in names]
 
     def at(self, step: Step) -> list[tuple[str, HookFn]]:
         """The (name, function) pairs that act at `step`, in the order given."""
@@ -105,10 +104,10 @@ class HookPlan:
 
     def check_fired(self) -> None:
         """Raises HookNeverFired for any hook that was never called."""
-        for site, count in zip(self._sites, self._fired, strict=True):
+        for (name, step), count in zip(self._sites, self._fired, strict=True):
             if count == 0:
                 raise HookNeverFired(
-                    f"the hook at {site.name!r}, step {site.step!r}, never fired: the hook point is "
+                    f"the hook at {name!r}, step {step!r}, never fired: the hook point is "
                     "switched off in the model's config, or the run ended before that step"
                 )
 
@@ -121,7 +120,7 @@ class HookPlan:
 
         return counted
 
-    def _guarded(self, function: HookFn, site: Site) -> HookFn:
+    def _guarded(self, function: HookFn, step: Step | None) -> HookFn:
         name = getattr(function, "__qualname__", repr(function))
 
         def guarded(activation: Tensor, hook: Any) -> Tensor | None:
@@ -129,7 +128,7 @@ class HookPlan:
             try:
                 result = function(activation, hook=hook)
             except Exception as error:
-                error.add_note(f"raised in the hook {name} at {hook.name!r}, step {site.step!r}")
+                error.add_note(f"raised in the hook {name} at {hook.name!r}, step {step!r}")
                 raise
             finally:
                 self._inside = False
@@ -139,7 +138,7 @@ class HookPlan:
                 found, expected = getattr(result, what, None), getattr(activation, what)
                 if found != expected:
                     raise UserError(
-                        f"the hook {name} at {hook.name!r}, step {site.step!r}, returned {what} {found}; "
+                        f"the hook {name} at {hook.name!r}, step {step!r}, returned {what} {found}; "
                         f"expected {expected}, that of the activation (or None to leave it)"
                     )
             return result  # type: ignore[no-any-return]
@@ -147,13 +146,13 @@ class HookPlan:
         return guarded
 
 
-def _addressed(address: Any, num_latents: int) -> list[Site]:
-    """The sites that an address means, one a step."""
+def _addressed(address: Any, num_latents: int) -> list[tuple[Names, Step | None]]:
+    """The (name, step) pairs that an address means."""
     name, steps = (
         (address, None) if isinstance(address, str) or callable(address) else Site(*address)
     )
     several = steps if isinstance(steps, list | tuple | range) and steps else [steps]
-    return [Site(name, checked_step(step, num_latents)) for step in several]
+    return [(name, checked_step(step, num_latents)) for step in several]
 
 
 def _on_gradient(function: HookFn) -> HookFn:

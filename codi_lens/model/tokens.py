@@ -95,8 +95,9 @@ class CodiTokens:
         return str(self.tokenizer.decode(list(ids), skip_special_tokens=True))
 
     def words(self, ids: Sequence[int]) -> list[str]:
-        """The text of each token by itself."""
-        return [str(self.tokenizer.decode([i])) for i in ids]
+        """Each token's own text; bot and eot, for which the tokenizer may have none, are "<bot>" and "<eot>"."""
+        frame = {self.ids.bot: "<bot>", self.ids.eot: "<eot>"}
+        return [frame.get(i) or str(self.tokenizer.decode([i])) for i in ids]
 
     def prompts(
         self, questions: Sequence[str]

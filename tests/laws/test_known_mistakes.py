@@ -182,7 +182,7 @@ class TestBranches:
         tiny.run_with_hooks(QUESTION, 5, fwd_hooks=[(_post(0, 0), _scale)])
         assert torch.equal(tiny.run_with_hooks(QUESTION, 5).logits, before)
 
-    def test_forks_of_one_state_do_not_see_each_other(self, tiny):
+    def test_copies_of_one_state_do_not_see_each_other(self, tiny):
         state = tiny.think([QUESTION], 3)
         kept = [
             (entry.past_keys.clone(), entry.past_values.clone()) for entry in state.cache.entries

@@ -60,14 +60,14 @@ def test_a_hook_that_writes_in_place_reaches_the_run_and_nothing_that_is_kept(ti
         torch.testing.assert_close(*kept, atol=0, rtol=0)
 
 
-def test_a_fork_is_out_of_reach_of_another_forks_hooks(tiny):
+def test_a_copy_is_out_of_reach_of_another_copys_hooks(tiny):
     def in_place(activation, hook):
         activation.zero_()
 
     state = tiny.think(QUESTIONS, 1)
-    fork, expected = state.copy(), tiny.think(QUESTIONS, 2).thoughts
+    other, expected = state.copy(), tiny.think(QUESTIONS, 2).thoughts
     plan = tiny.loop.plan([(Site("hook_embed", 1), in_place)], 2)
-    tiny.loop.latent_step(fork, 1, plan)
+    tiny.loop.latent_step(other, 1, plan)
     tiny.loop.latent_step(state, 1)
     for found, thought in zip(state.thoughts, expected, strict=True):
         assert torch.equal(found, thought)
