@@ -99,13 +99,15 @@ def fabricate(folder: Path, shape: dict[str, int], file_format: str) -> None:
     from transformers import LlamaConfig, LlamaForCausalLM
 
     from codi_lens.checkpoint.config import CodiConfig
-    from codi_lens.checkpoint.merge import EXTRA_TOKENS, make_projection, write_checkpoint
+    from codi_lens.checkpoint.layouts import CODI
+    from codi_lens.checkpoint.projection import make_projection
+    from codi_lens.checkpoint.write import write_checkpoint
     from codi_lens.organisms.toy.tokenizer import ANSWER_STEM, build_tokenizer
 
     torch.manual_seed(0)
     shape = dict(shape)
     rank, projection_dim = shape.pop("rank"), shape.pop("projection_dim")
-    shape["vocab_size"] += EXTRA_TOKENS
+    shape["vocab_size"] += CODI.extra_tokens
     rope = {
         "rope_type": "llama3", "rope_theta": 500000.0, "factor": 32.0, "low_freq_factor": 1.0,
         "high_freq_factor": 4.0, "original_max_position_embeddings": 8192,

@@ -119,10 +119,10 @@ def _count_down(
     """Decodes with N, … 0 thoughts into `texts`; returns the thoughts. Each prompt is read once."""
     behind = count + len(codi.tokens.end()) + DECODED
     state = codi.loop.begin(codi.read(questions, behind=behind), codi.ids.bot)
-    given = {0: codi.decode(state.fork())}
+    given = {0: codi.decode(state.copy())}
     for latents in range(1, count + 1):
         codi.loop.think(state, 1)
-        given[latents] = codi.decode(state.fork())
+        given[latents] = codi.decode(state.copy())
     for latents in range(count, -1, -1):
         name = latents_name(latents)
         texts.setdefault(name, []).extend(codi.tokens.text(ids) for ids in given[latents])

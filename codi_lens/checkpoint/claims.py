@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from codi_lens.checkpoint.layouts.codi import LEFTOVERS, LLAMA_PREFIX, PROJECTION_PREFIX
+from codi_lens.checkpoint.layouts import Layout
 from codi_lens.checkpoint.load_report import LoadReport
 from codi_lens.checkpoint.tensor_files import CheckpointError, TensorFile
 
@@ -17,8 +17,11 @@ FLOATING = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 class Claims:
     """Hands out the tensors of a file, each at most once, and collects everything that is wrong."""
 
-    def __init__(self, file: TensorFile, dtype: torch.dtype, device: torch.device | str) -> None:
+    def __init__(
+        self, file: TensorFile, layout: Layout, dtype: torch.dtype, device: torch.device | str
+    ) -> None:
         self.file = file
+        self.layout = layout
         self.dtype = dtype
         self.device = torch.device(device)
         self.unclaimed = set(file.keys())
@@ -34,14 +37,23 @@ class Claims:
         return shape[axis] if axis < len(shape) else None
 
     def drop(self, prefix: str) -> None:
-        """Leaves out all keys that begin so."""
+        """Leaves out all keys that begin so.
+
+        Raises:
+            CheckpointError: keys of the model itself may begin so.
+        """
+        if self.layout.owns(prefix):
+            raise CheckpointError(
+                f"{self.file.path}: drop_prefixes holds {prefix!r}, which is part of the model itself; it "
+                f"may name anything but {' and '.join(self.layout.prefixes)}"
+            )
         self.report.dropped[prefix] = self._leave_out(
             {k for k in self.unclaimed if k.startswith(prefix)}
         )
 
     def drop_leftovers(self) -> None:
         """Leaves out buffers that the config determines."""
-        for ending in LEFTOVERS:
+        for ending in self.layout.leftovers:
             if keys := {key for key in self.unclaimed if key.endswith("." + ending)}:
                 self.report.leftovers[ending] = self._leave_out(keys)
 
@@ -90,8 +102,8 @@ class Claims:
     def finish(self) -> None:
         """Raises if any claim failed or any key is left over."""
         foreign = [
-            f"key {key!r} is not part of a CODI LLaMA; expected only {LLAMA_PREFIX}… and "
-            f"{PROJECTION_PREFIX}… (rename it, or name its prefix in drop_prefixes)"
+            f"key {key!r} is not part of the model; expected only {'… and '.join(self.layout.prefixes)}… "
+            "(rename it, or name its prefix in drop_prefixes)"
             for key in sorted(self.unclaimed)
         ]
         # Some of both: where a key was renamed, its old name is missing and its new one left over.

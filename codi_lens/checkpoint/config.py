@@ -22,7 +22,6 @@ from codi_lens.checkpoint.fields import (
     text,
     texts,
 )
-from codi_lens.checkpoint.layouts.codi import OWN_PREFIXES
 from codi_lens.errors import UserError
 from codi_lens.files import write_json
 
@@ -31,7 +30,7 @@ CONFIG_NAME = "codi_config.json"
 
 @dataclass(frozen=True)
 class CodiConfig:
-    """Everything about a CODI model beside its tensors and its LLaMA config.
+    """Everything about a CODI model beside its tensors and its base model's config.
 
     The last four fields are expectations: where given, the tensors must agree with them.
     """
@@ -49,11 +48,11 @@ class CodiConfig:
     eot_token: str | None = None
     """The tokenizer's own token that ends the thoughts; None: id V + 2."""
     base_model: str | None = None
-    """Hub id that holds the LLaMA config and the tokenizer, where they are not beside the weights."""
+    """Hub id of the base model's config and tokenizer, where they are not beside the weights."""
     drop_prefixes: tuple[str, ...] = ()
     """Prefixes of keys that inference has no use for (e.g. "decoder."), dropped and counted."""
     has_projection: bool = True
-    """False: the final state is fed back as it is. True: a file without `prj.*` is refused."""
+    """False: the final state is fed back as it is. True: a file without a projection is refused."""
     lora_rank: int | None = None
     lora_targets: tuple[str, ...] | None = None
     projection_dim: int | None = None
@@ -64,12 +63,6 @@ class CodiConfig:
             object.__setattr__(self, name, value)
         if (self.bot_token is None) != (self.eot_token is None):
             raise UserError("bot_token and eot_token go together: give both or neither")
-        for prefix in self.drop_prefixes:
-            if any(own.startswith(prefix) or prefix.startswith(own) for own in OWN_PREFIXES):
-                raise UserError(
-                    f"drop_prefixes holds {prefix!r}, which is part of the model itself; it may "
-                    f"name anything but {' and '.join(OWN_PREFIXES)}"
-                )
 
     @classmethod
     def from_mapping(cls, values: Mapping[str, Any], where: str) -> Self:

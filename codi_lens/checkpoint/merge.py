@@ -1,8 +1,7 @@
-"""Official CODI checkpoint -> merged `LlamaForCausalLM` + projection, every tensor accounted for.
+"""CODI checkpoint -> merged base model + projection, every tensor accounted for.
 
-The file holds the state dict of the whole CODI module: a LLaMA wrapped by peft
-(`codi.base_model.model.…`, each adapted linear as `base_layer`, `lora_A.default`, `lora_B.default`) and
-the projection (`prj.…`). Loading is strict in both directions: every key of the file is claimed exactly
+The file holds the state dict of a whole CODI module: a base model wrapped by peft (each adapted linear as
+`base_layer`, `lora_A.default`, `lora_B.default`) and the projection, under the names of a layout. Loading is strict in both directions: every key of the file is claimed exactly
 once, and every parameter of the model is filled exactly once. Whatever breaks this is an error that
 names the key, since a checkpoint that loads in part is another model.
 
@@ -19,39 +18,30 @@ from accelerate import init_empty_weights
 from jaxtyping import Float
 from peft import LoraConfig, inject_adapter_in_model
 from torch import Tensor, nn
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import PretrainedConfig, PreTrainedModel
 
+from codi_lens.checkpoint.architectures import Architecture, architecture_of
 from codi_lens.checkpoint.claims import Claims, most_common
 from codi_lens.checkpoint.config import CodiConfig
-from codi_lens.checkpoint.layouts.codi import EMBEDDING, EXTRA_TOKENS, HEAD, LLAMA_PREFIX
+from codi_lens.checkpoint.layouts import Layout, layout_of
 from codi_lens.checkpoint.load_report import LoadReport
-from codi_lens.checkpoint.projection import load_projection, make_projection
+from codi_lens.checkpoint.projection import load_projection
 from codi_lens.checkpoint.tensor_files import CheckpointError, TensorFile
-from codi_lens.checkpoint.write import write_checkpoint
-
-__all__ = [
-    "EXTRA_TOKENS",
-    "MergedCheckpoint",
-    "embedding_rows",
-    "load_checkpoint",
-    "make_projection",
-    "merge_adapter",
-    "write_checkpoint",
-]
 
 
 @dataclass
 class MergedCheckpoint:
     """The model that a checkpoint stands for."""
 
-    llama: LlamaForCausalLM
+    model: PreTrainedModel
+    """The base model with its adapters merged in."""
     projection: nn.Sequential | None
     report: LoadReport
 
 
 def load_checkpoint(
     file: TensorFile,
-    llama_config: LlamaConfig,
+    base: PretrainedConfig,
     config: CodiConfig,
     *,
     dtype: torch.dtype = torch.float32,
@@ -61,8 +51,8 @@ def load_checkpoint(
 
     Args:
         file: the open weights.
-        llama_config: the base model's config; its `vocab_size` is that of the base, without CODI's
-            three extra tokens (or with the tokenizer's own, where `config.bot_token` names them).
+        base: the base model's config; its `vocab_size` does not count the layout's extra tokens (but does
+            count the tokenizer's own, where `config.bot_token` names them).
         config: what the tensors cannot say.
         dtype: of the merged weights; the merge itself runs in float32 or better.
         device: where the merged weights go.
@@ -70,77 +60,82 @@ def load_checkpoint(
     Raises:
         CheckpointError: for anything missing, left over, mis-shaped, not finite, or in conflict.
     """
-    claims = Claims(file, dtype, device)
+    architecture = architecture_of(base.model_type)
+    claims = Claims(file, layout_of(file), dtype, device)
     for prefix in config.drop_prefixes:
         claims.drop(prefix)
     claims.drop_leftovers()
-    llama = _empty_llama(claims, llama_config, config)
+    model = _empty_model(claims, architecture, base, config)
     claims.report.lora_alpha = config.lora_alpha
     claims.report.lora_rank = config.lora_rank or _found_rank(claims)
-    weights = dict(_llama_weights(claims, llama, config))
-    projection = load_projection(claims, llama.config.hidden_size, config)
+    weights = dict(_model_weights(claims, architecture, model, config))
+    projection = load_projection(claims, model.config.hidden_size, config)
     claims.finish()
 
-    llama.load_state_dict(weights, strict=True, assign=True)
-    llama.tie_weights()
-    llama.eval().requires_grad_(False)
-    modules: list[nn.Module] = [llama] if projection is None else [llama, projection]
+    model.load_state_dict(weights, strict=True, assign=True)
+    model.tie_weights()
+    model.eval().requires_grad_(False)
+    modules: list[nn.Module] = [model] if projection is None else [model, projection]
     parameters = [p for module in modules for p in module.parameters()]
     claims.report.parameters = sum(p.numel() for p in parameters)
     claims.report.weight_bytes = sum(p.nbytes for p in parameters)
-    claims.report.vocabulary = llama.config.vocab_size
+    claims.report.vocabulary = model.config.vocab_size
     claims.report.dtype = str(dtype).removeprefix("torch.")
-    claims.report.device = str(llama.device)
-    return MergedCheckpoint(llama, projection, claims.report)
+    claims.report.device = str(model.device)
+    return MergedCheckpoint(model, projection, claims.report)
 
 
-def embedding_rows(file: TensorFile) -> int:
+def embedding_rows(file: TensorFile, layout: Layout, architecture: Architecture) -> int:
     """Rows of the token embedding, or of the head where only that is stored.
 
     Raises:
-        CheckpointError: neither is there, under the names of a CODI LLaMA.
+        CheckpointError: neither is there.
     """
-    keys = file.keys()
-    for key in (LLAMA_PREFIX + EMBEDDING, LLAMA_PREFIX + HEAD):
-        if key in keys and file.shape(key):
+    keys = [layout.key(name) for name in (architecture.embedding, architecture.head)]
+    for key in keys:
+        if key in file.keys() and file.shape(key):  # noqa: SIM118 - a file is no mapping
             return file.shape(key)[0]
-    found = ", ".join(map(repr, sorted(keys)[:3]))
     raise CheckpointError(
-        f"{file.path}: key {LLAMA_PREFIX + EMBEDDING!r} is missing; found {len(keys)} keys such as "
-        f"{found}; expected the tensors of a CODI LLaMA with its adapters, whose keys begin with "
-        f"{LLAMA_PREFIX}"
+        f"{file.path}: key {keys[0]!r} is missing, and so is {keys[1]!r}; expected one of them in a "
+        f"{architecture.model_type!r} model in {layout.name}'s layout"
     )
 
 
 def _found_rank(claims: Claims) -> int:
-    adapters = (key for key in claims.unclaimed if key.endswith(".lora_A.default.weight"))
+    ending = claims.layout.adapter_key("", "A").removeprefix(claims.layout.base)
+    adapters = (key for key in claims.unclaimed if key.endswith(ending))
     return most_common(claims.size(key, 0) for key in adapters) or 0
 
 
-def _empty_llama(claims: Claims, base: LlamaConfig, config: CodiConfig) -> LlamaForCausalLM:
+def _empty_model(
+    claims: Claims, architecture: Architecture, base: PretrainedConfig, config: CodiConfig
+) -> PreTrainedModel:
     """The architecture without memory for its weights, with the vocabulary that the file has."""
-    rows = embedding_rows(claims.file)
-    if config.bot_token is None and rows != base.vocab_size + EXTRA_TOKENS:
+    rows = embedding_rows(claims.file, claims.layout, architecture)
+    extra = claims.layout.extra_tokens
+    if config.bot_token is None and rows != base.vocab_size + extra:
         raise CheckpointError(
             f"{claims.file.path}: the embedding has {rows} rows; expected {base.vocab_size} of the "
-            f"base's 'vocab_size' + {EXTRA_TOKENS} (pad, bot, eot): is this the right base model?"
+            f"base's 'vocab_size' + {extra} (pad, bot, eot): is this the right base model?"
         )
-    llama_config = LlamaConfig.from_dict(base.to_dict() | {"vocab_size": rows})
+    grown = type(base).from_dict(base.to_dict() | {"vocab_size": rows})
     with init_empty_weights():
-        return LlamaForCausalLM(llama_config)
+        return architecture.model_class(grown)
 
 
-def _llama_weights(
-    claims: Claims, llama: LlamaForCausalLM, config: CodiConfig
+def _model_weights(
+    claims: Claims, architecture: Architecture, model: PreTrainedModel, config: CodiConfig
 ) -> Iterator[tuple[str, Tensor]]:
-    """Yields every parameter of `llama` by name, adapters merged."""
-    tied = llama.config.tie_word_embeddings
+    """Yields every parameter of `model` by name, adapters merged."""
+    layout = claims.layout
+    ends = (architecture.embedding, architecture.head)
+    tied = model.config.tie_word_embeddings
     adapted: set[str] = set()
-    for name, parameter in llama.state_dict().items():
+    for name, parameter in model.state_dict().items():
         shape = tuple(parameter.shape)
         module, _, leaf = name.rpartition(".")
-        key, base_key = LLAMA_PREFIX + name, f"{LLAMA_PREFIX}{module}.base_layer.{leaf}"
-        if tied and name in (EMBEDDING, HEAD):
+        key, base_key = layout.key(name), layout.adapted_key(module, leaf)
+        if tied and name in ends:
             continue
         if leaf == "weight" and (claims.has(base_key) or _has_adapter(claims, module)):
             adapted.add(module)
@@ -149,15 +144,15 @@ def _llama_weights(
             tensor = claims.take(base_key if claims.has(base_key) else key, shape)
         yield name, claims.place(tensor, key)
     if tied:
-        tensor = _tied_embedding(claims, tuple(llama.lm_head.weight.shape))
-        shared = claims.place(tensor, LLAMA_PREFIX + EMBEDDING)
-        yield from ((EMBEDDING, shared), (HEAD, shared))
-    _check_targets(claims, llama, adapted, config)
+        keys = [layout.key(name) for name in ends]
+        tensor = _tied_embedding(claims, keys, tuple(model.state_dict()[ends[0]].shape))
+        shared = claims.place(tensor, keys[0])
+        yield from ((name, shared) for name in ends)
+    _check_targets(claims, architecture, model.config.num_hidden_layers, adapted, config)
 
 
-def _tied_embedding(claims: Claims, shape: tuple[int, ...]) -> Tensor:
+def _tied_embedding(claims: Claims, keys: list[str], shape: tuple[int, ...]) -> Tensor:
     """The one tensor behind embedding and head: either key will do, both must be equal."""
-    keys = [LLAMA_PREFIX + EMBEDDING, LLAMA_PREFIX + HEAD]
     present = [key for key in keys if claims.has(key)] or keys[:1]
     tensors = [claims.take(key, shape) for key in present]
     if len(tensors) == 2 and not any(t.is_meta for t in tensors):
@@ -171,15 +166,15 @@ def _tied_embedding(claims: Claims, shape: tuple[int, ...]) -> Tensor:
 
 
 def _has_adapter(claims: Claims, module: str) -> bool:
-    return any(claims.has(f"{LLAMA_PREFIX}{module}.lora_{x}.default.weight") for x in "AB")
+    return any(claims.has(claims.layout.adapter_key(module, matrix)) for matrix in "AB")
 
 
 def _merge(claims: Claims, module: str, shape: tuple[int, ...], config: CodiConfig) -> Tensor:
     """W + (alpha / r) · B · A for one linear [out, in], by peft, in float32 or better."""
-    stem, rank = LLAMA_PREFIX + module, claims.report.lora_rank
-    weight = claims.take(f"{stem}.base_layer.weight", shape)
-    a = claims.take(f"{stem}.lora_A.default.weight", (rank, shape[1]))
-    b = claims.take(f"{stem}.lora_B.default.weight", (shape[0], rank))
+    layout, rank = claims.layout, claims.report.lora_rank
+    weight = claims.take(layout.adapted_key(module, "weight"), shape)
+    a = claims.take(layout.adapter_key(module, "A"), (rank, shape[1]))
+    b = claims.take(layout.adapter_key(module, "B"), (shape[0], rank))
     if any(t.is_meta for t in (weight, a, b)):
         return torch.empty(shape, device="meta")
     target = module.rpartition(".")[2]
@@ -211,16 +206,19 @@ def merge_adapter(
 
 
 def _check_targets(
-    claims: Claims, llama: LlamaForCausalLM, adapted: set[str], config: CodiConfig
+    claims: Claims, architecture: Architecture, layers: int, adapted: set[str], config: CodiConfig
 ) -> None:
     """Every layer must have the same adapters, and those that `config` expects."""
     counts = Counter(module.rpartition(".")[2] for module in adapted)
-    layers = llama.config.num_hidden_layers
     if not counts:
         claims.problems.append("no LoRA adapter found; expected `….lora_A.default.weight` keys")
     for target, count in sorted(counts.items()):
         if count != layers:
-            have = {module.split(".")[2] for module in adapted if module.endswith("." + target)}
+            have = {
+                module.removeprefix(architecture.layers).partition(".")[0]
+                for module in adapted
+                if module.endswith("." + target)
+            }
             lacking = sorted(set(map(str, range(layers))) - have, key=int)
             claims.problems.append(
                 f"target {target!r} has adapters in {count} layers; expected all {layers} "

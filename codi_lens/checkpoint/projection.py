@@ -5,7 +5,9 @@ from torch import nn
 
 from codi_lens.checkpoint.claims import Claims, most_common
 from codi_lens.checkpoint.config import CodiConfig
-from codi_lens.checkpoint.layouts.codi import NORM_NAMES, PROJECTION_PREFIX
+
+OFFICIAL_NAMES = ("1.weight", "1.bias", "3.weight", "3.bias", "ln.weight", "ln.bias")
+"""The projection's weights in the official code, and in `make_projection`."""
 
 
 def make_projection(d_model: int, projection_dim: int, layer_norm: bool = True) -> nn.Sequential:
@@ -26,30 +28,25 @@ def make_projection(d_model: int, projection_dim: int, layer_norm: bool = True) 
 
 def load_projection(claims: Claims, d_model: int, config: CodiConfig) -> nn.Sequential | None:
     """The projection, its width and layer norm read from the keys; None if there is to be none."""
-    present = any(key.startswith(PROJECTION_PREFIX) for key in claims.unclaimed)
+    prefix = claims.layout.projection
+    present = {key for key in claims.unclaimed if key.startswith(prefix)}
     if not config.has_projection:
         if present:
-            claims.problems.append("prj.* keys found; expected none (has_projection is false)")
+            claims.problems.append(f"{prefix}* keys found; expected none (has_projection is false)")
         return None
+    keys = {name: claims.layout.projection_key(name, present) for name in OFFICIAL_NAMES}
     width = config.projection_dim or most_common(
-        claims.size(PROJECTION_PREFIX + key, axis)
-        for key, axis in (("1.weight", 0), ("1.bias", 0), ("3.weight", 1))
+        claims.size(keys[name], axis)
+        for name, axis in (("1.weight", 0), ("1.bias", 0), ("3.weight", 1))
     )
-    stored = (
-        name
-        for name in NORM_NAMES
-        if any(claims.has(PROJECTION_PREFIX + name + leaf) for leaf in ("weight", "bias"))
-    )
-    norm_name = next(stored, None)
     norm = config.projection_layer_norm
     if norm is None:
-        norm = norm_name is not None
+        norm = bool({keys["ln.weight"], keys["ln.bias"]} & present)
     with torch.device("meta"):
         projection = make_projection(d_model, width or d_model, norm)
     weights = {}
     for name, parameter in projection.state_dict().items():
-        key = PROJECTION_PREFIX + name.replace("ln.", norm_name or "ln.")
-        weights[name] = claims.place(claims.take(key, tuple(parameter.shape)), key)
+        weights[name] = claims.place(claims.take(keys[name], tuple(parameter.shape)), keys[name])
     projection.load_state_dict(weights, strict=True, assign=True)
     projection.eval().requires_grad_(False)
     claims.report.projection_dim = width

@@ -1,4 +1,4 @@
-"""Writes a CODI model in the layout of the official checkpoints: for tests, trainers and conversions."""
+"""Writes a CODI model in one of the known layouts: for tests, trainers and conversions."""
 
 import json
 from collections.abc import Mapping
@@ -10,10 +10,11 @@ import torch
 from huggingface_hub import split_torch_state_dict_into_shards
 from safetensors.torch import save_file
 from torch import Tensor, nn
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from codi_lens.checkpoint.architectures import architecture_of
 from codi_lens.checkpoint.config import CodiConfig
-from codi_lens.checkpoint.layouts.codi import EXTRA_TOKENS, HEAD, LLAMA_PREFIX, PROJECTION_PREFIX
+from codi_lens.checkpoint.layouts import CODI, Layout
 from codi_lens.checkpoint.tensor_files import PICKLED, SAFETENSORS, SHARD_INDEX
 from codi_lens.errors import UserError
 
@@ -21,7 +22,7 @@ from codi_lens.errors import UserError
 def write_checkpoint(
     folder: Path,
     *,
-    base: LlamaForCausalLM,
+    base: PreTrainedModel,
     adapters: Mapping[str, tuple[Tensor, Tensor]],
     projection: nn.Module | None,
     config: CodiConfig,
@@ -29,8 +30,9 @@ def write_checkpoint(
     extra: Mapping[str, Tensor] | None = None,
     file_format: Literal["safetensors", "bin"] = "safetensors",
     max_shard_size: int | str | None = None,
+    layout: Layout = CODI,
 ) -> None:
-    """Writes a CODI model in the layout of the official checkpoints.
+    """Writes a CODI model as a checkpoint that this package, or the layout's own code, can load.
 
     Args:
         folder: made if need be; receives weights, `config.json` (the base's), `codi_config.json` and
@@ -45,6 +47,7 @@ def write_checkpoint(
         extra: further tensors, by whole key (such as an auxiliary decoder's).
         file_format: a tied head is written once in safetensors and twice in bin, as the hub has it.
         max_shard_size: splits safetensors into shards with an index, e.g. "2GB"; None: one file.
+        layout: how the keys are named; the official one if nothing is said.
 
     Raises:
         UserError: `folder` has weights in another format, or `config` denies the projection.
@@ -59,7 +62,7 @@ def write_checkpoint(
         if (folder / other).exists():
             raise UserError(f"{folder}: holds {other} already; {name} beside it would be ambiguous")
     tied_twice = file_format == "bin"
-    tensors = _official_keys(base, adapters, projection, tied_twice) | dict(extra or {})
+    tensors = _keyed(layout, base, adapters, projection, tied_twice) | dict(extra or {})
     tensors = {key: tensor.detach().cpu().contiguous() for key, tensor in tensors.items()}
 
     folder.mkdir(parents=True, exist_ok=True)
@@ -69,35 +72,37 @@ def write_checkpoint(
         _save_shards(tensors, folder, max_shard_size)
     else:
         _save(tensors, folder / SAFETENSORS)
-    extra_tokens = 0 if config.bot_token else EXTRA_TOKENS
+    extra_tokens = 0 if config.bot_token else layout.extra_tokens
     base_config = base.config.to_dict() | {"vocab_size": base.config.vocab_size - extra_tokens}
-    LlamaConfig.from_dict(base_config).save_pretrained(folder)
+    type(base.config).from_dict(base_config).save_pretrained(folder)
     _completed(config, adapters, projection).write(folder)
     if tokenizer is not None:
         tokenizer.save_pretrained(folder)
 
 
-def _official_keys(
-    base: LlamaForCausalLM,
+def _keyed(
+    layout: Layout,
+    base: PreTrainedModel,
     adapters: Mapping[str, tuple[Tensor, Tensor]],
     projection: nn.Module | None,
     tied_twice: bool,
 ) -> dict[str, Tensor]:
     """The state dict of the whole CODI module, under the names that peft gives."""
+    head = architecture_of(base.config.model_type).head
     tensors: dict[str, Tensor] = {}
     for name, tensor in base.state_dict().items():
         module, _, leaf = name.rpartition(".")
-        if name == HEAD and base.config.tie_word_embeddings:
+        if name == head and base.config.tie_word_embeddings:
             if not tied_twice:
                 continue
             tensor = tensor.clone()  # torch.save would store a shared tensor once
-        key = f"{module}.base_layer.{leaf}" if module in adapters else name
-        tensors[LLAMA_PREFIX + key] = tensor
+        key = layout.adapted_key(module, leaf) if module in adapters else layout.key(name)
+        tensors[key] = tensor
     for module, (a, b) in adapters.items():
-        tensors[f"{LLAMA_PREFIX}{module}.lora_A.default.weight"] = a
-        tensors[f"{LLAMA_PREFIX}{module}.lora_B.default.weight"] = b
+        tensors[layout.adapter_key(module, "A")] = a
+        tensors[layout.adapter_key(module, "B")] = b
     if projection is not None:
-        tensors |= {PROJECTION_PREFIX + k: v for k, v in projection.state_dict().items()}
+        tensors |= {layout.projection_key(k): v for k, v in projection.state_dict().items()}
     return tensors
 
 

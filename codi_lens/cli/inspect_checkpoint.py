@@ -107,9 +107,9 @@ def compare(codi: "HookedCodi", parts: "Pretrained", question: str) -> Compariso
     prompt, end, latents = codi.tokens.prompt(question), codi.tokens.end(), codi.num_latents()
     codi.tokens.check_length(len(prompt) + latents + len(end) + ANSWER_TOKENS)
     state = codi.think([question], latents)
-    (answer,) = codi.decode(state.fork(), max_new_tokens=ANSWER_TOKENS)
+    (answer,) = codi.decode(state.copy(), max_new_tokens=ANSWER_TOKENS)
     spoken = torch.tensor([end + answer])
-    logits = codi.loop.speak(state, spoken)[0]
+    logits = codi.loop.feed_tokens(state, spoken)[0]
     thoughts = torch.cat(state.thoughts)
     expected_thoughts, expected_logits = plain_run(parts, prompt, latents, spoken)
     return Comparison(
@@ -128,7 +128,7 @@ def difference(found: "torch.Tensor", expected: "torch.Tensor") -> Difference:
 def plain_run(
     parts: "Pretrained", prompt: list[int], num_latents: int, spoken: "torch.Tensor"
 ) -> tuple["torch.Tensor", "torch.Tensor"]:
-    """CODI on the unhooked LLaMA: batch 1, transformers' own cache and positions, no mask.
+    """CODI on the unhooked model: batch 1, transformers' own cache and positions, no mask.
 
     Returns:
         Thoughts [num_latents + 1, d_model], and the logits [pos, vocab] after each `spoken` token.
@@ -138,14 +138,14 @@ def plain_run(
 
     from codi_lens.checkpoint.plain_cache import cached
 
-    llama = parts.llama
+    model = parts.model
     thoughts = []
-    inputs = {"input_ids": torch.tensor([prompt], device=llama.device)}
+    inputs = {"input_ids": torch.tensor([prompt], device=model.device)}
     cache = DynamicCache()
     with torch.no_grad():
         for _ in range(num_latents + 1):
-            final = llama.model(**inputs, **cached(cache)).last_hidden_state[:, -1:]
+            final = model.base_model(**inputs, **cached(cache)).last_hidden_state[:, -1:]
             thoughts.append(final if parts.projection is None else parts.projection(final))
             inputs = {"inputs_embeds": thoughts[-1]}
-        logits = llama(input_ids=spoken.to(llama.device), **cached(cache)).logits[0]
+        logits = model(input_ids=spoken.to(model.device), **cached(cache)).logits[0]
     return torch.cat(thoughts, dim=1)[0], logits

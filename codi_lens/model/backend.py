@@ -1,164 +1,174 @@
-"""LLaMA -> TransformerLens: any `LlamaForCausalLM` as a `HookedTransformer` that shares its weights.
+"""What the latent loop asks of a transformer (`Backend`), and TransformerLens' answer to it (`HookedBackend`).
 
-TransformerLens' own loader knows models by name, fixes LLaMA-3's vocabulary and may process weights.
-Here the config is derived from the model's own `LlamaConfig`, the tensors are converted by
-TransformerLens' LLaMA converter (views, no copies) and nothing is folded or centred: the projection of a
-CODI model reads the state *after* the final norm's gain, which folding would move elsewhere.
+`to_hooked` makes a `HookedTransformer` of a transformers model. Both use the same weights in the same memory;
+the architecture says how they are named (`codi_lens.checkpoint.architectures`).
 """
 
+import threading
 import warnings
-from typing import Any
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, Protocol
+from weakref import WeakKeyDictionary
 
 import torch
-from transformer_lens import HookedTransformer, HookedTransformerConfig
-from transformer_lens.pretrained.weight_conversions.llama import convert_llama_weights
-from transformers import LlamaConfig, LlamaForCausalLM
+from jaxtyping import Float, Int
+from torch import Tensor
+from transformer_lens import HookedTransformer, TransformerLensKeyValueCache
+from transformers import PreTrainedModel
 
-from codi_lens.errors import UserError
+from codi_lens.checkpoint.architectures import architecture_of
 from codi_lens.memory import enough_memory
+from codi_lens.model.hooks import HookFn
 from codi_lens.model.prefix_blocks import install
+from codi_lens.model.prefix_cache import SharedPrefixCache
+
+Hooks = Sequence[tuple[str, HookFn]]
+"""(hook point, hook function) of one pass."""
+KeyValueCache = TransformerLensKeyValueCache | SharedPrefixCache
+
+
+class Backend(Protocol):
+    """A transformer as the latent loop sees it."""
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+
+    @property
+    def hook_names(self) -> Collection[str]:
+        """Names of the hook points, in the order of the model."""
+
+    def to(self, where: torch.device | torch.dtype) -> None:
+        """Moves the model to a device, or changes its dtype."""
+
+    def empty_cache(self, batch: int, *, shared: bool = False) -> KeyValueCache:
+        """Keys and values of no position yet; `shared`: their rows can be selected and repeated later."""
+
+    def embed(self, tokens: Int[Tensor, "batch pos"]) -> Float[Tensor, "batch pos d_model"]:
+        """Input embeddings of tokens."""
+
+    def forward(
+        self,
+        embeddings: Float[Tensor, "batch new d_model"],
+        mask: Int[Tensor, "batch pos"],
+        cache: KeyValueCache,
+        hooks: Hooks = (),
+    ) -> Float[Tensor, "batch new d_model"]:
+        """One pass over new positions, by which `cache` grows; returns the states after the final norm.
+
+        `mask` covers all positions, those in the cache included: 1 for a token, 0 for padding.
+        """
+
+    def unembed(
+        self, final: Float[Tensor, "... d_model"], hooks: Hooks = ()
+    ) -> Float[Tensor, "... d_vocab"]:
+        """Logits of states that carry the final norm already; only hooks on the unembedding act."""
+
+
+class HookedBackend:
+    """A `HookedTransformer` as the loop's transformer."""
+
+    def __init__(self, model: HookedTransformer) -> None:
+        self.model = model
+
+    @property
+    def device(self) -> torch.device:
+        return self.model.W_E.device
+
+    @property
+    def hook_names(self) -> Collection[str]:
+        return self.model.hook_dict
+
+    def to(self, where: torch.device | torch.dtype) -> None:
+        self.model.to(where, print_details=False)
+        if isinstance(where, torch.dtype):
+            # Rotary tables are made anew, as on loading: rounded ones would stay rounded.
+            for block in self.model.blocks:
+                attention: Any = block.attn
+                attention._extend_rotary_embeddings(len(attention.rotary_sin))
+
+    def empty_cache(self, batch: int, *, shared: bool = False) -> KeyValueCache:
+        if shared:
+            return SharedPrefixCache.empty(self.model, batch)
+        return TransformerLensKeyValueCache.init_cache(self.model.cfg, self.device, batch)
+
+    def embed(self, tokens: Int[Tensor, "batch pos"]) -> Float[Tensor, "batch pos d_model"]:
+        return self.model.embed(tokens.to(self.device))  # type: ignore[no-any-return]
+
+    def forward(
+        self,
+        embeddings: Float[Tensor, "batch new d_model"],
+        mask: Int[Tensor, "batch pos"],
+        cache: KeyValueCache,
+        hooks: Hooks = (),
+    ) -> Float[Tensor, "batch new d_model"]:
+        with attached(self.model, hooks):
+            if isinstance(cache, SharedPrefixCache):
+                cache.begin_pass(self.model, mask, embeddings.shape[1])
+            residual = self.model(
+                self.model.hook_embed(embeddings),
+                start_at_layer=0,
+                stop_at_layer=self.model.cfg.n_layers,
+                past_kv_cache=cache,
+                attention_mask=mask,
+            )
+            return self.model.ln_final(residual)  # type: ignore[no-any-return]
+
+    def unembed(
+        self, final: Float[Tensor, "... d_model"], hooks: Hooks = ()
+    ) -> Float[Tensor, "... d_vocab"]:
+        with attached(self.model, [hook for hook in hooks if hook[0].startswith("unembed.")]):
+            return self.model.unembed(final)  # type: ignore[no-any-return]
 
 
 @enough_memory("the hooked model")
-def to_hooked(llama: LlamaForCausalLM) -> HookedTransformer:
-    """Wraps `llama` as a `HookedTransformer`; both use the same storage afterwards.
+def to_hooked(model: PreTrainedModel) -> HookedTransformer:
+    """Wraps a model as a `HookedTransformer`; both use the same storage afterwards.
 
     Hook points are TransformerLens' own, at `blocks.{layer}.…` with shapes [batch, pos, d_model] and so
     on. Weights stay in their dtype, on their device, and do not require gradients.
 
     Raises:
-        UserError: for a config that TransformerLens' LLaMA does not compute exactly.
+        UserError: for a config that TransformerLens does not compute exactly.
     """
-    cfg = _hooked_config(llama.config, llama.dtype, llama.device)
+    architecture = architecture_of(model.config.model_type)
+    cfg = architecture.hooked_config(model.config, model.dtype)
     with warnings.catch_warnings():
         # TransformerLens announces the end of HookedTransformer in its version 4; this package pins <4.
         warnings.filterwarnings("ignore", "HookedTransformer is deprecated", DeprecationWarning)
         # On the CPU untouched allocations cost no memory; assign=True below then replaces them all.
-        model = HookedTransformer(cfg, move_to_device=False)
-    install(model)
-    state = convert_llama_weights(llama, cfg) | _attention_biases(llama, cfg)
-    buffers = {name: tensor for name, tensor in model.state_dict().items() if name not in state}
-    model.load_state_dict(state | buffers, strict=True, assign=True)
-    model.cfg.device = str(llama.device)
-    model.to(llama.device, print_details=False)
-    model.eval().requires_grad_(False)
-    return model
+        hooked = HookedTransformer(cfg, move_to_device=False)
+    install(hooked)
+    state = architecture.hooked_weights(model, cfg)
+    buffers = {name: tensor for name, tensor in hooked.state_dict().items() if name not in state}
+    hooked.load_state_dict(state | buffers, strict=True, assign=True)
+    hooked.cfg.device = str(model.device)
+    hooked.to(model.device, print_details=False)
+    hooked.eval().requires_grad_(False)
+    return hooked
 
 
-def move(model: HookedTransformer, where: torch.device | torch.dtype) -> None:
-    """Moves a hooked model to a device, or changes its dtype.
+_LOCKS: WeakKeyDictionary[HookedTransformer, threading.RLock] = WeakKeyDictionary()
+"""One per model: hooks hang on the model itself, so two threads' passes must not overlap."""
 
-    Rotary tables are made anew in another dtype, as they are on loading: rounded ones would stay rounded.
+
+def lock_of(model: HookedTransformer) -> "threading.RLock":
+    """The lock that a pass through the model holds; a hook may start a run of its own under it."""
+    return _LOCKS.setdefault(model, threading.RLock())
+
+
+@contextmanager
+def attached(model: HookedTransformer, hooks: Hooks) -> Iterator[None]:
+    """`model.hooks(fwd_hooks=hooks)`, held by one thread at a time, which on leaving clears these alone.
+
+    TransformerLens visits every hook point of the model, which takes as long as a small model's pass.
     """
-    model.to(where, print_details=False)
-    if isinstance(where, torch.dtype):
-        for block in model.blocks:
-            attention: Any = block.attn
-            attention._extend_rotary_embeddings(len(attention.rotary_sin))
-
-
-def attention_sizes(config: LlamaConfig) -> tuple[int, int, int]:
-    """Number of heads, number of key/value heads, width of a head; a config may leave out the last two."""
-    heads = config.num_attention_heads
-    return (
-        heads,
-        config.num_key_value_heads or heads,
-        config.head_dim or config.hidden_size // heads,
-    )
-
-
-def check_supported(config: LlamaConfig) -> None:
-    """Refuses a config that TransformerLens' LLaMA does not compute exactly.
-
-    Raises:
-        UserError: names the field, what it is and what it must be.
-    """
-    if config.mlp_bias:
-        raise UserError("LlamaConfig.mlp_bias is true; TransformerLens' gated MLP has no such bias")
-    if config.hidden_act != "silu":
-        raise UserError(f"LlamaConfig.hidden_act is {config.hidden_act!r}; LLaMA models use 'silu'")
-    heads, kv_heads, d_head = attention_sizes(config)
-    if heads % kv_heads:
-        raise UserError(
-            f"num_key_value_heads is {kv_heads}; it must divide num_attention_heads ({heads})"
-        )
-    if d_head < 2 or d_head % 2:
-        raise UserError(
-            f"head_dim is {d_head}; it must be even, as the rotary embedding turns pairs"
-        )
-    _rotary_settings(config)
-
-
-def _hooked_config(
-    config: LlamaConfig, dtype: torch.dtype, device: torch.device
-) -> HookedTransformerConfig:
-    check_supported(config)
-    heads, kv_heads, d_head = attention_sizes(config)
-    return HookedTransformerConfig(
-        d_model=config.hidden_size,
-        d_head=d_head,
-        n_heads=heads,
-        n_key_value_heads=None if kv_heads == heads else kv_heads,
-        d_mlp=config.intermediate_size,
-        n_layers=config.num_hidden_layers,
-        n_ctx=config.max_position_embeddings,
-        d_vocab=config.vocab_size,
-        eps=config.rms_norm_eps,
-        act_fn=config.hidden_act,
-        normalization_type="RMS",
-        final_rms=True,
-        gated_mlp=True,
-        positional_embedding_type="rotary",
-        rotary_adjacent_pairs=False,
-        rotary_dim=d_head,
-        original_architecture="LlamaForCausalLM",
-        tie_word_embeddings=config.tie_word_embeddings,
-        init_weights=False,
-        dtype=dtype,
-        device="cpu",
-        **_rotary_settings(config),
-    )
-
-
-def _rotary_settings(config: LlamaConfig) -> dict[str, Any]:
-    """TransformerLens' names for the rotary embedding of `config`: plain, linear or llama3 scaling."""
-    rope: dict[str, Any] = dict(config.rope_parameters or {})
-    kind = rope.get("rope_type", "default")
-    if rope.get("partial_rotary_factor", 1.0) != 1.0:
-        raise UserError(
-            f"partial_rotary_factor is {rope['partial_rotary_factor']}; LLaMA rotates all of a head"
-        )
-    settings: dict[str, Any] = {"rotary_base": rope["rope_theta"]}
-    if kind == "linear":
-        settings["rotary_scaling_factor"] = rope["factor"]
-    elif kind == "llama3":
-        low, high = rope["low_freq_factor"], rope["high_freq_factor"]
-        if not low < high:
-            raise UserError(f"high_freq_factor is {high}; it must exceed low_freq_factor ({low})")
-        settings |= {
-            "use_NTK_by_parts_rope": True,
-            "NTK_by_parts_factor": rope["factor"],
-            "NTK_by_parts_low_freq_factor": low,
-            "NTK_by_parts_high_freq_factor": high,
-            "NTK_original_ctx_len": rope["original_max_position_embeddings"],
-        }
-    elif kind != "default":
-        raise UserError(f"rope_type is {kind!r}; supported are 'default', 'linear' and 'llama3'")
-    return settings
-
-
-def _attention_biases(
-    llama: LlamaForCausalLM, cfg: HookedTransformerConfig
-) -> dict[str, torch.Tensor]:
-    """The biases of q, k, v, o where the config has them; the converter writes zeros in their place."""
-    biases: dict[str, torch.Tensor] = {}
-    if not llama.config.attention_bias:
-        return biases
-    mark = "" if cfg.n_key_value_heads is None else "_"
-    for layer, block in enumerate(llama.model.layers):
-        attention, stem = block.self_attn, f"blocks.{layer}.attn."
-        biases[f"{stem}b_Q"] = attention.q_proj.bias.view(-1, cfg.d_head)
-        biases[f"{stem}{mark}b_K"] = attention.k_proj.bias.view(-1, cfg.d_head)
-        biases[f"{stem}{mark}b_V"] = attention.v_proj.bias.view(-1, cfg.d_head)
-        biases[f"{stem}b_O"] = attention.o_proj.bias
-    return biases
+    with lock_of(model):
+        level = model.context_level + 1
+        try:
+            with model.hooks(fwd_hooks=list(hooks), reset_hooks_end=False):
+                yield
+        finally:
+            for name, _ in hooks:
+                model.hook_dict[name].remove_hooks(level=level)

@@ -1,8 +1,7 @@
 """`HookedCodi`: a CODI model to generate with, to look into and to intervene on."""
 
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Iterable, Sequence
+from typing import overload
 
 import torch
 from jaxtyping import Float, Int
@@ -11,28 +10,14 @@ from torch import Tensor
 from codi_lens.data.answers import Answer
 from codi_lens.errors import UserError, whole_number
 from codi_lens.model.cache import CodiCache
-from codi_lens.model.hooks import AddressedHook, HookPlan, Step
+from codi_lens.model.hooks import AddressedHook, HookPlan
 from codi_lens.model.loop import LoopState
 from codi_lens.model.parts import CodiParts
+from codi_lens.model.run import CodiRun, NamesFilter, cached_pass
 from codi_lens.model.tokens import left_pad, right_pad
 
 DECODED = 32
 """Tokens of a greedy answer, at most, where nothing else is said."""
-
-
-@dataclass(frozen=True)
-class CodiRun:
-    """One run of the loop over a batch, the answer given (teacher-forced)."""
-
-    logits: Float[Tensor, "batch answer_pos d_vocab"]
-    """At eot and at each answer token: `logits[:, j]` predicts answer token j (stem included); what
-    follows a row's own answer in a batch of unequal ones is padding."""
-    final_states: Float[Tensor, "batch latent+1 d_model"]
-    """After the final norm, at bot and at each latent step: what the projection reads."""
-    thoughts: Float[Tensor, "batch latent+1 d_model"]
-    """The projected `final_states`: z_0 … z_N. z_N is never fed. What a hook on `hook_embed` puts in a
-    thought's place at a latent step is not shown here."""
-    answer_tokens: tuple[tuple[int, ...], ...]
 
 
 class HookedCodi(CodiParts):
@@ -77,6 +62,24 @@ class HookedCodi(CodiParts):
         state = self.read(_batch(questions), plan, behind=count + behind)
         return self.loop.think(self.loop.begin(state, self.ids.bot, plan), count, plan)
 
+    @overload
+    def generate(  # type: ignore[overload-overlap] # a str is a sequence of texts, too
+        self,
+        questions: str,
+        *,
+        num_latents: int | None = None,
+        max_new_tokens: int = DECODED,
+        fwd_hooks: Iterable[AddressedHook] = (),
+    ) -> str: ...
+    @overload
+    def generate(
+        self,
+        questions: Sequence[str],
+        *,
+        num_latents: int | None = None,
+        max_new_tokens: int = DECODED,
+        fwd_hooks: Iterable[AddressedHook] = (),
+    ) -> list[str]: ...
     def generate(
         self,
         questions: str | Sequence[str],
@@ -84,14 +87,14 @@ class HookedCodi(CodiParts):
         num_latents: int | None = None,
         max_new_tokens: int = DECODED,
         fwd_hooks: Iterable[AddressedHook] = (),
-    ) -> Any:
+    ) -> str | list[str]:
         """Greedy answers, as text up to eos: a string for one question, a list for several.
 
         `fwd_hooks` are addressed as in `run_with_hooks`.
         """
         count = self.num_latents(num_latents)
         behind = len(self.tokens.end()) + whole_number(max_new_tokens, "max_new_tokens")
-        plan = HookPlan(self.model, fwd_hooks, count)
+        plan = self.loop.plan(fwd_hooks, count)
         state = self.think(_batch(questions), count, plan, behind=behind)
         answers = [self.tokens.text(ids) for ids in self.decode(state, max_new_tokens, plan)]
         plan.check_fired()
@@ -101,9 +104,14 @@ class HookedCodi(CodiParts):
         self, state: LoopState, max_new_tokens: int = DECODED, plan: HookPlan | None = None
     ) -> list[list[int]]:
         """Tokens of the greedy answers, without eos, from a state whose thoughts are done."""
+        return self.decode_from(state, self._feed_eot(state, plan), max_new_tokens, plan)
+
+    def _feed_eot(
+        self, state: LoopState, plan: HookPlan | None = None
+    ) -> Float[Tensor, "batch d_vocab"]:
+        """Step `eot`: the logits that predict the answer's first token."""
         end = torch.tensor(self.tokens.end()).expand(len(state.mask), -1)
-        logits = self.loop.speak(state, end, () if plan is None else plan.at("eot"))
-        return self.decode_from(state, logits[:, -1], max_new_tokens, plan)
+        return self.loop.feed_tokens(state, end, () if plan is None else plan.at("eot"))[:, -1]
 
     def decode_from(
         self,
@@ -111,8 +119,12 @@ class HookedCodi(CodiParts):
         logits: Float[Tensor, "batch d_vocab"],
         max_new_tokens: int = DECODED,
         plan: HookPlan | None = None,
+        kept: list[Float[Tensor, "batch d_vocab"]] | None = None,
     ) -> list[list[int]]:
-        """Tokens of greedy answers, given the logits that predict their first token."""
+        """Tokens of greedy answers, given the logits that predict their first token.
+
+        The logits after each token are appended to `kept`.
+        """
         self.tokens.check_length(state.mask.shape[1] + max_new_tokens)
         return self.loop.decode(
             state,
@@ -121,6 +133,7 @@ class HookedCodi(CodiParts):
             forbidden=self.ids.eot,
             max_new_tokens=max_new_tokens,
             plan=plan,
+            kept=kept,
         )
 
     def decode_without_wrapper(
@@ -132,26 +145,31 @@ class HookedCodi(CodiParts):
         tokens, mask = left_pad(texts, self.ids.pad)
         self.tokens.check_length(tokens.shape[1] + max_new_tokens)
         state = self.loop.read(tokens[:, :-1], mask[:, :-1])
-        logits = self.loop.speak(state, tokens[:, -1:])
+        logits = self.loop.feed_tokens(state, tokens[:, -1:])
         return self.decode_from(state, logits[:, -1], max_new_tokens)
 
     def run_with_hooks(
         self,
         questions: str | Sequence[str],
-        answer: Answer | Sequence[Answer],
+        answer: Answer | Sequence[Answer] | None = None,
         *,
         fwd_hooks: Iterable[AddressedHook] = (),
+        bwd_hooks: Iterable[AddressedHook] = (),
         num_latents: int | None = None,
     ) -> CodiRun:
-        """Runs the loop with hook functions, the answer teacher-forced.
+        """Runs the loop with hook functions.
 
         Args:
             questions: one, or a batch.
-            answer: the answer to force, one per question.
+            answer: the answer to force, one per question. None: the model's own greedy answer, decoded
+                under the hooks; step "answer" is then a pass for each token.
             fwd_hooks: `(address, hook_fn)`, with an ordinary TransformerLens hook function
                 `hook_fn(activation, hook)` and an address `Site(name, step)`, `(name, step)`, or a bare
-                name for every step. A step is "prompt", "bot", a latent 0 .. N-1, "eot" or "answer"; the
-                function sees the positions of that step alone ([batch, 1, …] at a latent).
+                name for every step. A step is "prompt", "bot", a latent 0 .. N-1, "eot" or "answer", or a
+                list of them; the function sees the positions of that step alone ([batch, 1, …] at a latent).
+            bwd_hooks: likewise, with functions `hook_fn(gradient, hook)` of the gradient of the activation
+                that the forward hooks leave. They are called when you call `backward()` on something
+                computed from the run. What a function returns takes the gradient's place.
             num_latents: number of thoughts; the model's own if None.
 
         Raises:
@@ -159,21 +177,24 @@ class HookedCodi(CodiParts):
             HookNeverFired: a hook that no step reached. No hook is left behind in any case.
         """
         questions, count = _batch(questions), self.num_latents(num_latents)
-        plan = HookPlan(self.model, fwd_hooks, count)
-        forced = self._forced(questions, answer)
-        tokens, mask = right_pad(forced, self.ids.pad)
-        end = torch.tensor(self.tokens.end()).expand(len(forced), -1)
-        state = self.think(questions, count, plan, behind=end.shape[1] + tokens.shape[1])
-        logits = [
-            self.loop.speak(state, end, plan.at("eot"))[:, -1:],
-            self.loop.speak(state, tokens, plan.at("answer"), mask),
-        ]
+        plan = self.loop.plan(fwd_hooks, count, bwd_hooks)
+        given = None if answer is None else self._forced(questions, answer)
+        state = self.think(questions, count, plan, behind=self._behind(given))
+        first = self._feed_eot(state, plan)
+        if given is None:
+            kept = [first]
+            answers = self.decode_from(state, first, DECODED, plan, kept)
+            logits = torch.stack(kept, dim=1)
+        else:
+            answers, (tokens, mask) = given, right_pad(given, self.ids.pad)
+            rest = self.loop.feed_tokens(state, tokens, plan.at("answer"), mask)
+            logits = torch.cat([first[:, None], rest], dim=1)
         plan.check_fired()
         return CodiRun(
-            torch.cat(logits, dim=1),
+            logits,
             torch.stack(state.final_states, dim=1),
             torch.stack(state.thoughts, dim=1),
-            tuple(map(tuple, forced)),
+            tuple(map(tuple, answers)),
         )
 
     def run_with_cache(
@@ -181,36 +202,70 @@ class HookedCodi(CodiParts):
         questions: str | Sequence[str],
         answer: Answer | Sequence[Answer] | None = None,
         *,
+        fwd_hooks: Iterable[AddressedHook] = (),
+        bwd_hooks: Iterable[AddressedHook] = (),
         num_latents: int | None = None,
-        names_filter: str | Sequence[str] | Callable[[str], bool] | None = None,
+        names_filter: NamesFilter = None,
     ) -> tuple[Float[Tensor, "batch pos d_vocab"], CodiCache]:
         """Logits and TransformerLens' `ActivationCache` over the whole sequence.
 
         The thoughts come from the loop; then one pass over question, bot, thoughts, eot and answer fills
         the cache, so that attention patterns are [batch, head, pos, pos] and every method of the class
-        works. `cache.positions` tells which positions belong to which step.
+        works. `cache.positions` tells which positions belong to which step, `to_str_tokens` what is there.
 
         Args:
-            answer: the answer to append; None: the model's own greedy answer.
-            names_filter: as in `HookedTransformer.run_with_cache`.
+            questions: one, or a batch.
+            answer: the answer to append; None: the model's own greedy answer, decoded under the hooks.
+            fwd_hooks: addressed as in `run_with_hooks`. They act in the loop and in the cached pass, so a
+                function is called twice at a step; the cache holds what they leave.
+            bwd_hooks: likewise; the gradients of the two calls sum to the one that `run_with_hooks` gives.
+            num_latents: number of thoughts; the model's own if None.
+            names_filter: the hook points to cache: a name, a list of names, or a filter on names.
+
+        Raises:
+            UserError, HookNeverFired: as in `run_with_hooks`; or a hook on `hook_rot_k`.
         """
         questions, count = _batch(questions), self.num_latents(num_latents)
+        plan = self.loop.plan(fwd_hooks, count, bwd_hooks)
         given = None if answer is None else self._forced(questions, answer)
-        end = torch.tensor(self.tokens.end()).expand(len(questions), -1)
-        longest = DECODED if given is None else max(map(len, given))
-        state = self.think(questions, count, behind=end.shape[1] + longest)
-        forced = self.decode(state.fork(), DECODED) if given is None else given
-        prompt, prompt_mask = self.tokens.prompts(questions)
-        tokens, answer_mask = right_pad(forced, self.ids.pad)
+        state = self.think(questions, count, plan, behind=self._behind(given))
         thoughts = torch.stack(state.thoughts, dim=1)[:, :count]
-        parts = [self.loop.embed(prompt), thoughts, self.loop.embed(end), self.loop.embed(tokens)]
-        between = torch.ones((len(forced), count + end.shape[1]), dtype=torch.long)
-        mask = torch.cat([prompt_mask, between, answer_mask], dim=1).to(self.loop.device)
-        activations, hooks, _ = self.model.get_caching_hooks(names_filter)  # type: ignore[arg-type]
-        final = self.loop.advance(self.loop.start(len(forced)), torch.cat(parts, 1), hooks, mask)
-        logits = self.loop.unembed(final, hooks)
-        positions = _positions(*(part.shape[1] for part in parts))
-        return logits, CodiCache(activations, self.model, positions, mask)
+        answers = self.decode(state, DECODED, plan) if given is None else given
+        logits, cache = cached_pass(self, questions, thoughts, answers, plan, names_filter)
+        plan.check_fired()
+        return logits, cache
+
+    def __call__(
+        self,
+        questions: str | Sequence[str],
+        answer: Answer | Sequence[Answer] | None = None,
+        *,
+        num_latents: int | None = None,
+    ) -> Float[Tensor, "batch pos d_vocab"]:
+        """Logits over the whole sequence, the model's own greedy answer included, as `run_with_cache` has them."""
+        return self.run_with_cache(questions, answer, num_latents=num_latents, names_filter=())[0]
+
+    def to_str_tokens(
+        self, question: str, answer: Answer | None = None, *, num_latents: int | None = None
+    ) -> list[str]:
+        """A label for every position that `run_with_cache` caches for one question.
+
+        The question's tokens, "<bot>", "z0" … for the thoughts that are fed, "<eot>", and the answer's
+        tokens: those of the model's own greedy answer if `answer` is None.
+        """
+        if not isinstance(question, str):
+            raise UserError(f"the question is {question!r}; give one text")
+        count = self.num_latents(num_latents)
+        if answer is None:
+            (ids,) = self.decode(self.think([question], count, behind=self._behind(None)))
+        else:
+            ids = self.tokens.answer(answer)
+        words, thoughts = self.tokens.words, [f"z{k}" for k in range(count)]
+        return [*words(self.tokens.prompt(question)), *thoughts, *words(self.tokens.end() + ids)]
+
+    def _behind(self, answers: Sequence[Sequence[int]] | None) -> int:
+        """Positions behind the thoughts: the end tokens, and the longest answer or as many as are decoded."""
+        return len(self.tokens.end()) + (DECODED if answers is None else max(map(len, answers)))
 
     def num_latents(self, num_latents: int | None = None) -> int:
         """The number of thoughts asked for; the model's own if None."""
@@ -238,16 +293,3 @@ def _batch(questions: str | Sequence[str]) -> Sequence[str]:
         if not isinstance(question, str):
             raise UserError(f"a question is {question!r}; it must be a text")
     return batch
-
-
-def _positions(prompt: int, latents: int, end: int, answer: int) -> dict[Step, slice]:
-    """Slices of the position axis, from the lengths of the parts; bot is the prompt's last."""
-    positions: dict[Step, slice] = {
-        "prompt": slice(0, prompt - 1),
-        "bot": slice(prompt - 1, prompt),
-    }
-    positions |= {k: slice(prompt + k, prompt + k + 1) for k in range(latents)}
-    start = prompt + latents
-    positions["eot"] = slice(start, start + end)
-    positions["answer"] = slice(start + end, start + end + answer)
-    return positions

@@ -5,16 +5,13 @@ step is a forward pass of its own, so a hook needs an address: a hook point's na
 factories below make the common hook functions; all clone before they write.
 """
 
-import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+import functools
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
-from weakref import WeakKeyDictionary
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from transformer_lens import HookedTransformer
 
 from codi_lens.errors import UserError, whole_number
 
@@ -29,14 +26,14 @@ class Site(NamedTuple):
     """Where a hook acts: a hook point (TransformerLens' name, or a filter on names) at a step."""
 
     name: Names
-    step: Step | None = None
-    """None: at every step."""
+    step: Step | Sequence[Step] | None = None
+    """None: at every step; a list: at each of them."""
     part: int | tuple[int, ...] | None = None
     """Which part of the axis behind the position's: a head, some neurons; None: all of it. For interventions: a
     hook function sees the whole activation."""
 
 
-AddressedHook = tuple[Site | tuple[Names, Step | None] | Names, HookFn]
+AddressedHook = tuple[Site | tuple[Names, Step | Sequence[Step] | None] | Names, HookFn]
 """(address, hook function); a bare name means every step, as in `HookedTransformer.run_with_hooks`."""
 
 
@@ -47,53 +44,94 @@ class HookNeverFired(UserError):
 class HookPlan:
     """The hooks of one run of the loop: checked on entry, counted, and all to have fired at the end.
 
+    Args:
+        hook_names: the model's hook points.
+        fwd_hooks: (address, hook function), as `HookedCodi.run_with_hooks` takes them.
+        num_latents: thoughts of the run.
+        bwd_hooks: likewise; their functions get the gradient of the activation once it is computed.
+
     Raises:
-        UserError: an unknown hook point or a step that this run does not have.
+        UserError: an unknown hook point, a step that this run does not have, or backward hooks where
+            gradients are switched off.
     """
 
     def __init__(
-        self, model: HookedTransformer, hooks: Iterable[AddressedHook], num_latents: int
+        self,
+        hook_names: Collection[str],
+        fwd_hooks: Iterable[AddressedHook],
+        num_latents: int,
+        bwd_hooks: Iterable[AddressedHook] = (),
     ) -> None:
-        self.fired: list[int] = []
-        self._sites: list[Site] = []
+        self._fired: list[int] = []
+        self._sites: list[tuple[Names, Step | None]] = []
         self._entries: list[tuple[Step | None, str, HookFn]] = []
         self._inside = False
-        for address, function in hooks:
-            site = (
-                Site(address) if isinstance(address, str) or callable(address) else Site(*address)
-            )
-            site = site._replace(step=checked_step(site.step, num_latents))
-            index = len(self._sites)
-            self._sites.append(site)
-            self.fired.append(0)
-            for name in _matching(model, site.name):
-                self._entries.append((site.step, name, self._counted(function, site, index)))
+        # Backward hooks come last, for the gradient of what the forward hooks leave.
+        for hooks, backward in ((fwd_hooks, False), (bwd_hooks, True)):
+            for address, function in hooks:
+                if backward and not torch.is_grad_enabled():
+                    raise UserError("bwd_hooks need gradients; run under torch.enable_grad()")
+                for name, step in _addressed(address, num_latents):
+                    self._sites.append((name, step))
+                    self._add(matching(hook_names, name), step, function, backward)
+
+    def _add(self, names: list[str], step: Step | None, function: HookFn, backward: bool) -> None:
+        guarded = self._guarded(function, step)
+        counted = self._counted(_on_gradient(guarded) if backward else guarded, len(self._fired))
+        self._fired.append(0)
+        self._entries += [(step, name, counted) for name in names]
 
     def at(self, step: Step) -> list[tuple[str, HookFn]]:
         """The (name, function) pairs that act at `step`, in the order given."""
         return [(name, fn) for where, name, fn in self._entries if where is None or where == step]
 
+    def over(self, positions: Mapping[Step, slice]) -> list[tuple[str, HookFn]]:
+        """The pairs that act in one pass over a whole sequence, each on the positions of its step alone.
+
+        Raises:
+            UserError: a hook on `hook_rot_k`, where a step of the loop sees earlier keys as well.
+        """
+        pairs = [
+            (name, _on_positions(function, part))
+            for step, part in positions.items()
+            if part.start < part.stop
+            for name, function in self.at(step)
+        ]
+        for name, _ in pairs:
+            if name.endswith("hook_rot_k"):
+                raise UserError(
+                    f"a hook on {name!r} changes keys for one step alone, which one pass over the whole "
+                    "sequence cannot do; use hook_k, or run_with_hooks"
+                )
+        return pairs
+
     def check_fired(self) -> None:
         """Raises HookNeverFired for any hook that was never called."""
-        for site, count in zip(self._sites, self.fired, strict=True):
+        for (name, step), count in zip(self._sites, self._fired, strict=True):
             if count == 0:
                 raise HookNeverFired(
-                    f"the hook at {site.name!r}, step {site.step!r}, never fired: the hook point is "
+                    f"the hook at {name!r}, step {step!r}, never fired: the hook point is "
                     "switched off in the model's config, or the run ended before that step"
                 )
 
-    def _counted(self, function: HookFn, site: Site, index: int) -> HookFn:
-        name = getattr(function, "__qualname__", repr(function))
-
+    def _counted(self, function: HookFn, index: int) -> HookFn:
         def counted(activation: Tensor, hook: Any) -> Tensor | None:
             if self._inside:
                 return None  # a run that one of these hooks starts is a run of its own
-            self.fired[index] += 1
+            self._fired[index] += 1
+            return function(activation, hook=hook)  # type: ignore[no-any-return]
+
+        return counted
+
+    def _guarded(self, function: HookFn, step: Step | None) -> HookFn:
+        name = getattr(function, "__qualname__", repr(function))
+
+        def guarded(activation: Tensor, hook: Any) -> Tensor | None:
             self._inside = True
             try:
                 result = function(activation, hook=hook)
             except Exception as error:
-                error.add_note(f"raised in the hook {name} at {hook.name!r}, step {site.step!r}")
+                error.add_note(f"raised in the hook {name} at {hook.name!r}, step {step!r}")
                 raise
             finally:
                 self._inside = False
@@ -103,12 +141,53 @@ class HookPlan:
                 found, expected = getattr(result, what, None), getattr(activation, what)
                 if found != expected:
                     raise UserError(
-                        f"the hook {name} at {hook.name!r}, step {site.step!r}, returned {what} {found}; "
+                        f"the hook {name} at {hook.name!r}, step {step!r}, returned {what} {found}; "
                         f"expected {expected}, that of the activation (or None to leave it)"
                     )
             return result  # type: ignore[no-any-return]
 
-        return counted
+        return guarded
+
+
+def _addressed(address: Any, num_latents: int) -> list[tuple[Names, Step | None]]:
+    """The (name, step) pairs that an address means."""
+    bare = isinstance(address, str) or callable(address)
+    name, steps, _ = Site(address) if bare else Site(*address)
+    several = steps if isinstance(steps, list | tuple | range) and steps else [steps]
+    return [(name, checked_step(step, num_latents)) for step in several]
+
+
+def _on_gradient(function: HookFn) -> HookFn:
+    """A forward hook that has `function` called with the gradient of the activation.
+
+    Weights ask for no gradients, so where nothing before the hook does, the activation itself must.
+    """
+
+    def hook_fn(activation: Tensor, hook: Any) -> Tensor:
+        if not activation.requires_grad:
+            activation = activation.detach().requires_grad_()
+        # A copy, so that hooks on one tensor under two names get the gradient in the order of the model.
+        out = activation.clone()
+        out.register_hook(functools.partial(function, hook=hook))
+        return out
+
+    return hook_fn
+
+
+def _on_positions(function: HookFn, part: slice) -> HookFn:
+    """A hook for a whole sequence whose function sees, and changes, what one step of the loop would see."""
+
+    def hook_fn(activation: Tensor, hook: Any) -> Tensor | None:
+        # A query attends to no later key, and at its step of the loop there is none yet.
+        index = (..., part, slice(part.stop)) if _by_query(hook) else (slice(None), part)
+        changed = function(activation[index], hook=hook)
+        if changed is None:
+            return None
+        out = activation.clone()
+        out[index] = changed
+        return out
+
+    return hook_fn
 
 
 def checked_step(step: Any, num_latents: int) -> Step | None:
@@ -130,42 +209,23 @@ def checked_step(step: Any, num_latents: int) -> Step | None:
     return latent
 
 
-def _matching(model: HookedTransformer, names: Names) -> list[str]:
+def matching(hook_names: Collection[str], names: Names) -> list[str]:
+    """The hook points that a name, or a filter on names, means.
+
+    Raises:
+        UserError: none.
+    """
     if isinstance(names, str):
-        found = [names] if names in model.hook_dict else []
+        found = [names] if names in hook_names else []
     else:
-        found = [name for name in model.hook_dict if names(name)]
+        found = [name for name in hook_names if names(name)]
     if not found:
+        last = max(int(name.split(".")[1]) for name in hook_names if name.startswith("blocks."))
         raise UserError(
             f"no hook point matches {names!r}; names look like 'hook_embed', "
-            f"'blocks.0.hook_resid_post' … 'blocks.{model.cfg.n_layers - 1}.attn.hook_z'"
+            f"'blocks.0.hook_resid_post' … 'blocks.{last}.attn.hook_z'"
         )
     return found
-
-
-_LOCKS: WeakKeyDictionary[HookedTransformer, threading.RLock] = WeakKeyDictionary()
-"""One per model: hooks hang on the model itself, so two threads' passes must not overlap."""
-
-
-def lock_of(model: HookedTransformer) -> "threading.RLock":
-    """The lock that a pass through the model holds; a hook may start a run of its own under it."""
-    return _LOCKS.setdefault(model, threading.RLock())
-
-
-@contextmanager
-def attached(model: HookedTransformer, hooks: Sequence[tuple[str, HookFn]]) -> Iterator[None]:
-    """`model.hooks(fwd_hooks=hooks)`, held by one thread at a time, which on leaving clears these alone.
-
-    TransformerLens visits every hook point of the model, which takes as long as a small model's pass.
-    """
-    with lock_of(model):
-        level = model.context_level + 1
-        try:
-            with model.hooks(fwd_hooks=list(hooks), reset_hooks_end=False):
-                yield
-        finally:
-            for name, _ in hooks:
-                model.hook_dict[name].remove_hooks(level=level)
 
 
 def foreign_hooks(*modules: nn.Module | None) -> tuple[str, ...]:
@@ -192,8 +252,9 @@ def capture(into: list[Tensor]) -> HookFn:
     return hook_fn
 
 
-_BY_HEAD_AND_QUERY = ("hook_pattern", "hook_attn_scores")
-"""Hook points whose activation is [batch, head, query_pos, key_pos]; all others have [batch, pos, …]."""
+def _by_query(hook: Any) -> bool:
+    """Whether an activation is [batch, head, query_pos, key_pos]; all others are [batch, pos, …]."""
+    return str(hook.name).endswith(("hook_pattern", "hook_attn_scores"))
 
 
 def _at_last_position(change: Callable[[Tensor], Tensor], rows: Sequence[int] | None) -> HookFn:
@@ -202,8 +263,7 @@ def _at_last_position(change: Callable[[Tensor], Tensor], rows: Sequence[int] | 
     def hook_fn(activation: Tensor, hook: Any) -> Tensor:
         out = activation.clone()
         chosen = slice(None) if rows is None else torch.as_tensor(rows, device=out.device)
-        per_head = str(hook.name).endswith(_BY_HEAD_AND_QUERY)
-        index = (chosen, slice(None), -1) if per_head else (chosen, -1)
+        index = (chosen, slice(None), -1) if _by_query(hook) else (chosen, -1)
         out[index] = change(out[index])
         return out
 

@@ -11,28 +11,25 @@ Batches are left-padded. The attention mask is passed whole at every step, paddi
 follow it, and no later step attends to padding, so that a padded batch equals batch 1.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Self
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
-from transformer_lens import HookedTransformer, TransformerLensKeyValueCache
 
 from codi_lens.errors import UserError
-from codi_lens.model.backend import move
-from codi_lens.model.hooks import HookFn, HookPlan, attached
+from codi_lens.model.backend import Backend, Hooks, KeyValueCache
+from codi_lens.model.hooks import AddressedHook, HookPlan
 from codi_lens.model.prefix_cache import SharedPrefixCache
-
-Hooks = Sequence[tuple[str, HookFn]]
 
 
 @dataclass
 class LoopState:
     """How far a batch of rows has come: its keys and values, mask, and the thoughts so far."""
 
-    cache: TransformerLensKeyValueCache | SharedPrefixCache
+    cache: KeyValueCache
     mask: Int[Tensor, "batch pos"]
     """1 for a token that was fed, 0 for padding."""
     final_states: list[Float[Tensor, "batch d_model"]] = field(default_factory=list)
@@ -57,13 +54,13 @@ class LoopState:
             thoughts=[z[index] for z in self.thoughts],
         )
 
-    def cut(self, length: int) -> Self:
+    def crop(self, length: int) -> Self:
         """The state as it was after `length` positions, prompt included; thoughts are all kept."""
         if not isinstance(self.cache, SharedPrefixCache):
-            raise UserError("a state can be cut once the prompts are shared")
-        return replace(self, cache=self.cache.cut(length), mask=self.mask[:, :length])
+            raise UserError("a state can be cropped once the prompts are shared")
+        return replace(self, cache=self.cache.crop(length), mask=self.mask[:, :length])
 
-    def fork(self) -> Self:
+    def copy(self) -> Self:
         """A state that goes on by itself: passes on it leave this one as it is."""
         entries: list[Any] = [replace(entry) for entry in self.cache.entries]
         return replace(
@@ -75,27 +72,35 @@ class LoopState:
 
 
 class LatentLoop:
-    """Drives a hooked LLaMA and its projection through prompt, thoughts and answer."""
+    """Drives a transformer and its projection through prompt, thoughts and answer."""
 
-    def __init__(self, model: HookedTransformer, projection: nn.Module | None) -> None:
-        self.model = model
+    def __init__(self, backend: Backend, projection: nn.Module | None) -> None:
+        self.backend = backend
         self.projection = projection
 
     @property
     def device(self) -> torch.device:
-        return self.model.W_E.device
+        return self.backend.device
 
     def to(self, where: torch.device | torch.dtype) -> None:
         """Moves model and projection to a device, or changes their dtype."""
-        move(self.model, where)
+        self.backend.to(where)
         if self.projection is not None:
             self.projection.to(where)
 
-    def start(self, batch: int) -> LoopState:
-        """The empty state of `batch` rows."""
-        cache = TransformerLensKeyValueCache.init_cache(self.model.cfg, self.device, batch)
+    def plan(
+        self,
+        fwd_hooks: Iterable[AddressedHook],
+        num_latents: int,
+        bwd_hooks: Iterable[AddressedHook] = (),
+    ) -> HookPlan:
+        """The hooks of a run with `num_latents` thoughts; see `HookPlan`."""
+        return HookPlan(self.backend.hook_names, fwd_hooks, num_latents, bwd_hooks)
+
+    def start(self, batch: int, *, shared: bool = False) -> LoopState:
+        """The empty state of `batch` rows; `shared`: as `read_to_share` needs it."""
         mask = torch.zeros((batch, 0), dtype=torch.long, device=self.device)
-        return LoopState(cache, mask)
+        return LoopState(self.backend.empty_cache(batch, shared=shared), mask)
 
     def advance(
         self,
@@ -111,28 +116,17 @@ class LatentLoop:
         if mask is None:
             mask = torch.ones(embeddings.shape[:2], dtype=torch.long, device=self.device)
         state.mask = torch.cat([state.mask, mask], dim=1)
-        with attached(self.model, hooks):
-            if isinstance(state.cache, SharedPrefixCache):
-                state.cache.begin_pass(self.model, state.mask, embeddings.shape[1])
-            residual = self.model(
-                self.model.hook_embed(embeddings),
-                start_at_layer=0,
-                stop_at_layer=self.model.cfg.n_layers,
-                past_kv_cache=state.cache,
-                attention_mask=state.mask,
-            )
-            return self.model.ln_final(residual)  # type: ignore[no-any-return]
+        return self.backend.forward(embeddings, state.mask, state.cache, hooks)
 
     def embed(self, tokens: Int[Tensor, "batch pos"]) -> Float[Tensor, "batch pos d_model"]:
         """Input embeddings of tokens."""
-        return self.model.embed(tokens.to(self.device))  # type: ignore[no-any-return]
+        return self.backend.embed(tokens)
 
     def unembed(
         self, final: Float[Tensor, "... d_model"], hooks: Hooks = ()
     ) -> Float[Tensor, "... d_vocab"]:
         """Logits of final states (which carry the final norm already)."""
-        with attached(self.model, [hook for hook in hooks if hook[0].startswith("unembed.")]):
-            return self.model.unembed(final)  # type: ignore[no-any-return]
+        return self.backend.unembed(final, hooks)
 
     def project(self, final: Float[Tensor, "... d_model"]) -> Float[Tensor, "... d_model"]:
         """The next thought of a final state."""
@@ -163,13 +157,12 @@ class LatentLoop:
         Raises:
             UserError: the model has attention of a kind that this is not implemented for.
         """
-        none = torch.zeros((len(tokens), 0), dtype=torch.long, device=self.device)
-        cache = SharedPrefixCache.empty(self.model, len(tokens))
-        state = LoopState(cache, none)
+        state = self.start(len(tokens), shared=True)
         final = self.advance(state, self.embed(tokens), (), mask.to(self.device))
         if through_bot:
             self._think(state, final)
-        return replace(state, cache=cache.as_prefix())
+        assert isinstance(state.cache, SharedPrefixCache)
+        return replace(state, cache=state.cache.as_prefix())
 
     def begin(self, state: LoopState, bot: int, plan: HookPlan | None = None) -> LoopState:
         """Step `bot`, which yields z_0. Returns `state`."""
@@ -180,10 +173,10 @@ class LatentLoop:
     def think(self, state: LoopState, num_latents: int, plan: HookPlan | None = None) -> LoopState:
         """The latent steps: each feeds the last thought and adds the next. Returns `state`."""
         for step in range(num_latents):
-            self.think_once(state, step, plan)
+            self.latent_step(state, step, plan)
         return state
 
-    def think_once(self, state: LoopState, step: int, plan: HookPlan | None = None) -> LoopState:
+    def latent_step(self, state: LoopState, step: int, plan: HookPlan | None = None) -> LoopState:
         """One latent step, called `step` in the plan. Returns `state`."""
         # A copy is fed: a hook that writes in place must not reach the thoughts that are kept.
         fed = state.thoughts[-1][:, None].clone()
@@ -194,7 +187,7 @@ class LatentLoop:
         state.final_states.append(final[:, -1])
         state.thoughts.append(self.project(final[:, -1]))
 
-    def speak(
+    def feed_tokens(
         self,
         state: LoopState,
         tokens: Int[Tensor, "batch new"],
@@ -215,11 +208,12 @@ class LatentLoop:
         forbidden: int,
         max_new_tokens: int,
         plan: HookPlan | None = None,
+        kept: list[Float[Tensor, "batch d_vocab"]] | None = None,
     ) -> list[list[int]]:
         """Step `answer`, greedily, from the logits that predict its first token.
 
         `stop` (eos) ends a row's answer and is not part of it; the `forbidden` token (eot) is never
-        chosen, as in the official code.
+        chosen, as in the official code. The logits after each token are appended to `kept`.
         """
         answers: list[list[int]] = [[] for _ in range(len(state.mask))]
         open_rows = torch.ones(len(answers), dtype=torch.bool, device=self.device)
@@ -232,7 +226,9 @@ class LatentLoop:
                 break
             for row in open_rows.nonzero()[:, 0].tolist():
                 answers[row].append(int(chosen[row]))
-            logits = self.speak(state, chosen[:, None], _at(plan, "answer"))[:, -1]
+            logits = self.feed_tokens(state, chosen[:, None], _at(plan, "answer"))[:, -1]
+            if kept is not None:
+                kept.append(logits)
         return answers
 
 

@@ -12,15 +12,15 @@ from codi_lens.checkpoint.config import CodiConfig
 from codi_lens.checkpoint.load_report import LoadReport
 from codi_lens.choices import DTYPES
 from codi_lens.errors import UserError
-from codi_lens.model.backend import to_hooked
-from codi_lens.model.hooks import foreign_hooks, lock_of
+from codi_lens.model.backend import HookedBackend, lock_of, to_hooked
+from codi_lens.model.hooks import foreign_hooks
 from codi_lens.model.loop import LatentLoop
 from codi_lens.model.pretrained import Pretrained, load_pretrained, pick_device, pick_dtype
 from codi_lens.model.tokens import CodiTokens
 
 
 class CodiParts:
-    """A CODI LLaMA as a `HookedTransformer`, with its projection, tokenizer and latent loop.
+    """A CODI model as a `HookedTransformer`, with its projection, tokenizer and latent loop.
 
     Attributes:
         tokens: text to and from token sequences; its `tokenizer` is the base model's.
@@ -43,10 +43,18 @@ class CodiParts:
         self.config = config
         self.tokens = CodiTokens(tokenizer, config, model.cfg.d_vocab, model.cfg.n_ctx)
         self.ids = self.tokens.ids
-        self.loop = LatentLoop(model, projection)
+        self._model = model
+        self.loop = LatentLoop(HookedBackend(model), projection)
         self.load_report = load_report
         self.digest = digest
         self.name = name
+
+    def __repr__(self) -> str:
+        cfg = self.cfg
+        return (
+            f"{type(self).__name__}({self.name!r}, {cfg.n_layers} layers, d_model {cfg.d_model}, "
+            f"{self.config.num_latents} latent steps, {str(cfg.dtype).removeprefix('torch.')} on {self.device})"
+        )
 
     @classmethod
     def from_pretrained(
@@ -94,9 +102,9 @@ class CodiParts:
 
     @classmethod
     def from_parts(cls, parts: Pretrained, name: str = "") -> Self:
-        """Wraps a loaded model; `parts.llama` shares its weights with the result."""
+        """Wraps a loaded model; `parts.model` shares its weights with the result."""
         return cls(
-            to_hooked(parts.llama),
+            to_hooked(parts.model),
             parts.projection,
             parts.tokenizer,
             parts.config,
@@ -107,8 +115,8 @@ class CodiParts:
 
     @property
     def model(self) -> HookedTransformer:
-        """The hooked LLaMA; every hook point of TransformerLens is there."""
-        return self.loop.model
+        """The hooked transformer; every hook point of TransformerLens is there."""
+        return self._model
 
     @model.setter
     def model(self, other: HookedTransformer) -> None:

@@ -225,7 +225,7 @@ class SharedPrefixCache:
         ]
         return replace(self, entries=entries, prompts=prompts)
 
-    def cut(self, length: int) -> Self:
+    def crop(self, length: int) -> Self:
         """The first `length` positions, prefix included."""
         entries = [
             replace(entry, keys=entry.keys[:, :, :own], values=entry.values[:, :, :own])

@@ -14,14 +14,19 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerBase
+from transformers import (
+    AutoTokenizer,
+    PretrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
-from codi_lens.checkpoint.architectures.llama import check_sizes, read_llama_config
+from codi_lens.checkpoint.architectures import architecture_of, read_base_config
 from codi_lens.checkpoint.config import CONFIG_NAME, FIELDS, CodiConfig
 from codi_lens.checkpoint.fields import check_fields, read_object
 from codi_lens.checkpoint.hub import TOKENIZER, ModelFiles, model_files
 from codi_lens.checkpoint.known import known_config, refusal
-from codi_lens.checkpoint.layouts.codi import EXTRA_TOKENS
+from codi_lens.checkpoint.layouts import layout_of
 from codi_lens.checkpoint.load_report import LoadReport, measure_peak
 from codi_lens.checkpoint.merge import embedding_rows, load_checkpoint
 from codi_lens.checkpoint.tensor_files import CheckpointError, TensorFile, model_digest
@@ -35,7 +40,8 @@ from codi_lens.model.tokens import CodiTokens
 class Pretrained:
     """A CODI model as loaded, before hooks: plain transformers and torch."""
 
-    llama: LlamaForCausalLM
+    model: PreTrainedModel
+    """The base model with its adapters merged in."""
     projection: nn.Sequential | None
     tokenizer: PreTrainedTokenizerBase
     config: CodiConfig
@@ -70,13 +76,14 @@ def load_pretrained(
     own_tokenizer = files.tokenizer()
     base_files = _base_files(files, base, config, bool(own_tokenizer))
     config_path = base_files.require("config.json")
-    llama_config = read_llama_config(config_path)
+    base_config = read_base_config(config_path)
     tokenizer = read_tokenizer(own_tokenizer or base_files.tokenizer(), base_files)
     with enough_memory(files.name):
         file = TensorFile.open(files.weights())
-        tokens = _fit_vocabulary(file, llama_config, tokenizer, config)
-        check_sizes(llama_config, config_path, file)
-        merged = load_checkpoint(file, llama_config, config, dtype=dtype, device=where)
+        tokens = _fit_vocabulary(file, base_config, tokenizer, config)
+        architecture = architecture_of(base_config.model_type)
+        architecture.check_sizes(base_config, config_path, file, layout_of(file))
+        merged = load_checkpoint(file, base_config, config, dtype=dtype, device=where)
     report = merged.report
     report.files = file.digests()
     report.digest = model_digest(report.files.values())
@@ -84,7 +91,7 @@ def load_pretrained(
     report.remove_eos, report.answer_stem = config.remove_eos, config.answer_stem
     report.special_ids = asdict(tokens.ids)
     measure_peak(report, where)
-    return Pretrained(merged.llama, merged.projection, tokenizer, config, report)
+    return Pretrained(merged.model, merged.projection, tokenizer, config, report)
 
 
 def pick_dtype(dtype: torch.dtype | str) -> torch.dtype:
@@ -173,7 +180,7 @@ def read_tokenizer(paths: Sequence[Path], base: ModelFiles) -> PreTrainedTokeniz
 def _base_files(
     files: ModelFiles, base: str | Path | None, config: CodiConfig, own_tokenizer: bool
 ) -> ModelFiles:
-    """Where the LLaMA's config is, and its tokenizer unless the checkpoint has its own.
+    """Where the base model's config is, and its tokenizer unless the checkpoint has its own.
 
     That is `base` if given; else beside the weights, if all is there; else the named base.
     """
@@ -192,23 +199,25 @@ def _base_files(
 
 def _fit_vocabulary(
     file: TensorFile,
-    llama_config: LlamaConfig,
+    base: PretrainedConfig,
     tokenizer: PreTrainedTokenizerBase,
     config: CodiConfig,
 ) -> CodiTokens:
     """Checks tokenizer, special tokens and embedding rows against each other, before loading.
 
-    A `config.json` beside the weights may count CODI's three extra rows in. Where the tokenizer's
-    ids show that it does, `llama_config.vocab_size` is set back to the base's.
+    A `config.json` beside the weights may count CODI's extra rows in. Where the tokenizer's
+    ids show that it does, `base.vocab_size` is set back to the base's.
     """
-    rows = embedding_rows(file)
+    layout = layout_of(file)
+    rows = embedding_rows(file, layout, architecture_of(base.model_type))
     highest = max(tokenizer.get_vocab().values(), default=-1)  # ids may have gaps
     own_tokens = config.bot_token is not None
-    # A tokenizer saved after training may have a token for pad, the first of the three extra rows.
-    grown = rows == llama_config.vocab_size and highest in (rows - 4, rows - 3)
+    # A tokenizer saved after training may have a token for pad, the first of the extra rows.
+    pad = rows - layout.extra_tokens
+    grown = rows == base.vocab_size and highest in (pad - 1, pad)
     if grown and not own_tokens:
-        llama_config.vocab_size -= EXTRA_TOKENS
-    room = rows - 1 if own_tokens else rows - EXTRA_TOKENS
+        base.vocab_size -= layout.extra_tokens
+    room = rows - 1 if own_tokens else pad
     if highest > room:
         own = f"{rows} rows" if own_tokens else f"{rows} rows, the last two for bot and eot"
         raise CheckpointError(
@@ -217,6 +226,6 @@ def _fit_vocabulary(
             "eot_token itself?)"
         )
     try:
-        return CodiTokens(tokenizer, config, rows, llama_config.max_position_embeddings)
+        return CodiTokens(tokenizer, config, rows, base.max_position_embeddings)
     except UserError as error:
         raise UserError(f"{file.path}: {error}") from error

@@ -94,6 +94,11 @@ class CodiTokens:
         """The text of generated tokens."""
         return str(self.tokenizer.decode(list(ids), skip_special_tokens=True))
 
+    def words(self, ids: Sequence[int]) -> list[str]:
+        """Each token's own text; bot and eot, for which the tokenizer may have none, are "<bot>" and "<eot>"."""
+        frame = {self.ids.bot: "<bot>", self.ids.eot: "<eot>"}
+        return [frame.get(i) or str(self.tokenizer.decode([i])) for i in ids]
+
     def prompts(
         self, questions: Sequence[str]
     ) -> tuple[Int[Tensor, "batch pos"], Int[Tensor, "batch pos"]]:

@@ -67,19 +67,19 @@ def run_batch(
     captured: Captured = {}
     found = batches(runs, num_latents)
     hooks = _hooks(codi, runs, found, captured)
-    plan = HookPlan(codi.model, hooks, num_latents)
+    plan = loop.plan(hooks, num_latents)
     at_bot = bool(plan.at("bot"))  # if not, bot needs no pass of its own
     state = codi.read_to_share(questions, through_bot=not at_bot)
     state = state.select(found["bot"].taken_from)
     if at_bot:
         state = loop.begin(state, codi.ids.bot, plan)
     for step in range(num_latents):
-        state = loop.think_once(state.select(found[step].taken_from), step, plan)
+        state = loop.latent_step(state.select(found[step].taken_from), step, plan)
     end = found["eot"]
     return ThoughtsDone(state.select(end.taken_from), end.batch_index, plan, captured)
 
 
-def end_thoughts(
+def feed_eot(
     codi: HookedCodi, done: ThoughtsDone, tokens: Sequence[Sequence[int]] | None = None
 ) -> Ended:
     """Step `eot`, and in the same pass the tokens that each row of the batch goes on with.
@@ -95,7 +95,7 @@ def end_thoughts(
         done.state, codi.loop.embed(padded), done.plan.at("eot"), mask.to(codi.loop.device)
     )
     done.plan.check_fired()
-    return Ended(done.state.cut(before + len(end)), final[:, len(end) - 1 :], done.state)
+    return Ended(done.state.crop(before + len(end)), final[:, len(end) - 1 :], done.state)
 
 
 class _Writes:

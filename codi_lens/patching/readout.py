@@ -22,7 +22,7 @@ from codi_lens.model.hooks import Step
 from codi_lens.model.loop import LoopState
 from codi_lens.model.tokens import right_pad
 from codi_lens.patching.answer_logits import AnswerLogits, top_1
-from codi_lens.patching.engine import Ended, ThoughtsDone, end_thoughts
+from codi_lens.patching.engine import Ended, ThoughtsDone, feed_eot
 
 LOGIT_BYTES = 2**26
 """Of the logits that are read at a time."""
@@ -169,7 +169,7 @@ class AtEot(BehindStem):
         pairs: Sequence[int],
         answers: Sequence[AnswerPair],
     ) -> AnswerReadout:
-        return AnswerReadout(codi, end_thoughts(codi, done), answers, None)
+        return AnswerReadout(codi, feed_eot(codi, done), answers, None)
 
     def steps(self, empty_stem: bool) -> tuple[Step, ...]:
         return ("eot",)
@@ -194,7 +194,7 @@ def _forced(
     """One pass over what a pair's two answers share, a short one over the rest of each."""
     pair_of = dict(zip(done.batch_index, pairs, strict=True))
     own = [answers[pair_of[row]] for row in range(len(pair_of))]
-    ended = end_thoughts(codi, done, [before_difference(answer) for answer in own])
+    ended = feed_eot(codi, done, [before_difference(answer) for answer in own])
     branches = {}
     for name in ("clean", "corrupted"):
         rest = [after_difference(answer, name) for answer in own]

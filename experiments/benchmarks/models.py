@@ -54,8 +54,9 @@ def make_bench(
     """The model and pairs of a shape; "toy" is the embedded model with its own pairs."""
     if shape == "toy":
         parts = load_pretrained("toy", device=device, dtype=dtype)
+        assert isinstance(parts.model, LlamaForCausalLM)
         pairs = [pair for pair in load_pairs("toy") if not pair.same_answer][: limit or 60]
-        return Bench(HookedCodi.from_parts(parts, "toy"), parts.llama, pairs)
+        return Bench(HookedCodi.from_parts(parts, "toy"), parts.model, pairs)
     chosen = SHAPES[shape] if isinstance(shape, str) else shape
     llama = random_llama(chosen, dtype)
     llama.to(pick_device(device))  # type: ignore[arg-type]

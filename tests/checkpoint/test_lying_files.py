@@ -149,4 +149,4 @@ def test_arguments_of_another_kind(good, given, message):
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "torch.bfloat16", torch.bfloat16])
 def test_a_dtype_by_its_name(good, dtype):
-    assert load_pretrained(good, dtype=dtype).llama.dtype == torch.bfloat16
+    assert load_pretrained(good, dtype=dtype).model.dtype == torch.bfloat16

@@ -10,8 +10,10 @@ from safetensors.torch import load_file, save_file
 from codi_lens import HookedCodi, UserError
 from codi_lens.checkpoint.config import CONFIG_NAME, CodiConfig
 from codi_lens.checkpoint.fields import read_object
-from codi_lens.checkpoint.merge import make_projection, merge_adapter, write_checkpoint
+from codi_lens.checkpoint.merge import merge_adapter
+from codi_lens.checkpoint.projection import make_projection
 from codi_lens.checkpoint.tensor_files import PICKLED, SAFETENSORS, SHARD_INDEX, CheckpointError
+from codi_lens.checkpoint.write import write_checkpoint
 from tests.models.tiny import LLAMA3_ROPE, TARGETS, PlainCodi, tiny_config, write_tiny
 
 EMBEDDING = "codi.base_model.model.model.embed_tokens.weight"

@@ -182,7 +182,7 @@ class TestBranches:
         tiny.run_with_hooks(QUESTION, 5, fwd_hooks=[(_post(0, 0), _scale)])
         assert torch.equal(tiny.run_with_hooks(QUESTION, 5).logits, before)
 
-    def test_forks_of_one_state_do_not_see_each_other(self, tiny):
+    def test_copies_of_one_state_do_not_see_each_other(self, tiny):
         state = tiny.think([QUESTION], 3)
         kept = [
             (entry.past_keys.clone(), entry.past_values.clone()) for entry in state.cache.entries
@@ -190,10 +190,10 @@ class TestBranches:
         end, answer = torch.tensor([tiny.tokens.end()]), torch.tensor([tiny.tokens.answer(5)])
         logits = []
         for disturb in (False, True, False):
-            branch = state.fork()
+            branch = state.copy()
             hooks = [("blocks.0.hook_resid_post", _scale)] if disturb else []
-            tiny.loop.speak(branch, end, hooks)
-            logits.append(tiny.loop.speak(branch, answer))
+            tiny.loop.feed_tokens(branch, end, hooks)
+            logits.append(tiny.loop.feed_tokens(branch, answer))
         assert torch.equal(logits[0], logits[2])
         assert (logits[0] - logits[1]).abs().max() > 1e-3
         assert state.cache.entries[0].past_keys.shape[1] == state.mask.shape[1]

@@ -5,10 +5,13 @@ import warnings
 import pytest
 import torch
 from torch import nn
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import DynamicCache, LlamaConfig, LlamaForCausalLM
 
-from codi_lens import UserError
+from codi_lens import HookedCodi, UserError
+from codi_lens.checkpoint.plain_cache import cached
 from codi_lens.model.backend import to_hooked
+from codi_lens.model.loop import LatentLoop
+from codi_lens.model.pretrained import load_pretrained
 from tests.models.tiny import LLAMA3_ROPE
 
 PLAIN_ROPE = {"rope_type": "default", "rope_theta": 10000.0}
@@ -155,3 +158,44 @@ def test_shows_no_warning():
 def test_what_cannot_be_computed_exactly_is_refused(options, message):
     with pytest.raises(UserError, match=message):
         to_hooked(make_llama(**options))
+
+
+class PlainBackend:
+    """A transformers model without hooks, as the loop's transformer."""
+
+    device = torch.device("cpu")
+    hook_names = ()
+
+    def __init__(self, model):
+        self.model = model
+
+    def empty_cache(self, batch, *, shared=False):
+        assert not shared
+        return DynamicCache()
+
+    def embed(self, tokens):
+        return self.model.get_input_embeddings()(tokens)
+
+    def forward(self, embeddings, mask, cache, hooks=()):
+        positions = (mask.cumsum(1) - 1).clamp(min=0)[:, -embeddings.shape[1] :]
+        masks = {"attention_mask": mask, "position_ids": positions}
+        out = self.model.base_model(inputs_embeds=embeddings, **masks, **cached(cache))
+        return out.last_hidden_state
+
+    def unembed(self, final, hooks=()):
+        return self.model.lm_head(final)
+
+
+def test_the_loop_runs_on_any_backend(tiny_folder):
+    parts = load_pretrained(tiny_folder)
+    codi = HookedCodi.from_parts(parts)
+    loop = LatentLoop(PlainBackend(parts.model), parts.projection)
+    questions = ["one plus 2?", "5 plus 6 plus 7 plus two plus one?"]
+    tokens, mask = codi.tokens.prompts(questions)
+    state = loop.think(loop.begin(loop.read(tokens[:, :-1], mask[:, :-1]), codi.ids.bot), 3)
+    expected = codi.think(questions, 3)
+    end = torch.tensor([codi.tokens.end()] * 2)
+    found = [*state.thoughts, loop.feed_tokens(state, end)]
+    there = [*expected.thoughts, codi.loop.feed_tokens(expected, end)]
+    for own, other in zip(found, there, strict=True):
+        torch.testing.assert_close(own, other, atol=1e-3, rtol=1e-3)

@@ -26,6 +26,7 @@ from tests.models.tiny import write_tiny
 QUESTIONS = ["The answer is: 12 plus 34?", "one plus 2?", "5 plus 6 plus 7?"]
 EXPERIMENTS = (patch_positions, patch_layers, patch_iteratively)
 NAME = "blocks.1.hook_resid_post"
+ROTATED = "blocks.1.attn.hook_rot_k"
 
 
 @pytest.fixture
@@ -59,17 +60,15 @@ def test_a_hook_that_writes_in_place_reaches_the_run_and_nothing_that_is_kept(ti
         torch.testing.assert_close(*kept, atol=0, rtol=0)
 
 
-def test_a_fork_is_out_of_reach_of_another_forks_hooks(tiny):
-    from codi_lens.model.hooks import HookPlan
-
+def test_a_copy_is_out_of_reach_of_another_copys_hooks(tiny):
     def in_place(activation, hook):
         activation.zero_()
 
     state = tiny.think(QUESTIONS, 1)
-    fork, expected = state.fork(), tiny.think(QUESTIONS, 2).thoughts
-    plan = HookPlan(tiny.model, [(Site("hook_embed", 1), in_place)], 2)
-    tiny.loop.think_once(fork, 1, plan)
-    tiny.loop.think_once(state, 1)
+    other, expected = state.copy(), tiny.think(QUESTIONS, 2).thoughts
+    plan = tiny.loop.plan([(Site("hook_embed", 1), in_place)], 2)
+    tiny.loop.latent_step(other, 1, plan)
+    tiny.loop.latent_step(state, 1)
     for found, thought in zip(state.thoughts, expected, strict=True):
         assert torch.equal(found, thought)
 
@@ -218,8 +217,25 @@ def test_integers_of_numpy_and_torch_are_integers_everywhere(tiny):
             "no step True",
         ),
         (
-            lambda c: c.run_with_hooks("one?", 1, fwd_hooks=[((NAME, [0, 1]), ablate())]),
-            r"no step \[0, 1\]; this run has prompt, bot, eot, answer and latent steps 0..2",
+            lambda c: c.run_with_hooks("one?", 1, fwd_hooks=[((NAME, [0, 3]), ablate())]),
+            r"no step 3; this run has prompt, bot, eot, answer and latent steps 0..2",
+        ),
+        (
+            lambda c: c.run_with_hooks("one?", 1, fwd_hooks=[((NAME, []), ablate())]),
+            r"no step \[\]; this run has prompt",
+        ),
+        (
+            lambda c: c.run_with_cache("one?", 1, names_filter=["hook_embed", "hook_embedding"]),
+            "no hook point matches 'hook_embedding'",
+        ),
+        (
+            lambda c: c.run_with_cache("one?", 1, fwd_hooks=[(ROTATED, ablate())]),
+            "use hook_k, or run_with_hooks",
+        ),
+        (lambda c: c.to_str_tokens(["one?"]), r"the question is \['one\?'\]; give one text"),
+        (
+            lambda c: torch.no_grad()(c.run_with_hooks)("one?", 1, bwd_hooks=[(NAME, ablate())]),
+            "bwd_hooks need gradients",
         ),
         (lambda c: patch_positions(c, PAIRS[0]), "pairs is Pair; it must be a list"),
         (lambda c: patch_positions(c, ["one?"]), "pairs holds 'one\\?'"),

@@ -84,7 +84,7 @@ def test_every_hook_point_has_its_shape_and_value(codi):
 
 
 @torch.no_grad()
-def test_rows_are_selected_repeated_and_cut(codi):
+def test_rows_are_selected_repeated_and_cropped(codi):
     state = codi.read_to_share(QUESTIONS).select([0, 1])
     first, second = embeddings(2, 2), embeddings(4, 1, seed=5)
     codi.loop.advance(state, first)
@@ -94,11 +94,11 @@ def test_rows_are_selected_repeated_and_cut(codi):
     chosen = [1, 0, 1, 1]
     there = stock(codi, chosen, [first[chosen], second], [None, None])[-1]
     torch.testing.assert_close(found, there, atol=TOLERANCE, rtol=0)
-    # A state cut back goes on as if the last pass had not been.
-    once_more = codi.loop.advance(again.cut(before), second)
+    # A state cropped goes on as if the last pass had not been.
+    once_more = codi.loop.advance(again.crop(before), second)
     assert torch.equal(once_more, found)
-    # A fork leaves what it came from.
-    codi.loop.advance(state.fork(), first)
+    # A copy leaves what it came from.
+    codi.loop.advance(state.copy(), first)
     assert state.mask.shape[1] == before
     assert state.cache[0].length == before
 
@@ -133,7 +133,7 @@ def test_stock_attention_fails_loudly_on_a_shared_prompt(tiny):
 
 def test_rows_need_shared_prompts(tiny):
     state = tiny.read(QUESTIONS)
-    for change in (lambda: state.select([0]), lambda: state.cut(1)):
+    for change in (lambda: state.select([0]), lambda: state.crop(1)):
         with pytest.raises(UserError, match="once the prompts are shared"):
             change()
 

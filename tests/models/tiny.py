@@ -11,8 +11,9 @@ from transformers import DynamicCache, LlamaConfig, LlamaForCausalLM, PreTrained
 from transformers.models.llama.modeling_llama import LlamaRMSNorm, LlamaRotaryEmbedding
 
 from codi_lens.checkpoint.config import CodiConfig
-from codi_lens.checkpoint.merge import make_projection, write_checkpoint
 from codi_lens.checkpoint.plain_cache import cached
+from codi_lens.checkpoint.projection import make_projection
+from codi_lens.checkpoint.write import write_checkpoint
 
 TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 LLAMA3_ROPE = {

@@ -1,25 +1,24 @@
-"""The base model's `config.json`: read strictly, and held against the tensors before a model is made of it."""
+"""LLaMA: its config, read strictly, and its weights under TransformerLens' names.
 
-import re
-import reprlib
+TransformerLens' own loader knows models by name, fixes LLaMA-3's vocabulary and may process weights. Here the
+config is derived from the model's own `LlamaConfig`, and the tensors are converted by TransformerLens' LLaMA
+converter (views, no copies). Nothing is folded or centred: the projection of a CODI model reads the state
+*after* the final norm's gain, which folding would move elsewhere.
+"""
+
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from transformers import LlamaConfig
+import torch
+from torch import Tensor
+from transformer_lens import HookedTransformerConfig
+from transformer_lens.pretrained.weight_conversions.llama import convert_llama_weights
+from transformers import LlamaConfig, LlamaForCausalLM, PretrainedConfig, PreTrainedModel
 
-from codi_lens.checkpoint.fields import (
-    Kind,
-    check_fields,
-    flag,
-    optional,
-    positive,
-    read_object,
-    size,
-    text,
-)
-from codi_lens.checkpoint.tensor_files import CheckpointError, TensorFile
+from codi_lens.checkpoint.architectures.base import Architecture
+from codi_lens.checkpoint.fields import Kind, check_fields, flag, optional, positive, size, text
 from codi_lens.errors import UserError
-from codi_lens.model.backend import attention_sizes, check_supported
 
 REQUIRED = (
     "vocab_size",
@@ -30,7 +29,6 @@ REQUIRED = (
     "max_position_embeddings",
     "rms_norm_eps",
 )
-"""Fields without which transformers would fill in those of LLaMA-7B."""
 ROPE: dict[str, Kind] = {
     "rope_type": text,
     "type": text,
@@ -63,77 +61,151 @@ FIELDS: dict[str, Kind] = {
     "rope_parameters": optional(_rope),
     "partial_rotary_factor": optional(positive),
 }
-"""All on which a LLaMA's numbers depend; what else a file says (dtypes, token ids, versions) is not used."""
 
 
-def read_llama_config(path: Path) -> LlamaConfig:
-    """The config in `path`, refused where a default would have to stand in for a field.
+class Llama(Architecture):
+    """LLaMA 1 to 3: RMS norms, rotary embeddings, a gated MLP, key/value heads shared or not."""
 
-    Raises:
-        UserError: not the config of a LLaMA that this package computes exactly; names the field.
-    """
-    values = read_object(path)
-    kind = values.get("model_type")
-    if kind != "llama":
-        raise UserError(f"{path}: field 'model_type' is {reprlib.repr(kind)}; it must be 'llama'")
-    for field in REQUIRED:
-        if field not in values:
-            raise UserError(f"{path}: field {field!r} is missing; it must be given")
-    checked = check_fields(values, FIELDS, str(path))
-    checked = {field: value for field, value in checked.items() if value is not None}
-    if not ("rope_theta" in checked or "rope_theta" in checked.get("rope_parameters", {})):
-        raise UserError(
-            f"{path}: field 'rope_theta' is missing, in 'rope_parameters' too; it must be a number"
-        )
-    width, heads = checked["hidden_size"], checked["num_attention_heads"]
-    if width % heads:
-        raise UserError(
-            f"{path}: field 'hidden_size' is {width}; it must be a multiple of 'num_attention_heads' "
-            f"({heads})"
-        )
-    try:
-        config = LlamaConfig.from_dict(checked)
-        check_supported(config)
-    except Exception as error:
-        # transformers validates with exceptions of many kinds.
-        reason = " ".join(str(error).split())[:200]
-        raise UserError(f"{path}: not the config of a LLaMA to load ({reason})") from error
-    return config
-
-
-def check_sizes(config: LlamaConfig, path: Path, file: TensorFile) -> None:
-    """Holds a config's sizes against the headers of the tensors, before anything is allocated.
-
-    A size that any of the tensors has will do: which of them is out of line is told when they are read.
-
-    Raises:
-        CheckpointError: names field, file, found and expected.
-    """
-    indices = (re.search(r"\.layers\.(\d+)\.", key) for key in file.keys())  # noqa: SIM118
-    layers = len({index[1] for index in indices if index})
-    if config.num_hidden_layers > layers:
-        raise CheckpointError(
-            f"{path}: field 'num_hidden_layers' is {config.num_hidden_layers}; {file.path} has "
-            f"tensors of {layers} layers; expected one number in both: is this the right base model?"
-        )
-    heads, kv_heads, d_head = attention_sizes(config)
-    for field, expected, module, axis in (
-        ("'hidden_size'", config.hidden_size, "mlp.gate_proj", 1),
-        ("'intermediate_size'", config.intermediate_size, "mlp.gate_proj", 0),
-        ("'num_attention_heads' × 'head_dim'", heads * d_head, "self_attn.q_proj", 0),
-        ("'num_key_value_heads' × 'head_dim'", kv_heads * d_head, "self_attn.k_proj", 0),
-    ):
-        found = _sizes(file, module, axis)
-        if expected not in found:
-            raise CheckpointError(
-                f"{path}: field {field} is {expected}; in {file.path} the {module} weights have "
-                f"{' or '.join(map(str, sorted(found))) or 'none'}; expected one number in both: is "
-                "this the right base model?"
+    def read_fields(self, values: Mapping[str, Any], path: Path) -> dict[str, Any]:
+        """As in the base class; and the base of the rotary embedding has to be in one of two places."""
+        fields = super().read_fields(values, path)
+        if not ("rope_theta" in fields or "rope_theta" in fields.get("rope_parameters", {})):
+            raise UserError(
+                f"{path}: field 'rope_theta' is missing, in 'rope_parameters' too; it must be a number"
             )
+        width, heads = fields["hidden_size"], fields["num_attention_heads"]
+        if width % heads:
+            raise UserError(
+                f"{path}: field 'hidden_size' is {width}; it must be a multiple of "
+                f"'num_attention_heads' ({heads})"
+            )
+        return fields
+
+    def check(self, config: PretrainedConfig) -> None:
+        """Refuses biases in the MLP, other activations, and rotary embeddings of other kinds."""
+        if config.mlp_bias:
+            raise UserError("mlp_bias is true; TransformerLens' gated MLP has no such bias")
+        if config.hidden_act != "silu":
+            raise UserError(f"hidden_act is {config.hidden_act!r}; LLaMA models use 'silu'")
+        heads, kv_heads, d_head = attention_sizes(config)
+        if heads % kv_heads:
+            raise UserError(
+                f"num_key_value_heads is {kv_heads}; it must divide num_attention_heads ({heads})"
+            )
+        if d_head < 2 or d_head % 2:
+            raise UserError(
+                f"head_dim is {d_head}; it must be even, as the rotary embedding turns pairs"
+            )
+        rotary_settings(config)
+
+    def sizes(self, config: PretrainedConfig) -> tuple[tuple[str, int, str, int], ...]:
+        """The widths of the residual stream, the MLP, and the heads together."""
+        heads, kv_heads, d_head = attention_sizes(config)
+        return (
+            ("'hidden_size'", config.hidden_size, "mlp.gate_proj", 1),
+            ("'intermediate_size'", config.intermediate_size, "mlp.gate_proj", 0),
+            ("'num_attention_heads' × 'head_dim'", heads * d_head, "self_attn.q_proj", 0),
+            ("'num_key_value_heads' × 'head_dim'", kv_heads * d_head, "self_attn.k_proj", 0),
+        )
+
+    def hooked_config(
+        self, config: PretrainedConfig, dtype: torch.dtype
+    ) -> HookedTransformerConfig:
+        """Derived from `config` alone, for any size and vocabulary."""
+        self.check(config)
+        heads, kv_heads, d_head = attention_sizes(config)
+        return HookedTransformerConfig(
+            d_model=config.hidden_size,
+            d_head=d_head,
+            n_heads=heads,
+            n_key_value_heads=None if kv_heads == heads else kv_heads,
+            d_mlp=config.intermediate_size,
+            n_layers=config.num_hidden_layers,
+            n_ctx=config.max_position_embeddings,
+            d_vocab=config.vocab_size,
+            eps=config.rms_norm_eps,
+            act_fn=config.hidden_act,
+            normalization_type="RMS",
+            final_rms=True,
+            gated_mlp=True,
+            positional_embedding_type="rotary",
+            rotary_adjacent_pairs=False,
+            rotary_dim=d_head,
+            original_architecture="LlamaForCausalLM",
+            tie_word_embeddings=config.tie_word_embeddings,
+            init_weights=False,
+            dtype=dtype,
+            device="cpu",
+            **rotary_settings(config),
+        )
+
+    def hooked_weights(
+        self, model: PreTrainedModel, cfg: HookedTransformerConfig
+    ) -> dict[str, Tensor]:
+        """TransformerLens' conversion, and the attention's biases, which it leaves out."""
+        return convert_llama_weights(model, cfg) | _attention_biases(model, cfg)
 
 
-def _sizes(file: TensorFile, module: str, axis: int) -> set[int]:
-    """Lengths of one axis of a module's weights, over all layers."""
-    name = re.compile(rf"\.{re.escape(module)}\.(base_layer\.)?weight$")
-    shapes = (file.shape(key) for key in file.keys() if name.search(key))  # noqa: SIM118
-    return {shape[axis] for shape in shapes if len(shape) > axis}
+def attention_sizes(config: PretrainedConfig) -> tuple[int, int, int]:
+    """Number of heads, number of key/value heads, width of a head; a config may leave out the last two."""
+    heads = config.num_attention_heads
+    return (
+        heads,
+        config.num_key_value_heads or heads,
+        config.head_dim or config.hidden_size // heads,
+    )
+
+
+def rotary_settings(config: PretrainedConfig) -> dict[str, Any]:
+    """TransformerLens' names for the rotary embedding of `config`: plain, linear or llama3 scaling."""
+    rope: dict[str, Any] = dict(config.rope_parameters or {})
+    kind = rope.get("rope_type", "default")
+    if rope.get("partial_rotary_factor", 1.0) != 1.0:
+        raise UserError(
+            f"partial_rotary_factor is {rope['partial_rotary_factor']}; LLaMA rotates all of a head"
+        )
+    settings: dict[str, Any] = {"rotary_base": rope["rope_theta"]}
+    if kind == "linear":
+        settings["rotary_scaling_factor"] = rope["factor"]
+    elif kind == "llama3":
+        low, high = rope["low_freq_factor"], rope["high_freq_factor"]
+        if not low < high:
+            raise UserError(f"high_freq_factor is {high}; it must exceed low_freq_factor ({low})")
+        settings |= {
+            "use_NTK_by_parts_rope": True,
+            "NTK_by_parts_factor": rope["factor"],
+            "NTK_by_parts_low_freq_factor": low,
+            "NTK_by_parts_high_freq_factor": high,
+            "NTK_original_ctx_len": rope["original_max_position_embeddings"],
+        }
+    elif kind != "default":
+        raise UserError(f"rope_type is {kind!r}; supported are 'default', 'linear' and 'llama3'")
+    return settings
+
+
+def _attention_biases(model: PreTrainedModel, cfg: HookedTransformerConfig) -> dict[str, Tensor]:
+    """The biases of q, k, v, o where the config has them; the converter writes zeros in their place."""
+    biases: dict[str, Tensor] = {}
+    if not model.config.attention_bias:
+        return biases
+    mark = "" if cfg.n_key_value_heads is None else "_"
+    for layer, block in enumerate(model.model.layers):
+        attention, stem = block.self_attn, f"blocks.{layer}.attn."
+        biases[f"{stem}b_Q"] = attention.q_proj.bias.view(-1, cfg.d_head)
+        biases[f"{stem}{mark}b_K"] = attention.k_proj.bias.view(-1, cfg.d_head)
+        biases[f"{stem}{mark}b_V"] = attention.v_proj.bias.view(-1, cfg.d_head)
+        biases[f"{stem}b_O"] = attention.o_proj.bias
+    return biases
+
+
+LLAMA = Llama(
+    model_type="llama",
+    config_class=LlamaConfig,
+    model_class=LlamaForCausalLM,
+    fields=FIELDS,
+    required=REQUIRED,
+    embedding="model.embed_tokens.weight",
+    head="lm_head.weight",
+    layers="model.layers.",
+    lora_targets=("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"),
+)

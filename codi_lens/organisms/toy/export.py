@@ -15,13 +15,13 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from transformers import LlamaForCausalLM
 
+from codi_lens.checkpoint.architectures import LLAMA
 from codi_lens.checkpoint.config import CodiConfig
-from codi_lens.checkpoint.merge import write_checkpoint
+from codi_lens.checkpoint.write import write_checkpoint
 from codi_lens.organisms.toy.tokenizer import ANSWER_STEM
 from codi_lens.organisms.toy.train import Trained
 
 LORA_ALPHA = 32.0
-LORA_TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
 
 def factorise(
@@ -46,7 +46,7 @@ def split_adapters(
     linears = {
         name: module
         for name, module in model.named_modules()
-        if isinstance(module, nn.Linear) and name.endswith(LORA_TARGETS)
+        if isinstance(module, nn.Linear) and name.endswith(LLAMA.lora_targets)
     }
     rank = max(min(module.weight.shape) for module in linears.values())
     stored = copy.deepcopy(model)

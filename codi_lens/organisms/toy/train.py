@@ -26,7 +26,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerBase
 
-from codi_lens.checkpoint.merge import EXTRA_TOKENS, make_projection
+from codi_lens.checkpoint.layouts import CODI
+from codi_lens.checkpoint.projection import make_projection
 from codi_lens.organisms.toy import task
 from codi_lens.organisms.toy.forward import (
     Batch,
@@ -123,7 +124,7 @@ class Trained:
 def make_model(size: Size, n_vocab: int) -> LlamaForCausalLM:
     """A LLaMA with random weights, with rows for CODI's three extra tokens."""
     config = LlamaConfig(
-        vocab_size=n_vocab + EXTRA_TOKENS,
+        vocab_size=n_vocab + CODI.extra_tokens,
         hidden_size=size.d_model,
         intermediate_size=size.d_mlp,
         num_hidden_layers=size.n_layers,

@@ -1,0 +1,13 @@
+from . import plots as plots
+from .data.pairs import Pair as Pair
+from .data.pairs import Variant as Variant
+from .data.pairs import load_pairs as load_pairs
+from .errors import UserError as UserError
+from .model.cache import CodiCache as CodiCache
+from .model.hooked_codi import HookedCodi as HookedCodi
+from .model.hooks import Site as Site
+from .model.run import CodiRun as CodiRun
+from .patching.result import Sweep as Sweep
+from .patching.sweep import patch_iteratively as patch_iteratively
+from .patching.sweep import patch_layers as patch_layers
+from .patching.sweep import patch_positions as patch_positions
