@@ -3,6 +3,8 @@
 import argparse
 import os
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -62,7 +64,7 @@ def add_patching_flags(parser: argparse.ArgumentParser) -> None:
     add("--direction", default="denoise", choices=DIRECTIONS, help=direction)
     start = "where the answer is read: behind the forced stem, or right after the thoughts"
     add("--answer-start", default="stem", choices=ANSWER_STARTS, help=start)
-    gap = "between the two unpatched runs, in logits, below which a pair has no recovery"
+    gap = "gap between the two unpatched runs, in logits, below which a pair has no recovery"
     add("--min-gap", type=float, default=1.0, help=gap)
     kept = "pairs to keep: all, those answered right, or also wrong without thoughts"
     add("--filter", default="none", choices=FILTERS, help=kept)
@@ -81,7 +83,7 @@ def add_effect_flags(parser: argparse.ArgumentParser) -> None:
     """The flags of experiments that tell effects apart and have controls."""
     effect = "what follows a patch: later thoughts recomputed, held, or alone passed on"
     parser.add_argument("--mode", default="regenerate", choices=MODES, help=effect)
-    controls = "the run's own activation, another pair's, and noise, in place of the source's"
+    controls = "patch the run's own activation, another pair's, and noise too"
     parser.add_argument("--controls", default="all", choices=("all", "none"), help=controls)
 
 
@@ -101,10 +103,10 @@ def patch(experiment: str, arguments: argparse.Namespace) -> None:
             check_unused(arguments.out)  # before there is a model to wait for
         work = inputs.prepare(experiment, arguments, here)
         with resuming.hint(work.folder):
-            run(experiment, work, arguments, here)
+            execute(experiment, work, arguments, here)
 
 
-def run(
+def execute(
     experiment: str, work: inputs.Inputs, arguments: argparse.Namespace, here: Processes
 ) -> None:
     """Runs the sweep, with its figures, and tells of it.
@@ -116,14 +118,20 @@ def run(
     from codi_lens.tracking import Tracker
 
     drawn: dict[str, go.Figure] = {}
+    config = as_json(arguments)
+    mode: WandbMode = "off" if here.index else arguments.wandb
+
+    @cache
+    def tracker() -> Tracker:
+        """From the first pair on: a run that is refused is not told of."""
+        found = Tracker(mode, experiment=experiment, folder=work.folder, config=config)
+        return stack.enter_context(found)
 
     def pages(sweep: "Sweep") -> Mapping[str, str]:
         drawn.update(plots.gallery(sweep))
         return {FIGURES: plots.page(drawn)}
 
-    wandb: WandbMode = "off" if here.index else arguments.wandb
-    config = as_json(arguments)
-    with Tracker(wandb, experiment=experiment, folder=work.folder, config=config) as tracker:
+    with ExitStack() as stack:
         try:
             sweep = records.run(
                 work.codi,
@@ -136,9 +144,10 @@ def run(
                 answers=arguments.answers or ("all" if arguments.model == "toy" else "top"),
                 saved=work.saved,
                 pages=pages,
-                on_pair=tracker.pair,
+                on_pair=lambda outcome, done: tracker().pair(outcome, done),
                 config=config,
                 call={"arguments": arguments.given, "working_folder": os.getcwd()},
+                go_on=command(experiment, "--resume", work.folder),
                 processes=here,
             )
         except Interrupted as stop:
@@ -146,9 +155,8 @@ def run(
                 return
             if stop.sweep:
                 show(stop.sweep, work.folder)
-            way = command(experiment, "--resume", work.folder)
-            raise Interrupted(f"{stop}; go on with\n  {way}", stop.sweep) from None
-        tracker.finish(sweep, drawn, show(sweep, work.folder))
+            raise
+        tracker().finish(sweep, drawn, show(sweep, work.folder))
 
 
 def show(sweep: "Sweep", folder: Path) -> list[Path]:

@@ -26,17 +26,7 @@ def resumed(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> a
     """
     if arguments.resume is None:
         return arguments
-    from codi_lens.records.journal import read_header
-
-    header = read_header(arguments.resume)
-    if "arguments" not in header:
-        raise UserError(
-            f"{arguments.resume} was not begun by a program; call codi_lens.records.run as it was called "
-            "then, and it goes on"
-        )
-    program = command(header["experiment"])
-    if program != parser.prog:
-        raise UserError(f"{arguments.resume} is of another experiment; resume it with {program}")
+    header = _header(arguments.resume, parser.prog)
     there = parser.parse_args(header["arguments"])
     working_folder = header.get("working_folder", os.getcwd())
     if working_folder != os.getcwd():
@@ -58,6 +48,21 @@ def resumed(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> a
     if differing:
         raise UserError(f"{arguments.resume} cannot be resumed: {'; '.join(differing)}")
     return there
+
+
+def _header(folder: Path, program: str) -> dict[str, Any]:
+    """What the journal in `folder` says of a run that this program began."""
+    from codi_lens.records.journal import read_header
+
+    header = read_header(folder)
+    if "arguments" not in header:
+        raise UserError(
+            f"{folder} was not begun by a program; call codi_lens.records.run as it was called then, and "
+            "it goes on"
+        )
+    if (other := command(header["experiment"])) != program:
+        raise UserError(f"{folder} is of another experiment; resume it with {other}")
+    return header
 
 
 def _located(arguments: argparse.Namespace, working_folder: str) -> argparse.Namespace:

@@ -7,15 +7,11 @@ Every finished pair is in the folder's journal at once. The same call again goes
 and reads a finished one back.
 """
 
-import sys
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
-
-from tqdm.auto import tqdm
 
 from codi_lens.choices import ANSWERS, Answers
 from codi_lens.data.pairs import Pair
@@ -26,48 +22,17 @@ from codi_lens.patching.checks import check_pairs
 from codi_lens.patching.jobs import Saved
 from codi_lens.patching.plans import Settings
 from codi_lens.patching.result import PairOutcome, Sweep
-from codi_lens.patching.runner import Decode, sweep_pairs
-from codi_lens.patching.sweep import make_settings, make_sweep
+from codi_lens.patching.sweep import make_settings
 from codi_lens.records.journal import Journal, check_same, read_header, remove_parts
 from codi_lens.records.journal_lines import Entry
-from codi_lens.records.manifest import JOURNAL, MANIFEST, describe_run, tensors_digest
+from codi_lens.records.manifest import JOURNAL, MANIFEST
 from codi_lens.records.processes import ALONE, Processes
 from codi_lens.records.read import load, read_manifest, verify
-from codi_lens.records.stopping import CtrlC, Interrupted
-from codi_lens.records.top_answers import TopCells
+from codi_lens.records.stopping import Interrupted
+from codi_lens.records.sweeping import Work, swept
 from codi_lens.records.write import write_record
 
 NOTHING: Mapping[str, Any] = MappingProxyType({})
-DECODE: dict[Answers, Decode] = {"none": "none", "top": "last", "all": "all"}
-"""Answers asked for -> those that are decoded at once; "top" where cells are not outlined."""
-
-
-@dataclass(frozen=True)
-class Work:
-    """What is to be run, and how; arguments as in `run`."""
-
-    experiment: Any
-    codi: HookedCodi
-    pairs: Sequence[Pair]
-    settings: Settings
-    batch_rows: int | None
-    answers: Answers
-    saved: Saved | None
-    here: Processes
-
-    @property
-    def name(self) -> str:
-        """The experiment's name."""
-        return str(getattr(self.experiment, "name", self.experiment))
-
-    def header(self) -> Entry:
-        """What the journal says is run."""
-        described = describe_run(self.name, self.codi, self.pairs, self.settings)
-        return described | {
-            "batch_rows": self.batch_rows,
-            "answers": self.answers,
-            "activations": None if self.saved is None else tensors_digest(self.saved),
-        }
 
 
 def run(
@@ -86,6 +51,7 @@ def run(
     on_pair: Callable[[PairOutcome, int], None] = lambda *_: None,
     config: Mapping[str, Any] = NOTHING,
     call: Mapping[str, Any] = NOTHING,
+    go_on: str = "the same call",
     processes: Processes = ALONE,
 ) -> Sweep:
     """Runs an experiment over pairs and leaves its record in `folder`.
@@ -107,6 +73,7 @@ def run(
         on_pair: called with every pair's outcome, and how many are done with it.
         config: what the user asked for, for the manifest.
         call: how a program was called, for the journal: what `--resume` knows its flags from.
+        go_on: what goes on with the run, for the message when it is interrupted.
         processes: those that share the run. The record is there when `run` returns in any of them.
 
     Raises:
@@ -125,19 +92,30 @@ def run(
     if found == "finished":
         check_same(folder, read_header(folder), header)
         return load(folder)
-    with _journal(work, folder, header, resume=found == "begun") as journal:
-        sweep, whole = _swept(work, journal, on_pair, progress)
+    with _journal(folder, header, found == "begun", processes) as journal:
+        sweep, whole = swept(work, journal, on_pair, progress)
         processes.wait()  # until all have read what the first now puts away
         if processes.index == 0:
             journal.absorb()
             if sweep is not None:
                 about = {"out": str(folder), "seconds": round(time.perf_counter() - started, 2)}
                 about |= {"processes": processes.count}
-                _write(work, folder, sweep, pages(sweep), {**config, **about}, whole)
+                write_record(
+                    folder,
+                    sweep,
+                    codi,
+                    {**config, **about},
+                    pages=pages(sweep),
+                    planned=len(pairs),
+                    complete=whole,
+                )
+            if whole:
+                remove_parts(folder)
     processes.wait()
     if sweep is None or not whole:
         done = len(sweep.outcomes) if sweep else 0
-        raise Interrupted(f"interrupted: {done} of {len(pairs)} pairs are done", sweep)
+        said = f"interrupted: {done} of {len(pairs)} pairs are done; go on with\n  {go_on}"
+        raise Interrupted(said, sweep)
     return sweep
 
 
@@ -176,109 +154,8 @@ def _found(folder: Path, resume: bool) -> str:
     return ""
 
 
-def _journal(work: Work, folder: Path, header: Entry, *, resume: bool) -> Journal:
+def _journal(folder: Path, header: Entry, resume: bool, here: Processes) -> Journal:
     """This process' journal; the others wait until the first has its own, and the run's lock."""
-    first = work.here.index == 0
-    journal = Journal(folder, header, resume=resume) if first else None
-    work.here.wait()
-    return journal or Journal(folder, header, index=work.here.index)
-
-
-def _swept(
-    work: Work, journal: Journal, on_pair: Callable[[PairOutcome, int], None], progress: bool
-) -> tuple[Sweep | None, bool]:
-    """The sweep, as far as it came, and whether that is all of it; with the answers asked for."""
-    done = journal.outcomes(work.pairs)
-    axes = make_sweep(work.experiment, work.codi, work.settings, []).axes
-    top = work.answers == "top" and "variant" in axes
-    with CtrlC() as ctrl_c:
-        outcomes = sweep_pairs(
-            work.experiment,
-            work.codi,
-            work.pairs,
-            work.settings,
-            batch_rows=work.batch_rows,
-            decode="none" if top else DECODE[work.answers],
-            saved=work.saved,
-            part=work.here.part(len(work.pairs)),
-            done=frozenset(done),
-            stopped=lambda: ctrl_c.pressed,
-        )
-        for outcome in _shown(outcomes, work, journal, done) if progress else outcomes:
-            journal.add(outcome)
-            done[outcome.pair.pair_id] = outcome
-            on_pair(outcome, len(done))
-        work.here.wait()
-        if work.here.count > 1:
-            done = journal.outcomes(work.pairs)
-        if not done:
-            return None, False
-        in_order = [done[pair.pair_id] for pair in work.pairs if pair.pair_id in done]
-        sweep = make_sweep(work.experiment, work.codi, work.settings, in_order)
-        if len(done) < len(work.pairs):
-            return sweep, False
-        return _with_top_answers(sweep, work, journal, ctrl_c) if top else (sweep, True)
-
-
-def _shown(
-    outcomes: Iterator[PairOutcome], work: Work, journal: Journal, done: Collection[int]
-) -> Iterator[PairOutcome]:
-    """The outcomes, shown as they come; of several processes the first shows its part."""
-    own = work.pairs[work.here.part(len(work.pairs))]
-    if journal.resumed:
-        torn = "; the journal's last line was torn and is dropped" if journal.torn else ""
-        sys.stderr.write(f"going on: {len(done)} of {len(work.pairs)} pairs are there{torn}\n")
-    yield from tqdm(
-        outcomes,
-        total=len(own),
-        initial=sum(pair.pair_id in done for pair in own),
-        unit="pair",
-        desc=work.name.replace("_", " "),
-        disable=work.here.index > 0,
-    )
-
-
-def _with_top_answers(
-    sweep: Sweep, work: Work, journal: Journal, ctrl_c: CtrlC
-) -> tuple[Sweep, bool]:
-    """The sweep with the answers of its outlined cells, from a second run of those alone."""
-    top = TopCells.of(sweep)
-    if top is None:
-        return sweep, True
-    texts = journal.answers()
-    again = sweep_pairs(
-        work.experiment,
-        work.codi,
-        work.pairs,
-        top.settings,
-        batch_rows=work.batch_rows,
-        decode="all",
-        part=work.here.part(len(work.pairs)),
-        done=frozenset(texts),
-        stopped=lambda: ctrl_c.pressed,
-    )
-    for outcome in again:
-        own = top.texts(outcome)
-        journal.add_answers(outcome.pair.pair_id, own)
-        texts[outcome.pair.pair_id] = own
-    work.here.wait()
-    if work.here.count > 1:
-        texts = journal.answers()
-    outcomes = [replace(o, texts=texts.get(o.pair.pair_id, {})) for o in sweep.outcomes]
-    return replace(sweep, outcomes=tuple(outcomes)), len(texts) == len(sweep.outcomes)
-
-
-def _write(
-    work: Work,
-    folder: Path,
-    sweep: Sweep,
-    pages: Mapping[str, str],
-    config: dict[str, Any],
-    whole: bool,
-) -> None:
-    """Writes the record; the tensors of single pairs go when it is whole."""
-    write_record(
-        folder, sweep, work.codi, config, pages=pages, planned=len(work.pairs), complete=whole
-    )
-    if whole:
-        remove_parts(folder)
+    first = Journal(folder, header, resume=resume) if here.index == 0 else None
+    here.wait()
+    return first or Journal(folder, header, index=here.index)

@@ -1,6 +1,7 @@
 """The programs by name, and what their --help says."""
 
 import argparse
+import subprocess
 import sys
 from importlib import import_module
 from pathlib import Path
@@ -47,6 +48,17 @@ def test_the_command_lists_its_programs(capsys):
     for name in NAMES:
         assert f"  {name} " in said
         assert program(name).summary in said
+
+
+def test_the_overview_is_quick_to_come():
+    code = """
+import sys
+from codi_lens.cli.main import main
+main(["--help"])
+assert not {"plotly", "wandb", "peft", "torch", "tqdm", "numpy"} & set(sys.modules)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
 
 
 def test_an_unknown_program_is_refused_with_those_that_there_are(capsys):

@@ -55,7 +55,7 @@ def test_a_stopped_run_goes_on_and_is_then_read_back_without_the_model(
     run, stopped, tiny, tmp_path, monkeypatch
 ):
     folder, stop = stopped
-    assert str(stop) == "interrupted: 2 of 4 pairs are done"
+    assert str(stop) == "interrupted: 2 of 4 pairs are done; go on with\n  the same call"
     assert stop.sweep.pairs == PAIRS[:2]
     whole = run(tmp_path / "whole", pages=lambda sweep: {"n.txt": f"{len(sweep.outcomes)} pairs"})
     sweep = run(folder, pages=lambda sweep: {"n.txt": f"{len(sweep.outcomes)} pairs"})
