@@ -46,8 +46,9 @@ def labels(text: str) -> tuple[int | str, ...]:
 
 
 def add_experiment_flags(parser: argparse.ArgumentParser) -> None:
-    """The flags of every program that asks a model about pairs, beside those that choose the model."""
+    """The flags of every program that asks a model about pairs."""
     add = parser.add_argument
+    add("--model", default="toy", help="'toy', a folder, or a hub id")
     add("--pairs", default="toy", help="'toy', 'toy-heldout', or a file or folder of pairs")
     add_limit(parser)
     add_out(parser)

@@ -18,8 +18,16 @@ if TYPE_CHECKING:
     from codi_lens.patching.plans import Settings
 
 SETTINGS = (
-    *("layers", "positions", "num_latents", "site", "direction"),
-    *("answer_start", "min_gap", "seed", "mode", "controls"),
+    "layers",
+    "positions",
+    "num_latents",
+    "site",
+    "direction",
+    "answer_start",
+    "min_gap",
+    "seed",
+    "mode",
+    "controls",
 )
 """Flags that are settings of a sweep; not every experiment has all."""
 

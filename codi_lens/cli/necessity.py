@@ -15,7 +15,6 @@ from codi_lens.cli.program import Program
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
     """The program's flags."""
-    parser.add_argument("--model", default="toy", help="'toy', a folder, or a hub id")
     flags.add_experiment_flags(parser)
     add_model_flags(parser)
     parser.add_argument("--batch", type=int, default=64, help="questions side by side")

@@ -54,9 +54,8 @@ def patching_program(
 
 def add_patching_flags(parser: argparse.ArgumentParser) -> None:
     """The flags that every patching program has."""
-    add = parser.add_argument
-    add("--model", default="toy", help="'toy', a folder, or a hub id")
     add_experiment_flags(parser)
+    add = parser.add_argument
     add("--layers", type=labels, help="to patch, such as 0-3,7,thought (default: all layers)")
     add("--positions", type=labels, help="to patch, such as bot,0-4,eot (default: all latents)")
     add("--site", default="resid_post", choices=SITES, help="the hook point that is patched")

@@ -1,6 +1,7 @@
 """Trains the embedded model: from a seed to a checkpoint with pairs and a card.
 
-With the defaults this is how `codi_lens/organisms/toy/model` was made. `--steps` spreads another number of optimisation steps over the stages, for a quick look; the model is then worse.
+With the defaults this is how `codi_lens/organisms/toy/model` was made. `--steps`
+spreads another number of optimisation steps over the stages, for a quick look; the model is then worse.
 """
 
 import argparse

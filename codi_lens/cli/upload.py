@@ -1,6 +1,7 @@
 """Sends a finished run to Weights & Biases.
 
-What is sent is what `--wandb online` would have sent while it ran: settings, aggregates, figures, cells and the record.
+What is sent is what `--wandb online` would have sent while it ran: settings, aggregates, figures, cells and
+the record.
 """
 
 import argparse

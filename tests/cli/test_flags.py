@@ -71,12 +71,12 @@ def test_an_unknown_program_is_refused_with_those_that_there_are(capsys):
     ("started", "called"),
     [
         ("/usr/bin/codi-lens", "codi-lens compare"),
-        (r"codi-lens.exe", "codi-lens compare"),
+        ("codi-lens.exe", "codi-lens compare"),
         ("experiments/compare.py", "python -m experiments.compare"),
         ("ipykernel_launcher.py", "python -m experiments.compare"),
     ],
 )
-def test_messages_advise_the_command_that_was_used(monkeypatch, capsys, started, called, tmp_path):
+def test_messages_advise_the_command_that_was_used(monkeypatch, capsys, started, called):
     monkeypatch.setattr(sys, "argv", [started])
     assert command("compare", "a b") == f"{called} 'a b'"
     with pytest.raises(SystemExit):
