@@ -3,14 +3,18 @@
 import operator
 import reprlib
 import shlex
+import sys
 from collections.abc import Callable, Collection
 from functools import wraps
 from inspect import signature
+from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
 P = ParamSpec("P")
 R = TypeVar("R")
 T = TypeVar("T")
+COMMAND = "codi-lens"
+"""The command that an installed package has; a clone has `python -m experiments.NAME` too."""
 
 
 class UserError(ValueError):
@@ -38,8 +42,11 @@ def whole_number(value: Any, what: str, *, at_least: int = 0) -> int:
 
 
 def command(program: str, *arguments: object) -> str:
-    """How to call one of the programs in a shell, for messages that advise it."""
-    return shlex.join(["python", "-m", f"experiments.{program}", *map(str, arguments)])
+    """How to call one of the programs in a shell, for messages: as this process itself was called."""
+    words = ["python", "-m", f"experiments.{program}"]
+    if Path(sys.argv[0]).stem == COMMAND:
+        words = [COMMAND, program]
+    return shlex.join([*words, *map(str, arguments)])
 
 
 def one_of(value: T, known: Collection[Any], what: str, where: str = "") -> T:

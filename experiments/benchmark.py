@@ -22,41 +22,37 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from codi_lens.choices import DTYPES
-from codi_lens.cli import common
+from codi_lens.cli.flags import IMAGE_FORMATS, add_seed, path
+from codi_lens.cli.folders import fresh_folder
+from codi_lens.cli.model_flags import add_device, add_dtype
+from codi_lens.cli.program import Program
 
 SHAPES = ("toy", "medium", "llama-1b")
 MIB = 2**20
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Runs the program; exit code 0, or 2 for input that cannot be used."""
-    parser = common.new_parser(
-        "benchmark",
-        __doc__.splitlines()[0],
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-    )
-    parser.add_argument("--shape", default="toy", choices=SHAPES, help="random weights but for toy")
-    parser.add_argument("--limit", type=int, help="pairs (default: 60 on toy, else 1)")
-    parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--sample", type=int, default=6, help="cells that a, a′ and b are timed on")
-    parser.add_argument("--device", default="cpu", help="'auto', 'cpu', 'cuda', …")
-    parser.add_argument("--dtype", default="float32", choices=DTYPES)
-    parser.add_argument("--batch-rows", type=int, help="as in the sweeps")
-    parser.add_argument("--growth", action="store_true", help="how c grows, on small models")
-    parser.add_argument("--format", choices=("png", "svg", "pdf"), help="also a picture of growth")
-    parser.add_argument("--out", type=common.path, help="folder for the JSON (default: only print)")
-    parser.add_argument("--seed", type=int, default=0)
-    return common.run(parser, argv, benchmark)
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    """The program's flags."""
+    add = parser.add_argument
+    add("--shape", default="toy", choices=SHAPES, help="of the model; random weights but for toy")
+    add("--limit", type=int, help="pairs (default: 60 on toy, else 1)")
+    add("--repeats", type=int, default=5, help="of what is timed")
+    add("--sample", type=int, default=6, help="cells that a, a′ and b are timed on")
+    add_device(parser)
+    add_dtype(parser)
+    add("--batch-rows", type=int, help="as in the sweeps (default: as fit in memory)")
+    add("--growth", action="store_true", help="how c grows, on small models")
+    add("--format", choices=IMAGE_FORMATS, help="also a picture of growth (default: none)")
+    add("--out", type=path, help="folder for the JSON (default: only print)")
+    add_seed(parser)
 
 
 def benchmark(arguments: argparse.Namespace) -> None:
     """Measures and reports what the arguments ask for."""
-    common.check_numbers(arguments)
     from codi_lens.memory import keep_freed_memory
 
     keep_freed_memory()  # as the programs do, for all runs alike
-    folder = None if arguments.out is None else common.fresh_folder(arguments.out, "benchmark")
+    folder = None if arguments.out is None else fresh_folder(arguments.out, "benchmark")
     if arguments.growth:
         growth(arguments, folder)
         return
@@ -135,6 +131,8 @@ def growth_table(found: dict[str, Any]) -> str:
             )
     return "\n".join(lines)
 
+
+main = Program("benchmark", __doc__.splitlines()[0], add_flags, benchmark)
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -1,9 +1,8 @@
-"""Compare runs of the same model and pairs: laws that must hold, and where the experiments part.
+"""Do the experiments agree, and where do they part? Compares runs of the same model and pairs.
 
     python -m experiments.compare RUN RUN … --out FOLDER
 
-reads finished records, checks them against each other, and writes `comparison.json` and `comparison.html`. A
-check that fails makes the exit code 1 and is named.
+`codi_lens/cli/compare.py` has the program, which `codi-lens compare` runs too.
 """
 
 import sys

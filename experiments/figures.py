@@ -1,8 +1,8 @@
-"""The pictures of README: one of each experiment, on the embedded model.
+"""Draws the pictures of README: one of each experiment, on the embedded model.
 
     python -m experiments.figures
 
-measures what they show and writes them to notebooks/figures. Needs the extra `export` and a browser.
+`codi_lens/cli/figures.py` has the program, which `codi-lens figures` runs too.
 """
 
 import sys

@@ -1,11 +1,8 @@
-"""What a checkpoint is, what became of each of its tensors, and whether its loop computes the right thing.
+"""What is in a checkpoint, and does its loop compute the right thing?
 
     python -m experiments.inspect_checkpoint zen-E/CODI-llama3.2-1b-Instruct --device auto --dtype bfloat16
 
-loads the model and prints the load report. Then one question goes through this package's loop and, on the
-same merged weights, through plain transformers with its own key/value cache; the largest differences of
-thoughts and of answer logits are printed. Exit code 0; 1 if they differ by more than rounding; 2 for a
-checkpoint or settings that cannot be used.
+`codi_lens/cli/inspect_checkpoint.py` has the program, which `codi-lens inspect_checkpoint` runs too.
 """
 
 import sys

@@ -1,10 +1,8 @@
-"""Iterative patching: single, cumulative, chained and parallel, along the latents of each layer.
+"""How much of a patch survives from thought to thought? Iterative patching.
 
     python -m experiments.iterative_patching
 
-asks how much of a patch survives when it may pass on only through the next latent at the same layer
-(chained), and what positions add up to (cumulative, parallel). Writes a record and `heatmap.html`, here
-trajectories over iterations.
+`codi_lens/cli/iterative_patching.py` has the program, which `codi-lens iterative_patching` runs too.
 """
 
 import sys

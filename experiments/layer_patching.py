@@ -1,9 +1,8 @@
-"""Layer-wise patching: all latent positions of a layer together, for every layer.
+"""Which layer carries the computation, all latent positions together? Layer-wise patching.
 
     python -m experiments.layer_patching
 
-is the baseline that position-wise and iterative patching are compared with. Writes a record and
-`heatmap.html`, here a profile over layers.
+`codi_lens/cli/layer_patching.py` has the program, which `codi-lens layer_patching` runs too.
 """
 
 import sys

@@ -20,8 +20,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from codi_lens.choices import DTYPES
-from codi_lens.cli import common
+from codi_lens.cli.flags import path
+from codi_lens.cli.folders import fresh_folder
+from codi_lens.cli.model_flags import add_device, add_dtype
+from codi_lens.cli.program import Program
 from codi_lens.errors import UserError
 
 SHAPES = {
@@ -53,22 +55,17 @@ FORMATS = ("safetensors", "sharded", "bin")
 MIB = 2**20
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Runs the program; exit code 0, or 2 for input that cannot be used."""
-    parser = common.new_parser(
-        "load_benchmark",
-        __doc__.splitlines()[0],
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    """The program's flags."""
+    add = parser.add_argument
+    add("--shape", default="1b", choices=sorted(SHAPES), help="of the model")
+    add("--format", default="safetensors", choices=FORMATS, help="of the weights")
+    add_device(parser)
+    add_dtype(parser, "bfloat16")
+    add("--out", type=path, help="fresh folder to keep the checkpoint in (default: it is removed)")
+    add(
+        "--measure", type=path, metavar="FOLDER", help="load this checkpoint here, print JSON, stop"
     )
-    parser.add_argument("--shape", default="1b", choices=sorted(SHAPES))
-    parser.add_argument("--format", default="safetensors", choices=FORMATS)
-    parser.add_argument("--device", default="cpu", help="'auto', 'cpu', 'cuda', …")
-    parser.add_argument("--dtype", default="bfloat16", choices=DTYPES)
-    parser.add_argument("--out", type=common.path, help="fresh folder to keep the checkpoint in")
-    parser.add_argument(
-        "--measure", type=common.path, help="load this checkpoint here, print JSON, stop"
-    )
-    return common.run(parser, argv, benchmark)
 
 
 def benchmark(arguments: argparse.Namespace) -> None:
@@ -81,7 +78,7 @@ def benchmark(arguments: argparse.Namespace) -> None:
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch) / "checkpoint"
         if arguments.out:
-            folder = common.fresh_folder(arguments.out, "checkpoint")
+            folder = fresh_folder(arguments.out, "checkpoint")
         fabricate(folder, SHAPES[arguments.shape], arguments.format)
         command = [sys.executable, "-m", "experiments.load_benchmark", "--measure", str(folder)]
         command += ["--device", arguments.device, "--dtype", arguments.dtype]
@@ -219,6 +216,8 @@ def sampled(interval: float = 0.002) -> Iterator[list[dict[str, int]]]:
         thread.join()
         samples.append(status())
 
+
+main = Program("load_benchmark", __doc__.splitlines()[0], add_flags, benchmark)
 
 if __name__ == "__main__":
     sys.exit(main())

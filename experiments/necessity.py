@@ -1,9 +1,8 @@
-"""Are the latent thoughts needed? Accuracy with fewer of them, with none, and with others' thoughts.
+"""Does the model need its thoughts? Accuracy with fewer, with none, and with others' thoughts.
 
     python -m experiments.necessity --pairs toy-heldout
 
-asks every question of the pairs under every condition, prints a table, and writes `necessity.json` and
-the bar figure `necessity.html`.
+`codi_lens/cli/necessity.py` has the program, which `codi-lens necessity` runs too.
 """
 
 import sys

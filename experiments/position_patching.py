@@ -1,9 +1,8 @@
-"""Position-wise patching: a heatmap of which (layer, latent position) carries the computation.
+"""Which layer and which latent position carry the computation? Position-wise patching.
 
     python -m experiments.position_patching
 
-patches, for every pair, the clean run's activation into the corrupted run at one layer and one position at a
-time, and measures what the answer gains. Writes a record and `heatmap.html`.
+`codi_lens/cli/position_patching.py` has the program, which `codi-lens position_patching` runs too.
 """
 
 import sys

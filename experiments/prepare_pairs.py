@@ -1,10 +1,8 @@
-"""Check a file of clean/corrupted pairs and separate those that cannot be patched between.
+"""Which pairs can be patched between? Checks a file of pairs and sets aside those with the same answer.
 
     python -m experiments.prepare_pairs FILE --out FOLDER
 
-FILE is in the flat or the prepared format (see `codi_lens.data.pairs`), a folder made by this program,
-or "toy". FOLDER gets `pairs.json`, `set_aside.json` and `report.json`. A file with any fault ends
-in one message that lists them all, exit code 2, and nothing written.
+`codi_lens/cli/prepare_pairs.py` has the program, which `codi-lens prepare_pairs` runs too.
 """
 
 import sys

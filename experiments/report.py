@@ -1,8 +1,8 @@
-"""One page out of finished runs: maps with a metric menu, pair by pair, cell by cell, and a comparison.
+"""What do finished runs say? One page with maps, pairs, cells, and a comparison.
 
     python -m experiments.report RUN RUN … --out report.html
 
-writes a self-contained page that opens without a network. `--images FOLDER` writes every figure as a file too.
+`codi_lens/cli/report.py` has the program, which `codi-lens report` runs too.
 """
 
 import sys

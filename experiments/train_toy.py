@@ -1,9 +1,8 @@
-"""Train the embedded model: from a seed to a checkpoint folder, pairs and card included.
+"""Trains the embedded model: from a seed to a checkpoint with pairs and a card.
 
     python -m experiments.train_toy --out FOLDER
 
-With the defaults this is how `codi_lens/organisms/toy/model` was made. `--steps` spreads another number of
-optimisation steps over the stages, for a quick look; the model is then worse.
+`codi_lens/cli/train_toy.py` has the program, which `codi-lens train_toy` runs too.
 """
 
 import sys

@@ -1,8 +1,8 @@
-"""Send a finished run to Weights & Biases.
+"""Sends a finished run to Weights & Biases.
 
     python -m experiments.upload RUN
 
-sends what `--wandb online` would have sent while it ran: settings, aggregates, figures, cells and the record.
+`codi_lens/cli/upload.py` has the program, which `codi-lens upload` runs too.
 """
 
 import sys

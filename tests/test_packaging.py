@@ -3,6 +3,7 @@
 import subprocess
 import sys
 import tomllib
+from importlib import import_module
 from pathlib import Path
 
 from packaging.requirements import Requirement
@@ -27,6 +28,11 @@ def test_what_was_last_tested_is_within_the_ranges():
     assert set(REQUIRED) <= set(tested)
     for name, requirement in REQUIRED.items():
         assert tested[name] in requirement.specifier, name
+
+
+def test_the_command_is_there():
+    module, _, name = PROJECT["scripts"]["codi-lens"].partition(":")
+    assert callable(getattr(import_module(module), name))
 
 
 def test_the_lowest_versions_are_the_floors_of_the_ranges():

@@ -1,1 +1,1 @@
-"""The programs: flags, folders, exit codes, tables, processes; one file a program."""
+"""The programs behind `codi-lens NAME`: flags, folders, exit codes, tables; one file a program."""

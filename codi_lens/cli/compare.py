@@ -1,32 +1,26 @@
-"""Compare runs of the same model and pairs: laws that must hold, and where the experiments part.
+"""Do the experiments agree, and where do they part? Compares runs of the same model and pairs.
 
-    python -m experiments.compare RUN RUN … --out FOLDER
-
-reads finished records, checks them against each other, and writes `comparison.json` and `comparison.html`. A
-check that fails makes the exit code 1 and is named.
+Reads finished records, checks them against each other, and writes `comparison.json` and `comparison.html`. A
+check that fails is named and makes the exit code 1.
 """
 
 import argparse
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
-from codi_lens.cli import common
+from codi_lens.cli import flags
+from codi_lens.cli.folders import fresh_folder
+from codi_lens.cli.program import Program
 from codi_lens.errors import UserError
 
 if TYPE_CHECKING:
     from codi_lens.analysis.comparison import Comparison
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Runs the program; 0, 1 if a check fails, 2 for input that cannot be used."""
-    parser = common.new_parser("compare", __doc__.splitlines()[0])
-    parser.add_argument(
-        "runs", metavar="RUN", type=common.path, nargs="+", help="folders of finished runs"
-    )
-    parser.add_argument(
-        "--out", type=common.path, help="folder (default: a fresh one under results/)"
-    )
-    return common.run(parser, argv, report)
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    """The program's flags."""
+    flags.add_runs(parser)
+    flags.add_out(parser)
 
 
 def report(arguments: argparse.Namespace) -> bool:
@@ -43,7 +37,7 @@ def report(arguments: argparse.Namespace) -> bool:
     one_model(manifests)
     runs = {str(folder): load(folder) for folder in arguments.runs}
     found = compare(runs, {name: m["model"]["dtype"] for name, m in manifests.items()})
-    folder = common.fresh_folder(arguments.out, "compare")
+    folder = fresh_folder(arguments.out, "compare")
     figure = plots.layer_profile({sweep.experiment.name: sweep for sweep in runs.values()})
     write_json({folder / "comparison.json": asdict(found) | {"runs": list(runs)}})
     write_text(folder / "comparison.html", plots.page({"profiles": figure}))
@@ -87,3 +81,6 @@ def table(found: "Comparison") -> str:
 
 def _cell(value: float | None) -> str:
     return f"{'–':>9}" if value is None else f"{value:>9.3f}"
+
+
+main = Program("compare", __doc__, add_flags, report)

@@ -1,15 +1,14 @@
-"""The pictures of README: one of each experiment, on the embedded model.
+"""Draws the pictures of README: one of each experiment, on the embedded model.
 
-    python -m experiments.figures
-
-measures what they show and writes them to notebooks/figures. Needs the extra `export` and a browser.
+Measures what the pictures show, and writes them. Needs the extra `export` and a browser.
 """
 
 import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from codi_lens.cli import common
+from codi_lens.cli import flags
+from codi_lens.cli.program import Program
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -17,13 +16,12 @@ if TYPE_CHECKING:
     from codi_lens import HookedCodi, Pair
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Runs the program; exit code 0, or 2 for input that cannot be used."""
-    parser = common.new_parser("figures", __doc__.splitlines()[0])
-    parser.add_argument("--out", type=common.path, default=Path("notebooks/figures"), help="folder")
-    parser.add_argument("--format", default="png", choices=("png", "svg", "pdf"))
-    parser.add_argument("--limit", type=int, help="only the first LIMIT pairs (default: all)")
-    return common.run(parser, argv, write)
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    """The program's flags."""
+    add = parser.add_argument
+    add("--out", type=flags.path, default=Path("notebooks/figures"), help="folder")
+    add("--format", default="png", choices=flags.IMAGE_FORMATS, help="of the pictures")
+    flags.add_limit(parser)
 
 
 def write(arguments: argparse.Namespace) -> None:
@@ -31,7 +29,6 @@ def write(arguments: argparse.Namespace) -> None:
     from codi_lens import HookedCodi, load_pairs, plots
     from codi_lens.threads import choose_threads
 
-    common.check_numbers(arguments)
     codi = HookedCodi.from_pretrained("toy")
     choose_threads(codi.model.cfg.d_model)
     pairs = load_pairs("toy")[: arguments.limit]
@@ -73,3 +70,6 @@ def looking(codi: "HookedCodi", pairs: list["Pair"]) -> dict[str, "go.Figure"]:
         "necessity": plots.necessity_bars(measure_necessity(codi, questions, answers)),
         "ranks": plots.ranks(ranks, rows=rows, columns=steps_of(cache)),
     }
+
+
+main = Program("figures", __doc__, add_flags, write)

@@ -1,86 +1,67 @@
 """What a patching program starts from: the model, pairs and settings that its flags choose."""
 
 import argparse
-import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from codi_lens.cli import common
-from codi_lens.cli.processes import Processes
-from codi_lens.errors import UserError, command
+from codi_lens.cli.folders import fresh_folder
+from codi_lens.cli.model_flags import load_model
+from codi_lens.errors import UserError
+from codi_lens.records.processes import Processes
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from codi_lens import HookedCodi, Pair
     from codi_lens.patching.settings import Settings
 
+SETTINGS = (
+    "layers",
+    "positions",
+    "num_latents",
+    "site",
+    "direction",
+    "answer_start",
+    "min_gap",
+    "seed",
+    "effect",
+    "controls",
+)
+"""Flags that are settings of a sweep; not every experiment has all."""
+
 
 @dataclass(frozen=True)
-class Work:
-    """A run, ready to go."""
+class Inputs:
+    """What `records.run` is called with."""
 
-    experiment: str
     codi: "HookedCodi"
     pairs: list["Pair"]
     settings: "Settings"
-    arguments: argparse.Namespace
-    saved: Any
+    saved: "Sequence[Tensor] | None"
     folder: Path
-    here: Processes
-
-    @property
-    def command(self) -> str:
-        """How to go on with the run."""
-        return command(self.experiment, "--resume", self.folder)
 
 
-def prepare(
-    experiment: str,
-    arguments: argparse.Namespace,
-    here: Processes,
-    options: dict[str, Any],
-) -> Work:
+def prepare(experiment: str, arguments: argparse.Namespace, here: Processes) -> Inputs:
     """Loads, checks and chooses; makes the folder when all is right."""
     # Heavy imports wait until the arguments are known to be right.
     from codi_lens.patching.checks import check_pairs
     from codi_lens.patching.sweep import make_settings
 
     pairs = chosen_pairs(arguments)
-    codi = common.load_model(arguments, here.device(arguments.device))
-    settings = make_settings(
-        codi,
-        **{name: getattr(arguments, name) for name in ("layers", "positions", "num_latents")},
-        **{name: getattr(arguments, name) for name in ("site", "direction", "answer_start")},
-        min_gap=arguments.min_gap,
-        seed=arguments.seed,
-        **options,
-    )
+    codi = load_model(arguments, here.device(arguments.device))
+    given = {name: getattr(arguments, name) for name in SETTINGS if hasattr(arguments, name)}
+    if "controls" in given:
+        given["controls"] = given["controls"] == "all"
+    settings = make_settings(codi, **given)
     check_pairs(codi, pairs, settings.num_latents)
     pairs = filtered(codi, pairs, arguments)
     saved = saved_activations(arguments, codi, pairs, settings)
     folder = arguments.resume
     if folder is None and here.index == 0:
-        folder = common.fresh_folder(arguments.out, experiment)
-    folder = Path(here.from_first(str(folder)))
-    return Work(experiment, codi, pairs, settings, arguments, saved, folder, here)
-
-
-def how_it_runs(arguments: argparse.Namespace, saved: Any) -> dict[str, Any]:
-    """What the journal of a run knows of it beside model, pairs and settings."""
-    from codi_lens.records.manifest import tensors_digest
-
-    return {
-        "arguments": arguments.given,
-        "working_folder": os.getcwd(),
-        "batch_rows": arguments.batch_rows,
-        "answers": answers_to_decode(arguments),
-        "activations": None if saved is None else tensors_digest(saved),
-    }
-
-
-def answers_to_decode(arguments: argparse.Namespace) -> str:
-    """--answers, or what it is when not given."""
-    return arguments.answers or ("all" if arguments.model == "toy" else "top")
+        folder = fresh_folder(arguments.out, experiment)
+    return Inputs(codi, pairs, settings, saved, Path(here.from_first(str(folder))))
 
 
 def chosen_pairs(arguments: argparse.Namespace) -> list["Pair"]:
@@ -113,8 +94,8 @@ def filtered(
 
 
 def saved_activations(
-    arguments: argparse.Namespace, codi: "HookedCodi", pairs: list["Pair"], settings: Any
-) -> Any:
+    arguments: argparse.Namespace, codi: "HookedCodi", pairs: list["Pair"], settings: "Settings"
+) -> "Sequence[Tensor] | None":
     """Source activations of the run that --activations names, if they are those that are wanted."""
     from codi_lens.records.read import reusable_activations
 

@@ -1,10 +1,8 @@
-"""What a checkpoint is, what became of each of its tensors, and whether its loop computes the right thing.
+"""What is in a checkpoint, and does its loop compute the right thing?
 
-    python -m experiments.inspect_checkpoint zen-E/CODI-llama3.2-1b-Instruct --device auto --dtype bfloat16
-
-loads the model and prints the load report. Then one question goes through this package's loop and, on the
-same merged weights, through plain transformers with its own key/value cache; the largest differences of
-thoughts and of answer logits are printed. Exit code 0; 1 if they differ by more than rounding; 2 for a
+Loads the model and prints what became of each tensor. Then one question goes through this package's loop and,
+on the same merged weights, through plain transformers with its own key/value cache; the largest differences
+of thoughts and of answer logits are printed. Exit code 0; 1 if they differ by more than rounding; 2 for a
 checkpoint or settings that cannot be used.
 """
 
@@ -12,8 +10,8 @@ import argparse
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from codi_lens.cli import common
 from codi_lens.cli.model_flags import add_model_flags, load_parts
+from codi_lens.cli.program import Program
 
 if TYPE_CHECKING:
     import torch
@@ -57,18 +55,11 @@ class Difference:
         return f"{self.largest:.3g} (largest value {self.scale:.3g})"
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Runs the program."""
-    parser = common.new_parser(
-        "inspect_checkpoint",
-        __doc__.splitlines()[0],
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-    )
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    """The program's flags."""
     parser.add_argument("model", metavar="PATH", help="'toy', a folder, or a hub id")
     add_model_flags(parser)
-    parser.add_argument("--num-latents", type=int, help="thoughts (default: as trained)")
-    parser.add_argument("--question", default=QUESTION, help="for the comparison")
-    return common.run(parser, argv, inspect)
+    parser.add_argument("--question", default=QUESTION, help="asked in the comparison")
 
 
 def inspect(arguments: argparse.Namespace) -> bool:
@@ -149,3 +140,6 @@ def plain_run(
             inputs = {"inputs_embeds": thoughts[-1]}
         logits = model(input_ids=spoken.to(model.device), **cached(cache)).logits[0]
     return torch.cat(thoughts, dim=1)[0], logits
+
+
+main = Program("inspect_checkpoint", __doc__, add_flags, inspect)

@@ -1,14 +1,9 @@
-"""Layer-wise patching: all latent positions of a layer together, for every layer.
+"""Which layer carries the computation, all latent positions together? Layer-wise patching.
 
-    python -m experiments.layer_patching
-
-is the baseline that position-wise and iterative patching are compared with. Writes a record and
-`heatmap.html`, here a profile over layers.
+The baseline that position-wise and iterative patching are compared with. Writes a record and `heatmap.html`,
+here a profile over layers.
 """
 
-from codi_lens.cli import sweeping
+from codi_lens.cli.patching import add_effect_flags, patching_program
 
-
-def main(argv: list[str] | None = None) -> int:
-    """Runs the program; exit codes as in `experiments.cli`."""
-    return sweeping.run_with_variants("layer_patching", __doc__.splitlines()[0], argv)
+main = patching_program("layer_patching", __doc__, add_effect_flags)

@@ -2,11 +2,13 @@
 
 import argparse
 import re
+import sys
 from typing import TYPE_CHECKING, Any
 
 from codi_lens.choices import DTYPES
 
 if TYPE_CHECKING:
+    from codi_lens import HookedCodi
     from codi_lens.model.pretrained import Pretrained
 
 FLAGS = {
@@ -25,16 +27,29 @@ def add_model_flags(parser: argparse.ArgumentParser) -> None:
     """The flags that `load_parts` reads, beside the model's name."""
     add = parser.add_argument
     add("--base", help="folder or hub id of the base model (default: as known)")
-    add("--revision", help="branch, tag or commit on the hub")
-    add("--device", default="cpu", help="'auto', 'cpu', 'cuda', …")
-    add("--dtype", default="float32", choices=DTYPES)
+    add("--revision", help="branch, tag or commit on the hub (default: the newest)")
+    add_device(parser)
+    add_dtype(parser)
     add("--alpha", type=float, help="LoRA's alpha (default: as the files say)")
+    add("--num-latents", type=int, help="number of thoughts (default: as trained)")
     add(
         "--remove-eos",
         action=argparse.BooleanOptionalAction,
         help="whether the model was trained without eos around the thoughts (default: as the files say)",
     )
     add("--answer-stem", help="text before the answer's number (default: as the files say)")
+
+
+def add_device(parser: argparse.ArgumentParser) -> None:
+    """--device."""
+    parser.add_argument("--device", default="cpu", help="'auto', 'cpu', 'cuda', …")
+
+
+def add_dtype(parser: argparse.ArgumentParser, default: str = "float32") -> None:
+    """--dtype."""
+    parser.add_argument(
+        "--dtype", default=default, choices=DTYPES, help="number format of the model"
+    )
 
 
 def load_parts(
@@ -54,6 +69,29 @@ def load_parts(
         answer_stem=arguments.answer_stem,
         **more,
     )
+
+
+def load_model(arguments: argparse.Namespace, device: str | None = None) -> "HookedCodi":
+    """The model that the flags ask for, on `device` if given, on as many threads as they say.
+
+    Warns of more thoughts than it was taught.
+    """
+    from codi_lens import HookedCodi
+    from codi_lens.memory import keep_freed_memory
+    from codi_lens.threads import choose_threads
+
+    unsaid = {"num_latents": arguments.num_latents}
+    codi = HookedCodi.from_parts(load_parts(arguments, device, unsaid=unsaid), arguments.model)
+    keep_freed_memory()
+    choose_threads(codi.model.cfg.d_model, arguments.threads)
+    trained = codi.config.num_latents
+    if codi.num_latents(arguments.num_latents) > trained:
+        print(
+            f"warning: --num-latents {arguments.num_latents} is more than the {trained} that the model "
+            "was trained with; what it makes of the rest is not known",
+            file=sys.stderr,
+        )
+    return codi
 
 
 def as_flags(message: str) -> str:

@@ -1,28 +1,28 @@
-"""Are the latent thoughts needed? Accuracy with fewer of them, with none, and with others' thoughts.
+"""Does the model need its thoughts? Accuracy with fewer, with none, and with others' thoughts.
 
-    python -m experiments.necessity --pairs toy-heldout
-
-asks every question of the pairs under every condition, prints a table, and writes `necessity.json` and
-the bar figure `necessity.html`.
+Asks every question of the pairs under every condition, prints a table, and writes `necessity.json` and the bar
+figure `necessity.html`.
 """
 
 import argparse
 from typing import Any
 
-from codi_lens.cli import common
+from codi_lens.cli import flags
+from codi_lens.cli.folders import check_unused, fresh_folder
+from codi_lens.cli.model_flags import add_model_flags, load_model
+from codi_lens.cli.program import Program
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Runs the program; exit codes as in `experiments.cli`."""
-    parser = common.experiment_parser("necessity", __doc__.splitlines()[0], cells=False)
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    """The program's flags."""
+    flags.add_experiment_flags(parser)
+    add_model_flags(parser)
     parser.add_argument("--batch", type=int, default=64, help="questions side by side")
-    return common.run(parser, argv, measure)
 
 
 def measure(arguments: argparse.Namespace) -> None:
     """Measures what the arguments ask for, writes it and prints the table."""
-    common.check_numbers(arguments)
-    common.check_unused(arguments.out)
+    check_unused(arguments.out)
     # Heavy imports wait until the arguments are known to be right.
     import torch
 
@@ -32,8 +32,8 @@ def measure(arguments: argparse.Namespace) -> None:
     from codi_lens.files import write_json, write_text
 
     pairs = load_pairs(arguments.pairs)[: arguments.limit]
-    codi = common.load_model(arguments)
-    folder = common.fresh_folder(arguments.out, "necessity")
+    codi = load_model(arguments)
+    folder = fresh_folder(arguments.out, "necessity")
     variants = [variant for pair in pairs for variant in (pair.clean, pair.corrupted)]
     kinds = [pair.kind for pair in pairs for _ in range(2)]
     necessity = measure_necessity(
@@ -45,7 +45,7 @@ def measure(arguments: argparse.Namespace) -> None:
         seed=arguments.seed,
     )
     record = {
-        "config": common.as_json(arguments),
+        "config": flags.as_json(arguments),
         "model_digest": codi.digest,
         "threads": torch.get_num_threads(),
         "questions": [{"pair_id": pair.pair_id, "side": side} for pair in pairs for side in SIDES],
@@ -95,3 +95,6 @@ def table(record: dict[str, Any]) -> str:
         lines += ["", f"kind        right with {record['num_latents']} latents"]
         lines += [f"{kind:<12}{row['accuracy']:>6.1%}" for kind, row in record["by_kind"].items()]
     return "\n".join(lines)
+
+
+main = Program("necessity", __doc__, add_flags, measure)

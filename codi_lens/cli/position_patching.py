@@ -1,14 +1,9 @@
-"""Position-wise patching: a heatmap of which (layer, latent position) carries the computation.
+"""Which layer and which latent position carry the computation? Position-wise patching.
 
-    python -m experiments.position_patching
-
-patches, for every pair, the clean run's activation into the corrupted run at one layer and one position at a
+Patches, for every pair, the clean run's activation into the corrupted run, one layer and one position at a
 time, and measures what the answer gains. Writes a record and `heatmap.html`.
 """
 
-from codi_lens.cli import sweeping
+from codi_lens.cli.patching import add_effect_flags, patching_program
 
-
-def main(argv: list[str] | None = None) -> int:
-    """Runs the program; exit codes as in `experiments.cli`."""
-    return sweeping.run_with_variants("position_patching", __doc__.splitlines()[0], argv)
+main = patching_program("position_patching", __doc__, add_effect_flags)

@@ -1,31 +1,25 @@
-"""Check a file of clean/corrupted pairs and separate those that cannot be patched between.
+"""Which pairs can be patched between? Checks a file of pairs and sets aside those with the same answer.
 
-    python -m experiments.prepare_pairs FILE --out FOLDER
-
-FILE is in the flat or the prepared format (see `codi_lens.data.pairs`), a folder made by this program,
-or "toy". FOLDER gets `pairs.json`, `set_aside.json` and `report.json`. A file with any fault ends
-in one message that lists them all, exit code 2, and nothing written.
+FILE is in the flat or the prepared format, which `codi_lens.data.pairs` describes, a folder made by this
+program, or "toy". FOLDER gets `pairs.json`, `set_aside.json` and `report.json`. A file with any fault ends in
+one message that lists them all, exit code 2, and nothing written.
 """
 
+import argparse
 from pathlib import Path
 
-from codi_lens.cli import common
+from codi_lens.cli.flags import path
+from codi_lens.cli.program import Program
 from codi_lens.data.pairs import PAIRS_FILE, SET_ASIDE_FILE
 from codi_lens.data.prepare import PairReport, prepare, write_report
 from codi_lens.errors import UserError
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Run the program; the exit code is 0, or 2 for input that cannot be used."""
-    parser = common.new_parser(
-        "prepare_pairs",
-        "Check clean/corrupted pairs and set aside those with the same answer.",
-    )
-    parser.add_argument(
-        "file", metavar="FILE", type=common.path, help='pairs, flat or prepared format, or "toy"'
-    )
-    parser.add_argument("--out", metavar="FOLDER", type=common.path, required=True)
-    return common.run(parser, argv, lambda given: check(given.file, given.out))
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    """The program's flags."""
+    add = parser.add_argument
+    add("file", metavar="FILE", type=path, help='pairs, flat or prepared format, or "toy"')
+    add("--out", metavar="FOLDER", type=path, required=True, help="for what came of them")
 
 
 def check(file: Path, folder: Path) -> None:
@@ -59,3 +53,6 @@ def _refuse_overwriting(file: Path, folder: Path) -> None:
     """Output over the input would lose the pairs that are not in this one file."""
     if file.resolve() in {(folder / name).resolve() for name in (PAIRS_FILE, SET_ASIDE_FILE)}:
         raise UserError(f"{folder} already holds the input {file}; give another folder as --out")
+
+
+main = Program("prepare_pairs", __doc__, add_flags, lambda given: check(given.file, given.out))

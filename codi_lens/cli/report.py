@@ -1,15 +1,14 @@
-"""One page out of finished runs: maps with a metric menu, pair by pair, cell by cell, and a comparison.
+"""What do finished runs say? One page with maps, pairs, cells, and a comparison.
 
-    python -m experiments.report RUN RUN … --out report.html
-
-writes a self-contained page that opens without a network. `--images FOLDER` writes every figure as a file too.
+The page has a metric menu and opens without a network. `--images FOLDER` writes every figure as a file too.
 """
 
 import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from codi_lens.cli import common
+from codi_lens.cli import flags
+from codi_lens.cli.program import Program
 from codi_lens.errors import UserError
 
 if TYPE_CHECKING:
@@ -18,18 +17,13 @@ if TYPE_CHECKING:
     from codi_lens import Sweep
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Runs the program; exit code 0, or 2 for input that cannot be used."""
-    parser = common.new_parser("report", __doc__.splitlines()[0])
-    parser.add_argument(
-        "runs", metavar="RUN", type=common.path, nargs="+", help="folders of finished runs"
-    )
-    parser.add_argument("--out", type=common.path, default=Path("report.html"), help="the page")
-    parser.add_argument(
-        "--images", type=common.path, metavar="FOLDER", help="every figure, as a file"
-    )
-    parser.add_argument("--format", default="png", choices=("png", "svg", "pdf"), help="of images")
-    return common.run(parser, argv, write)
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    """The program's flags."""
+    flags.add_runs(parser)
+    add = parser.add_argument
+    add("--out", type=flags.path, default=Path("report.html"), help="the page")
+    add("--images", type=flags.path, metavar="FOLDER", help="write every figure there too")
+    add("--format", default="png", choices=flags.IMAGE_FORMATS, help="of the images")
 
 
 def write(arguments: argparse.Namespace) -> None:
@@ -74,3 +68,6 @@ def write_images(arguments: argparse.Namespace, runs: dict[str, "Sweep"]) -> Non
         drawn |= {f"{prefix}-{name}": figure for name, figure in plots.gallery(sweep).items()}
     for path in plots.write_images(arguments.images, drawn, arguments.format):
         print(f"  {path}")
+
+
+main = Program("report", __doc__, add_flags, write)

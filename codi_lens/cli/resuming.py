@@ -7,34 +7,26 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from codi_lens.cli.flags import OWN_OF_A_CALL
 from codi_lens.errors import UserError, command
 from codi_lens.files import expand
+from codi_lens.records.stopping import Interrupted
 
-OWN_OF_A_CALL = ("resume", "debug", "given", "threads")
-"""Arguments that say nothing about what is run."""
 PATHS = ("model", "pairs", "activations")
 """Arguments that may be paths, and then mean a place seen from the folder that the program was called in."""
 BUILT_IN = ("toy", "toy-heldout")
-
-
-class Interrupted(KeyboardInterrupt):
-    """Ctrl-C, after what was finished has been written; the message says how to go on."""
 
 
 def resumed(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> argparse.Namespace:
     """The arguments of the run that --resume names; without it, `arguments` themselves.
 
     Raises:
-        UserError: nothing to resume there, another experiment, or a flag that says otherwise.
+        UserError: nothing to resume there, a run that no program began, one of another experiment, or a
+            flag that says otherwise.
     """
     if arguments.resume is None:
         return arguments
-    from codi_lens.records.journal import read_header
-
-    header = read_header(arguments.resume)
-    program = f"python -m experiments.{header['experiment']}"
-    if program != parser.prog:
-        raise UserError(f"{arguments.resume} is of another experiment; resume it with {program}")
+    header = _header(arguments.resume, parser.prog)
     there = parser.parse_args(header["arguments"])
     working_folder = header.get("working_folder", os.getcwd())
     if working_folder != os.getcwd():
@@ -58,6 +50,21 @@ def resumed(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> a
     return there
 
 
+def _header(folder: Path, program: str) -> dict[str, Any]:
+    """What the journal in `folder` says of a run that this program began."""
+    from codi_lens.records.journal import read_header
+
+    header = read_header(folder)
+    if "arguments" not in header:
+        raise UserError(
+            f"{folder} was not begun by a program; call codi_lens.records.run as it was called then, and "
+            "it goes on"
+        )
+    if (other := command(header["experiment"])) != program:
+        raise UserError(f"{folder} is of another experiment; resume it with {other}")
+    return header
+
+
 def _located(arguments: argparse.Namespace, working_folder: str) -> argparse.Namespace:
     """With absolute paths; what is no path from `working_folder` stays as it is, such as a hub id."""
     located = argparse.Namespace(**vars(arguments))
@@ -70,30 +77,16 @@ def _located(arguments: argparse.Namespace, working_folder: str) -> argparse.Nam
     return located
 
 
-def is_finished(folder: Path) -> bool:
-    """Whether a run has all its files.
-
-    Raises:
-        RecordError: it had, but some are gone or are not what was written.
-    """
-    from codi_lens.records.manifest import MANIFEST
-    from codi_lens.records.read import read_manifest, verify
-
-    if not (folder / MANIFEST).exists():
-        return False
-    manifest = read_manifest(folder, incomplete=True)
-    if manifest["complete"]:
-        verify(folder, manifest)
-    return bool(manifest["complete"])
-
-
 def way_on(folder: Path) -> str | None:
     """The command that goes on with the run in a folder, if there is one that can go on."""
     from codi_lens.records.journal import read_header
+    from codi_lens.records.running import is_finished
 
     try:
-        experiment = str(read_header(folder)["experiment"])
-        return None if is_finished(folder) else command(experiment, "--resume", folder)
+        header = read_header(folder)
+        if "arguments" not in header or is_finished(folder):
+            return None
+        return command(header["experiment"], "--resume", folder)
     except (UserError, OSError):
         return None
 

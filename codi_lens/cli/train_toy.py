@@ -1,9 +1,7 @@
-"""Train the embedded model: from a seed to a checkpoint folder, pairs and card included.
+"""Trains the embedded model: from a seed to a checkpoint with pairs and a card.
 
-    python -m experiments.train_toy --out FOLDER
-
-With the defaults this is how `codi_lens/organisms/toy/model` was made. `--steps` spreads another number of
-optimisation steps over the stages, for a quick look; the model is then worse.
+With the defaults this is how `codi_lens/organisms/toy/model` was made. `--steps`
+spreads another number of optimisation steps over the stages, for a quick look; the model is then worse.
 """
 
 import argparse
@@ -12,24 +10,22 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from codi_lens.cli import common
+from codi_lens.cli import flags
+from codi_lens.cli.folders import fresh_folder
+from codi_lens.cli.program import Program
 
 if TYPE_CHECKING:
     from codi_lens.organisms.toy.train import Progress, Recipe, Trained
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Runs the program; exit code 0, or 2 for input that cannot be used."""
-    parser = common.new_parser(
-        "train_toy",
-        "Train a small CODI LLaMA on word problems and write it as a checkpoint folder.",
-    )
-    parser.add_argument("--out", metavar="FOLDER", type=common.path, required=True)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--steps", type=int, help="in all stages (default: the recipe's)")
-    parser.add_argument("--pairs", type=int, default=60, help="clean/corrupted pairs (default: 60)")
-    parser.add_argument("--threads", type=int, help="of torch (default: its own choice)")
-    return common.run(parser, argv, make)
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    """The program's flags."""
+    add = parser.add_argument
+    add("--out", metavar="FOLDER", type=flags.path, required=True, help="for the checkpoint")
+    flags.add_seed(parser)
+    add("--steps", type=int, help="in all stages (default: the recipe's)")
+    add("--pairs", type=int, default=60, help="how many clean/corrupted pairs to make")
+    add("--threads", type=int, help="of torch (default: its own choice)")
 
 
 def make(arguments: argparse.Namespace) -> None:
@@ -39,8 +35,7 @@ def make(arguments: argparse.Namespace) -> None:
     from codi_lens.memory import keep_freed_memory
     from codi_lens.organisms.toy.train import Recipe, train
 
-    common.check_numbers(arguments)
-    folder = common.fresh_folder(arguments.out, "train_toy")
+    folder = fresh_folder(arguments.out, "train_toy")
     keep_freed_memory()
     torch.set_num_threads(arguments.threads or torch.get_num_threads())
     recipe = Recipe(seed=arguments.seed)
@@ -92,3 +87,6 @@ def _print_progress(line: "Progress") -> None:
         f"held-out {line.accuracy:.1%}",
         flush=True,
     )
+
+
+main = Program("train_toy", __doc__, add_flags, make)

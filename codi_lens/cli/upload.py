@@ -1,23 +1,23 @@
-"""Send a finished run to Weights & Biases.
+"""Sends a finished run to Weights & Biases.
 
-    python -m experiments.upload RUN
-
-sends what `--wandb online` would have sent while it ran: settings, aggregates, figures, cells and the record.
+What is sent is what `--wandb online` would have sent while it ran: settings, aggregates, figures, cells and
+the record.
 """
 
 import argparse
 from pathlib import Path
 
-from codi_lens.cli import common
+from codi_lens.choices import WANDB_MODES
+from codi_lens.cli.flags import path
+from codi_lens.cli.program import Program
 from codi_lens.errors import UserError
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Runs the program; exit code 0, or 2 for a run that cannot be read or sent."""
-    parser = common.new_parser("upload", __doc__.splitlines()[0])
-    parser.add_argument("run", metavar="RUN", type=common.path, help="folder of a finished run")
-    parser.add_argument("--wandb", default="online", choices=("offline", "online"))
-    return common.run(parser, argv, upload)
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    """The program's flags."""
+    parser.add_argument("run", metavar="RUN", type=path, help="folder of a finished run")
+    sending = "online sends; offline writes below RUN/wandb, for `wandb sync`"
+    parser.add_argument("--wandb", default="online", choices=WANDB_MODES[1:], help=sending)
 
 
 def upload(arguments: argparse.Namespace) -> None:
@@ -42,3 +42,6 @@ def upload(arguments: argparse.Namespace) -> None:
 def record_files(folder: Path) -> list[Path]:
     """The files of a record, without what W&B itself keeps beside them."""
     return sorted(path for path in folder.iterdir() if path.is_file())
+
+
+main = Program("upload", __doc__, add_flags, upload)

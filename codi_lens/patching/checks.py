@@ -1,5 +1,6 @@
 """Checks that keep a sweep honest: questions that fit, before it starts, and numbers that are numbers."""
 
+import warnings
 from collections.abc import Mapping, Sequence
 
 import torch
@@ -38,6 +39,16 @@ def check_pairs(codi: HookedCodi, pairs: Sequence[Pair], num_latents: int) -> No
                 codi.tokens.check_length(len(codi.tokens.prompt(variant.question)) + behind)
             except UserError as error:
                 raise UserError(f"pair {pair.pair_id}, {side}: {error}") from error
+
+
+def warn_of_hooks(codi: HookedCodi) -> None:
+    """Warns of hooks that somebody left on the model: the runs go through them."""
+    if left := codi.foreign_hooks():
+        warnings.warn(
+            f"the model has hooks that are not this sweep's, on {', '.join(left)}; its numbers are "
+            "those of the model with these hooks (model.reset_hooks() removes TransformerLens' own)",
+            stacklevel=3,
+        )
 
 
 def check_finite(

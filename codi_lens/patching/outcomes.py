@@ -15,7 +15,7 @@ from codi_lens.errors import whole_number
 from codi_lens.memory import fitting_rows, in_batches
 from codi_lens.model.hooked_codi import HookedCodi
 from codi_lens.patching.answer_logits import sides
-from codi_lens.patching.checks import check_finite, check_pairs
+from codi_lens.patching.checks import check_finite, check_pairs, warn_of_hooks
 from codi_lens.patching.effects import RESAMPLE
 from codi_lens.patching.engine import ThoughtsDone
 from codi_lens.patching.experiments import Experiment, experiment_named
@@ -70,6 +70,7 @@ def sweep_pairs(
         NotFinite: a metric that is no number where it is defined.
     """
     check_pairs(codi, pairs, settings.num_latents)
+    warn_of_hooks(codi)
     if batch_rows is not None:
         batch_rows = whole_number(batch_rows, "batch_rows", at_least=1)
     experiment = experiment_named(experiment)

@@ -6,7 +6,6 @@ clean run (the source) and puts them into the corrupted run (the base); noising 
 activations carry. The experiments (`codi_lens.patching.experiments`) say which activations.
 """
 
-import warnings
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import fields
 from typing import Any
@@ -84,16 +83,7 @@ def run_experiment(
     batch_rows: int | None = None,
     progress: Progress | None = None,
 ) -> Sweep:
-    """Runs an experiment over the pairs; `batch_rows` as in `outcomes.sweep_pairs`.
-
-    Warns of hooks that somebody left on the model: the runs go through them.
-    """
-    if left := codi.foreign_hooks():
-        warnings.warn(
-            f"the model has hooks that are not this sweep's, on {', '.join(left)}; its numbers are "
-            "those of the model with these hooks (model.reset_hooks() removes TransformerLens' own)",
-            stacklevel=3,
-        )
+    """Runs an experiment over the pairs; `batch_rows` as in `outcomes.sweep_pairs`."""
     experiment = experiment_named(experiment)
     outcomes = []
     for outcome in sweep_pairs(experiment, codi, pairs, settings, batch_rows=batch_rows):

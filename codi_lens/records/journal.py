@@ -54,6 +54,18 @@ def read_header(folder: Path) -> Entry:
     return header_of(entries, path)
 
 
+def check_same(folder: Path, there: Entry, here: Entry) -> None:
+    """Checks that the run in `folder`, by its journal's first line, is the one that is asked for.
+
+    Raises:
+        RecordError: says what differs.
+    """
+    as_kept = json.loads(json.dumps(here))
+    there, here = ({**of, **dict.fromkeys(UNDECISIVE)} for of in (there, as_kept))
+    if differing := "; ".join(differences(there, here)):
+        raise RecordError(f"{folder} cannot be resumed: {differing}")
+
+
 def _read(path: Path) -> list[Entry]:
     return decode(path.read_bytes(), path)[0]
 
@@ -63,6 +75,7 @@ class Journal:
 
     Attributes:
         folder: the run's.
+        resumed: whether it was there before.
         torn: whether a torn last line was dropped on opening.
     """
 
@@ -80,9 +93,9 @@ class Journal:
             UserError: another process is writing there, or there is a journal already.
         """
         self.folder = folder
+        self.resumed = resume
         self.torn = False
         self._path = folder / (f"journal-{index}.jsonl" if index else JOURNAL)
-        header = json.loads(json.dumps(header))
         self._file = self._open(resume)
         try:
             _lock(self._file, folder)
@@ -90,7 +103,7 @@ class Journal:
             content = self._file.read()
             entries, self._end = decode(content, self._path)
             if resume:
-                self._check_header(entries, header, self._path)
+                check_same(folder, header_of(entries, self._path), header)
                 self.torn = self._end < len(content)
                 self._cut()
                 for path in _beside(folder):
@@ -113,14 +126,6 @@ class Journal:
             ) from error
         except FileNotFoundError as error:
             raise RecordError(f"{self.folder} is not a run to resume: no {JOURNAL}") from error
-
-    def _check_header(self, entries: Sequence[Entry], header: Entry, path: Path) -> None:
-        there, here = (
-            {**of, **dict.fromkeys(UNDECISIVE)} for of in (header_of(entries, path), header)
-        )
-        differing = list(differences(there, here))
-        if differing:
-            raise RecordError(f"{self.folder} cannot be resumed: " + "; ".join(differing))
 
     def __enter__(self) -> Self:
         return self
@@ -189,7 +194,7 @@ class Journal:
         header = journals[first][0]
         for path, entries in journals.items():
             if entries:  # a process may be killed in its first line
-                self._check_header(entries, header, path)
+                check_same(self.folder, header_of(entries, path), header)
         return finished(journals)
 
     def _part(self, pair_id: int) -> Path:

@@ -11,7 +11,6 @@ from safetensors.torch import load_file, save_file
 from codi_lens import UserError, load_pairs, patch_positions
 from codi_lens.checkpoint.config import CONFIG_NAME
 from codi_lens.cli import (
-    common,
     compare,
     inspect_checkpoint,
     iterative_patching,
@@ -19,6 +18,7 @@ from codi_lens.cli import (
     necessity,
     position_patching,
 )
+from codi_lens.cli.program import Program
 from codi_lens.data.pairs import Pair, Variant, write_pairs
 from codi_lens.model.pretrained import pick_device
 from codi_lens.patching.checks import NotFinite
@@ -246,13 +246,15 @@ def test_folders_that_cannot_be_written(refused, tmp_path):
     (used / "mine.txt").write_text("mine")
     assert f"the folder {used} is not empty; give a fresh one as --out" in refused(out=used)
     assert [path.name for path in used.iterdir()] == ["mine.txt"]
-    for content in (
-        b"",
-        encode({"schema_version": SCHEMA_VERSION, "experiment": "layer_patching"}),
+    header = {"schema_version": SCHEMA_VERSION, "experiment": "layer_patching"}
+    for content, goes_on in (
+        (b"", False),
+        (encode(header), False),  # not begun by a program
+        (encode(header | {"arguments": []}), True),
     ):
         (used / "journal.jsonl").write_bytes(content)
         way = f"go on with the run in it:\n  python -m experiments.layer_patching --resume {used}"
-        assert (way in refused(out=used)) == bool(content), "only what has begun can go on"
+        assert (way in refused(out=used)) == goes_on
 
 
 def test_a_folder_without_the_right_to_write(refused, tmp_path, monkeypatch):
@@ -269,7 +271,6 @@ def test_debug_shows_where_an_error_came_from(flags, tmp_path):
 
 
 def test_files_that_fail_are_named_without_a_traceback(capsys):
-    parser = common.new_parser("necessity", "")
     for error, message in (
         (PermissionError(13, "Permission denied", "some/file"), "some/file: Permission denied"),
         (OSError("cannot be read"), "cannot be read"),
@@ -279,10 +280,11 @@ def test_files_that_fail_are_named_without_a_traceback(capsys):
         def fail(_, error=error):
             raise error
 
-        assert common.run(parser, [], fail) == 2
+        program = Program("necessity", "Any.", lambda _: None, fail)
+        assert program([]) == 2
         assert capsys.readouterr().err == f"error: {message}\n"
         with pytest.raises(type(error)):
-            common.run(parser, ["--debug"], fail)
+            program(["--debug"])
 
 
 def test_weights_that_are_not_finite(refused, flags, tmp_path):

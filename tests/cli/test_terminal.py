@@ -12,9 +12,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from codi_lens.cli import common, position_patching, prepare_pairs
-from codi_lens.cli.processes import Processes, together
+from codi_lens.cli import flags, position_patching, prepare_pairs
+from codi_lens.cli.folders import fresh_folder
+from codi_lens.cli.program import ANNOUNCEMENTS, Program
 from codi_lens.data.pairs import Pair, Variant, load_pairs, write_pairs
+from codi_lens.records.processes import Processes, together
 from codi_lens.threads import NARROW, VARIABLES, choose_threads
 
 ROOT = Path(__file__).parents[2]
@@ -113,7 +115,7 @@ def test_an_environment_of_no_possible_processes_is_named(monkeypatch, wrong, tm
 def test_runs_that_start_in_the_same_second_have_folders_of_their_own(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with ThreadPoolExecutor(8) as pool:
-        folders = list(pool.map(lambda _: common.fresh_folder(None, "run"), range(40)))
+        folders = list(pool.map(lambda _: fresh_folder(None, "run"), range(40)))
     assert len(set(folders)) == 40
     assert all(re.fullmatch(r"results/run-\d{8}-\d{6}(-\d+)?", str(path)) for path in folders)
 
@@ -127,7 +129,7 @@ def test_a_leading_tilde_is_the_users_home(tmp_path, monkeypatch):
     assert prepare_pairs.main(["~/pairs.json", "--out=~/out"]) == 0
     assert sorted(path.name for path in (tmp_path / "out").iterdir())[0] == "pairs.json"
     assert not (tmp_path / "~").exists()
-    assert common.path("~nobody-of-this-name/x") == Path("~nobody-of-this-name/x")
+    assert flags.path("~nobody-of-this-name/x") == Path("~nobody-of-this-name/x")
 
 
 def test_a_byte_order_mark_is_no_part_of_the_pairs(tmp_path):
@@ -164,29 +166,29 @@ def test_threads_are_as_asked_or_as_the_matrices_need(
 
 
 @pytest.mark.parametrize(
-    ("flags", "message"),
+    ("given", "message"),
     [
         (["--threads", "0"], "--threads is 0; it must be 1 or more"),
         (["--threads", "100000"], "--threads is 100000; it must be 1024 or less"),
         (["--limit", str(10**30)], f"--limit is {10**30}; it must be 9223372036854775807 or less"),
     ],
 )
-def test_numbers_out_of_all_proportion(tmp_path, capsys, flags, message):
-    assert position_patching.main([*flags, "--out", str(tmp_path / "out")]) == 2
+def test_numbers_out_of_all_proportion(tmp_path, capsys, given, message):
+    assert position_patching.main([*given, "--out", str(tmp_path / "out")]) == 2
     assert message in capsys.readouterr().err
 
 
 def test_a_range_longer_than_any_model_is_refused_before_it_is_counted():
     with pytest.raises(Exception, match="is more than any model has"):
-        common.labels("0-99999999999999999999999")
+        flags.labels("0-99999999999999999999999")
 
 
 def test_programs_show_no_announcements_of_other_packages():
     def program(_):
-        for kind in (*common.ANNOUNCEMENTS, UserWarning):
+        for kind in (*ANNOUNCEMENTS, UserWarning):
             warnings.warn("old", kind, stacklevel=1)
 
     with warnings.catch_warnings(record=True) as seen:
         warnings.simplefilter("always")
-        assert common.run(common.new_parser("any", "Any."), [], program) == 0
+        assert Program("any", "Any.", lambda _: None, program)([]) == 0
     assert [warning.category for warning in seen] == [UserWarning]

@@ -17,8 +17,8 @@ from pathlib import Path
 import pytest
 
 from codi_lens import files
-from codi_lens.cli import common, position_patching
-from codi_lens.records import journal
+from codi_lens.cli import position_patching
+from codi_lens.records import journal, stopping
 from tests.models.runs import PAIRS, contents, write_job
 
 
@@ -59,7 +59,7 @@ def half_a_line():
 
 def before_a_batch():
     checks = count(1)
-    common.CtrlC.pressed = property(lambda _: die() if next(checks) == 2 else False)
+    stopping.CtrlC.pressed = property(lambda _: die() if next(checks) == 2 else False)
 
 
 def remove_one(folder, **_):

@@ -177,7 +177,7 @@ def test_a_fault_after_the_record_is_written_advises_nothing(flags, tmp_path, mo
 
     more = ["--limit", "1", "--controls", "none", "--answers", "none", "--out"]
     for moment, advised in (
-        ("codi_lens.records.journal.remove_parts", False),
+        ("codi_lens.records.running.remove_parts", False),
         ("codi_lens.plots.page", True),
     ):
         monkeypatch.setattr(moment, fault)
@@ -223,7 +223,7 @@ def test_ctrl_c_before_the_first_pair(flags, tmp_path, monkeypatch, capsys):
     def pressed(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("codi_lens.cli.common.load_model", pressed)
+    monkeypatch.setattr("codi_lens.cli.inputs.load_model", pressed)
     assert position_patching.main([*flags, "--out", str(tmp_path / "run")]) == 130
     assert capsys.readouterr().err == "interrupted; nothing was written\n"
     assert not (tmp_path / "run").exists()

@@ -70,6 +70,9 @@ class Processes:
             raise ConnectionError(f"process {self.index} has lost the others: {error}") from error
 
 
+ALONE = Processes()
+
+
 @contextlib.contextmanager
 def together() -> Iterator[Processes]:
     """Finds the processes that the launcher's environment tells of; only the first prints results."""
@@ -93,10 +96,9 @@ def _launched() -> bool:
     if found["WORLD_SIZE"] in ("", "1"):
         return False
     if unset := [name for name, value in found.items() if not value]:
-        print(
+        sys.stderr.write(
             f"note: WORLD_SIZE is set, but not {', '.join(unset)}, as accelerate and torchrun would; "
-            "this is one process on its own",
-            file=sys.stderr,
+            "this is one process on its own\n"
         )
         return False
     if all(found[name].isdecimal() for name in NUMBERS):

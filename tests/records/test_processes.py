@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from torch.distributed import HashStore, TCPStore
 
 from codi_lens.cli import position_patching
-from codi_lens.cli.processes import Processes
 from codi_lens.records.journal import JOURNAL, Journal
 from codi_lens.records.manifest import MANIFEST
+from codi_lens.records.processes import Processes
 from codi_lens.records.read import RecordError
 from tests.models.runs import contents, write_job
 

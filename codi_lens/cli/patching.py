@@ -1,0 +1,179 @@
+"""What the three patching programs do alike: their flags, and run, record, report."""
+
+import argparse
+import os
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from codi_lens.choices import (
+    ANSWER_STARTS,
+    ANSWERS,
+    DIRECTIONS,
+    EARLIER_NAMES,
+    EFFECT_CHOICES,
+    EFFECTS,
+    FILTERS,
+    SITES,
+    WANDB_MODES,
+    WandbMode,
+)
+from codi_lens.cli import inputs, resuming
+from codi_lens.cli.flags import add_experiment_flags, as_json, labels, path
+from codi_lens.cli.folders import check_unused
+from codi_lens.cli.model_flags import add_model_flags
+from codi_lens.cli.program import Program
+from codi_lens.cli.table import table
+from codi_lens.errors import command
+from codi_lens.records.processes import Processes, together
+from codi_lens.records.stopping import Interrupted
+
+if TYPE_CHECKING:
+    import plotly.graph_objects as go
+
+    from codi_lens import Sweep
+
+FIGURES = "heatmap.html"
+
+
+def patching_program(
+    experiment: str, text: str, add_own_flags: Callable[[argparse.ArgumentParser], object]
+) -> Program:
+    """The program of an experiment; `add_own_flags` adds those that not every experiment has."""
+
+    def add_flags(parser: argparse.ArgumentParser) -> None:
+        add_patching_flags(parser)
+        add_own_flags(parser)
+
+    def body(arguments: argparse.Namespace) -> None:
+        patch(experiment, resuming.resumed(program.parser(), arguments))
+
+    program = Program(experiment, text, add_flags, body)
+    return program
+
+
+def add_patching_flags(parser: argparse.ArgumentParser) -> None:
+    """The flags that every patching program has."""
+    add_experiment_flags(parser)
+    add = parser.add_argument
+    add("--layers", type=labels, help="to patch, such as 0-3,7,thought (default: all layers)")
+    add("--positions", type=labels, help="to patch, such as bot,0-4,eot (default: all latents)")
+    add("--site", default="resid_post", choices=SITES, help="the hook point that is patched")
+    direction = "denoise patches the clean run into the corrupted one, noise the other way round"
+    add("--direction", default="denoise", choices=DIRECTIONS, help=direction)
+    start = "where the answer is read: behind the forced stem, or right after the thoughts"
+    add("--answer-start", default="stem", choices=ANSWER_STARTS, help=start)
+    gap = "gap between the two unpatched runs, in logits, below which a pair has no recovery"
+    add("--min-gap", type=float, default=1.0, help=gap)
+    kept = "pairs to keep: all, those answered right, or also wrong without thoughts"
+    add("--filter", default="none", choices=FILTERS, help=kept)
+    same = "run pairs with the same answer on both sides too, as a group of their own"
+    add("--include-same-answer", action="store_true", help=same)
+    add("--batch-rows", type=int, help="runs side by side, at most (default: as fit in memory)")
+    answers = "patched answers to decode; top: those of the top cells, or of the last iterations"
+    add("--answers", choices=ANSWERS, help=f"{answers} (default: all on toy, else top)")
+    add_model_flags(parser)
+    add("--wandb", default="off", choices=WANDB_MODES, help="tell Weights & Biases of the run")
+    go_on = "go on with an unfinished run (its flags are known)"
+    add("--resume", type=path, metavar="RUN", help=go_on)
+
+
+def add_effect_flags(parser: argparse.ArgumentParser) -> None:
+    """The flags of experiments that tell effects apart and have controls."""
+    effect = "what follows a patch: later thoughts recomputed, held, or alone passed on"
+    parser.add_argument(
+        "--effect",
+        "--mode",
+        default=EFFECTS[0],
+        choices=EFFECT_CHOICES,
+        type=lambda text: EARLIER_NAMES.get(text, text),
+        help=effect,
+    )
+    controls = "patch the run's own activation, another pair's, and noise too"
+    parser.add_argument("--controls", default="all", choices=("all", "none"), help=controls)
+
+
+def patch(experiment: str, arguments: argparse.Namespace) -> None:
+    """Runs an experiment as the arguments ask, writes its record and figures, prints a table.
+
+    Processes that were launched together share the pairs; the first writes the record.
+    """
+    with together() as here:
+        if arguments.resume is not None:
+            from codi_lens.records.running import clear_up
+
+            if clear_up(arguments.resume):
+                print(f"{arguments.resume} is finished; there is nothing to go on with")
+                return
+        elif here.index == 0:
+            check_unused(arguments.out)  # before there is a model to wait for
+        work = inputs.prepare(experiment, arguments, here)
+        with resuming.hint(work.folder):
+            execute(experiment, work, arguments, here)
+
+
+def execute(
+    experiment: str, work: inputs.Inputs, arguments: argparse.Namespace, here: Processes
+) -> None:
+    """Runs the sweep, with its figures, and tells of it.
+
+    Raises:
+        Interrupted: Ctrl-C; says how to go on.
+    """
+    from codi_lens import plots, records
+    from codi_lens.tracking import Tracker
+
+    drawn: dict[str, go.Figure] = {}
+    config = as_json(arguments)
+    mode: WandbMode = "off" if here.index else arguments.wandb
+
+    @cache
+    def tracker() -> Tracker:
+        """From the first pair on: a run that is refused is not told of."""
+        found = Tracker(mode, experiment=experiment, folder=work.folder, config=config)
+        return stack.enter_context(found)
+
+    def pages(sweep: "Sweep") -> Mapping[str, str]:
+        drawn.update(plots.gallery(sweep))
+        return {FIGURES: plots.page(drawn)}
+
+    with ExitStack() as stack:
+        try:
+            sweep = records.run(
+                work.codi,
+                work.pairs,
+                experiment,
+                work.folder,
+                arguments.resume is not None,
+                settings=work.settings,
+                batch_rows=arguments.batch_rows,
+                answers=arguments.answers or ("all" if arguments.model == "toy" else "top"),
+                saved=work.saved,
+                pages=pages,
+                on_pair=lambda outcome, done: tracker().pair(outcome, done),
+                config=config,
+                call={"arguments": arguments.given, "working_folder": os.getcwd()},
+                go_on=command(experiment, "--resume", work.folder),
+                processes=here,
+            )
+        except Interrupted as stop:
+            if here.index:  # the first says it
+                return
+            if stop.sweep:
+                show(stop.sweep, work.folder)
+            raise
+        tracker().finish(sweep, drawn, show(sweep, work.folder))
+
+
+def show(sweep: "Sweep", folder: Path) -> list[Path]:
+    """Says what was found and where it is; returns the files of the record."""
+    from codi_lens.records.manifest import MANIFEST
+    from codi_lens.records.read import read_manifest
+
+    names = [*read_manifest(folder, incomplete=True)["files"], MANIFEST]
+    written = [folder / name for name in names]
+    print(table(sweep))
+    print("\nwritten:", *(f"  {path}" for path in written), sep="\n")
+    return written
