@@ -101,7 +101,8 @@ class Plain:
         final = self._pass(past, input_ids=torch.tensor([tail], device=llama.device))
         if self.keep_prompt:
             past.crop(length - past.get_seq_length())  # negative: as many are removed
-        return llama.lm_head(final)[0, len(codi.tokens.end()) - 1 :]
+        logits: Tensor = llama.lm_head(final)
+        return logits[0, len(codi.tokens.end()) - 1 :]
 
     def _prompt(self, job: Job, index: int) -> tuple[DynamicCache, Tensor, int]:
         if index in self.prompts:
@@ -116,7 +117,8 @@ class Plain:
 
     def _pass(self, past: DynamicCache, **inputs: Tensor) -> Float[Tensor, "1 new d_model"]:
         model = self.bench.llama.model
-        return model(**inputs, **cached(past)).last_hidden_state
+        states: Tensor = model(**inputs, **cached(past)).last_hidden_state
+        return states
 
 
 def with_hooks(work: Work, cell: Cell) -> Float[Tensor, "pos d_vocab"]:

@@ -275,7 +275,7 @@ def train_stage(
         losses = _losses(run, stage, batch, generator)
         loss = losses[0] + losses[1] + run.recipe.distill * losses[2]
         optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         nn.utils.clip_grad_norm_(parameters, stage.clip)
         optimizer.step()
         sums += torch.stack([term.detach() for term in losses])
@@ -296,5 +296,5 @@ def train(recipe: Recipe, report: Callable[[Progress], None]) -> Trained:
         train_stage(run, stage, report)
         if not stage.codi:
             run.base = {name: tensor.clone() for name, tensor in run.model.state_dict().items()}
-    run.model.eval()  # type: ignore[no-untyped-call]
+    run.model.eval()
     return run
