@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor
 from transformers import DynamicCache
@@ -93,7 +94,9 @@ class Plain:
             handle = None
             if step == cell.step:
                 layer = llama.model.layers[cell.layer]
-                handle = layer.register_forward_hook(lambda *_: cell.value.view(1, 1, -1))
+                handle = layer.register_forward_hook(
+                    lambda *_: rearrange(cell.value, "d_model -> 1 1 d_model")
+                )
             hidden = self._pass(past, inputs_embeds=thought[:, None])[:, -1]
             if handle is not None:
                 handle.remove()

@@ -22,6 +22,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 
 import torch
+from einops import rearrange, repeat
 from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerBase
@@ -149,7 +150,7 @@ def start(recipe: Recipe) -> Trained:
 def _cross_entropy(logits: Tensor, targets: Tensor, keep: Tensor | None = None) -> Tensor:
     if keep is not None:
         logits, targets = logits[keep], targets[keep]
-    return F.cross_entropy(logits.reshape(-1, logits.shape[-1]), targets.reshape(-1))
+    return F.cross_entropy(rearrange(logits, "... vocab -> (...) vocab"), targets.flatten())
 
 
 def _teacher_loss(
@@ -157,9 +158,8 @@ def _teacher_loss(
 ) -> tuple[Tensor, list[Tensor]]:
     """Cross-entropy of the steps and the answer; states of each layer before the answer number."""
     layers = teacher_states(model, batch, prefix, all_layers=all_layers)
-    states = torch.cat(
-        [last[:, None], layers[-1]], dim=1
-    )  # the first step's first token comes after `last`
+    # The first step's first token comes after `last`.
+    states = torch.cat([rearrange(last, "batch d_model -> batch 1 d_model"), layers[-1]], dim=1)
     targets = torch.cat([batch.cot, batch.answer], dim=1)
     # A state is kept if the token that it predicts is real; padding sits between steps and answer, so the
     # answer's first token is predicted by the last real token before it and not by its left neighbour.
@@ -167,7 +167,9 @@ def _teacher_loss(
     n_steps = batch.cot_mask.sum(1)
     source = torch.arange(targets.shape[1]).expand(targets.shape).clone()
     source[:, width] = n_steps
-    states = states.gather(1, source[..., None].expand(-1, -1, states.shape[-1]))
+    states = states.gather(
+        1, repeat(source, "batch pos -> batch pos d_model", d_model=states.shape[-1])
+    )
     keep = torch.cat([batch.cot_mask, torch.ones_like(batch.answer, dtype=torch.bool)], dim=1)
     return _cross_entropy(model.lm_head(states[keep]), targets[keep]), [h[:, -2] for h in layers]
 
