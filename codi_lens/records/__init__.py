@@ -1,1 +1,1 @@
-"""What is on disk: the journal of a run as it goes, the record that it ends in, and reading both back."""
+"""What is on disk: the journal of a run in progress, the finished record, and the code that reads both."""

@@ -74,7 +74,7 @@ def load(folder: str | Path, *, incomplete: bool = False) -> Sweep:
 
 @contextmanager
 def _readable(folder: Path) -> Iterator[None]:
-    """Inside, what is not shaped as a record is makes it a damaged one."""
+    """Turns errors from content that no record has into a `RecordError` for a damaged record."""
     try:
         yield
     except UserError:
@@ -230,7 +230,7 @@ def _pair(entry: dict[str, Any]) -> Pair:
 def _texts(
     entry: dict[str, Any], axes: dict[str, tuple[Label, ...]], experiment: str
 ) -> dict[Cell, str]:
-    """Decoded answers of the main variant's cells, by index along the axes."""
+    """Decoded answers of the main variant's cells, by their indices along the axes."""
     names = {name: labels for name, labels in axes.items() if name != "variant"}
     prefix = (0,) if "variant" in axes else ()
     found: dict[Cell, str] = {}
