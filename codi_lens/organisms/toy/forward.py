@@ -1,7 +1,7 @@
 """CODI's forward pass in a form that can be trained, and greedy evaluation on top of it.
 
-Inference has one latent loop, in `codi_lens.model.loop`, built on TransformerLens. Training needs another shape of
-the same computation: gradients through plain `transformers`, a batch of unlike questions, a teacher and a
+Inference has one latent loop, in `codi_lens.model.loop`, built on TransformerLens. Training needs the same computation in
+another form: gradients through plain `transformers`, a batch of unlike questions, a teacher and a
 student that share the question. The sequences are
 
     student: [bos question bot] [z_0 .. z_{N-1}] [eot The answer is : ␣ n] -> … n eos

@@ -1,4 +1,4 @@
-"""A word-level tokenizer that has LLaMA-3's habits where experiments depend on them.
+"""A word-level tokenizer that behaves like LLaMA-3's where experiments depend on it.
 
 * Every number is one token, and the space before a number is a token of its own: "The answer is: 24"
   becomes `The| answer| is|:| |24`. Answer logits are read at that lone space, as with LLaMA-3.

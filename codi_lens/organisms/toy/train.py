@@ -9,10 +9,10 @@
 One thing is not in the paper: for half of the problems, in training only, the answer tokens may not
 attend to the question, nor to the first few thoughts (`Stage.sealed`). CODI alone lets a small
 model send just the first operation through its thoughts and read the last operand from the question; sealing
-makes the thoughts carry all of it, so that patching them is worth while.
+makes the thoughts carry the whole computation, so that patching them is informative.
 
-Unlike the official recipe, all weights are trained and not low-rank adapters alone: a model this small does
-not get there otherwise. The checkpoint layout is the official one all the same (see `export`).
+Unlike the official recipe, all weights are trained, not just low-rank adapters: a model this small does not
+learn the task otherwise. The checkpoint layout is still the official one (see `export`).
 """
 
 import math
@@ -184,7 +184,7 @@ def _seal(prefix: Prefix, n_latents: int, share: float, generator: torch.Generat
 
 
 def _swapped_loss(run: Trained, batch: Batch, prefix: Prefix, thoughts: Tensor) -> Tensor:
-    """Each question is to give the next one's answer: when fed the next one's thoughts, and without any.
+    """Trains each question to give the next one's answer, with the next one's thoughts and with none.
 
     The first makes the answer follow the thoughts wherever question and thoughts disagree. The second cannot
     be learned, since nothing there tells the next one's answer; it unlearns answering from the question.
