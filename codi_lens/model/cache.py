@@ -1,8 +1,8 @@
 """`CodiCache`: TransformerLens' activation cache over a whole CODI sequence, right for unfolded norms.
 
-TransformerLens folds the gain of every norm into the weights behind it, and its cache counts on that: it
-divides by the norm's scale and no more. A CODI model keeps its gains (the projection reads the state after the
-final one), so everything that goes through a norm is multiplied by the gain here: then the parts of the
+TransformerLens folds the gain of every norm into the weights that follow it, and its cache relies on that: it only
+divides by the norm's scale. A CODI model keeps its gains (the projection reads the state after the
+final one), so here everything that goes through a norm is multiplied by its gain. Then the parts of the
 residual stream sum to the logits.
 """
 
@@ -181,8 +181,8 @@ class CodiCache(ActivationCache):
     ) -> Any:
         """Heads, neurons (or MLPs), embeddings and biases, as in TransformerLens, in any dtype.
 
-        Right where its own is not: with `project_output_onto` behind a norm, of which it knows neither the gain
-        nor, for neurons in front of an MLP, the scale.
+        Also correct where TransformerLens' own is not: with `project_output_onto` behind a norm, it ignores the norm's
+        gain and, for neurons in front of an MLP, its scale.
         """
         self._check_embeddings()
         layer = self._layer(layer)

@@ -38,11 +38,11 @@ AddressedHook = tuple[Site | tuple[Names, Step | None] | Names, HookFn]
 
 
 class HookNeverFired(UserError):
-    """A hook was asked for and never called, so its run would silently be another one."""
+    """A requested hook was never called, so the run would silently not be the one asked for."""
 
 
 class HookPlan:
-    """The hooks of one run of the loop: checked on entry, counted, and all to have fired at the end.
+    """The hooks of one run of the loop: checked at the start, counted, and required to have fired by the end.
 
     Raises:
         UserError: an unknown hook point or a step that this run does not have.
@@ -151,9 +151,9 @@ def lock_of(model: HookedTransformer) -> "threading.RLock":
 
 @contextmanager
 def attached(model: HookedTransformer, hooks: Sequence[tuple[str, HookFn]]) -> Iterator[None]:
-    """`model.hooks(fwd_hooks=hooks)`, held by one thread at a time, which on leaving clears these alone.
+    """`model.hooks(fwd_hooks=hooks)` for one thread at a time; on leaving, only these hooks are removed.
 
-    TransformerLens visits every hook point of the model, which takes as long as a small model's pass.
+    TransformerLens would visit every hook point of the model, which takes as long as a small model's pass.
     """
     with lock_of(model):
         level = model.context_level + 1

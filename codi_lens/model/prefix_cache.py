@@ -48,7 +48,7 @@ class Group:
 
 
 def group_rows(prompts: Sequence[int], device: torch.device) -> tuple[Group, ...]:
-    """Groups rows, of which `prompts` names the prompt; best when rows of a prompt are side by side."""
+    """Groups rows by their prompt, given in `prompts`; works best if the rows of a prompt are side by side."""
     runs = [(prompt, len(list(rows))) for prompt, rows in groupby(prompts)]
     groups, start = [], 0
     for each, alike in groupby(runs, key=lambda run: run[1]):
@@ -69,7 +69,7 @@ def _index(numbers: list[int], device: torch.device) -> Index:
 
 @dataclass(frozen=True)
 class NewPositions:
-    """What every layer needs to know of the positions that a pass adds: worked out once for all layers."""
+    """What every layer needs to know about the positions that a pass adds, computed once for all layers."""
 
     cos: Float[Tensor, "rows pos 1 d_head"]
     sin: Float[Tensor, "rows pos 1 d_head"]
