@@ -1,7 +1,7 @@
-"""What comes with the package, by the names that it is asked for by.
+"""What comes with the package, by name.
 
-A name leads to a folder, or to the function that makes the entries: what loads models and pairs need not import
-what makes them.
+A name stands for a folder, or for the function that makes the entries. So the code that loads models and pairs
+need not import the code that makes them.
 """
 
 from importlib import import_module

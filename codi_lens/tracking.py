@@ -1,7 +1,7 @@
-"""Weights & Biases, or nothing. A record on disk comes first and never depends on it.
+"""Logging to Weights & Biases, if asked for. The record on disk never depends on it.
 
-Everything that W&B does happens in a thread of its own: a sweep never waits for a network. What goes wrong
-there (not installed, not logged in, unreachable, failing midway) is one warning; after it, nothing more is sent.
+Everything that W&B does happens in a thread of its own: a sweep never waits for a network. If anything fails
+(not installed, not logged in, unreachable, an error midway), there is one warning, and nothing more is sent.
 """
 
 import queue
@@ -38,8 +38,8 @@ Job = Callable[[Any], None]
 class Tracker:
     """A W&B run, fed through a queue. In mode "off" it does nothing and loads nothing.
 
-    A context: left without `finish`, it ends the W&B run as one that failed. A tracker of the same folder, in
-    a later process, goes on with the W&B run.
+    Used as a context manager: leaving it without `finish` marks the W&B run as failed. A later process with
+    a tracker of the same folder continues the W&B run.
 
     Args:
         mode: offline writes below `folder`/wandb, for `wandb sync`; online sends.
@@ -147,7 +147,7 @@ class Tracker:
 
 
 def artifact_name(text: str) -> str:
-    """A name that W&B takes for an artifact, and another for every text."""
+    """A valid artifact name for W&B, different for different texts."""
     name = re.sub(r"[^A-Za-z0-9_.-]+", "-", text)
     if name == text and len(name) <= LONGEST_NAME:
         return name
@@ -156,7 +156,7 @@ def artifact_name(text: str) -> str:
 
 
 def _run_id(folder: Path) -> str:
-    """The id of the W&B run of a record, kept beside it so that a resumed run goes on with it."""
+    """The id of a record's W&B run, kept beside the record so that a resumed run can continue it."""
     path = folder / RUN_ID
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -165,7 +165,7 @@ def _run_id(folder: Path) -> str:
 
 
 def _open(options: Mapping[str, Any], run_id: str) -> Any:
-    """The W&B run. A run is never asked for a key: nobody may be there to answer."""
+    """The W&B run. It never asks for a key, since nobody may be there to answer."""
     import wandb
 
     if options["mode"] == "online" and not wandb.login(prompt=False):

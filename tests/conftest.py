@@ -1,5 +1,6 @@
 """Models that many tests share."""
 
+import jaxtyping
 import pytest
 import torch
 
@@ -18,3 +19,9 @@ def tiny_folder(tmp_path_factory):
 def tiny(tiny_folder):
     """A random CODI in float64: 3 layers, 3 latents, grouped keys and values, tied embeddings."""
     return HookedCodi.from_pretrained(tiny_folder, dtype=torch.float64)
+
+
+@pytest.fixture
+def unchecked(monkeypatch):
+    """No shape is checked, for a test that passes wrong ones to see what a user is told."""
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)

@@ -4,18 +4,25 @@ import subprocess
 import sys
 import tomllib
 from importlib import import_module
+from importlib.metadata import packages_distributions
 from pathlib import Path
 
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+from tests.test_architecture import imported
+
 ROOT = Path(__file__).parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 EXTRAS = PROJECT["optional-dependencies"]
-REQUIRED = {
-    canonicalize_name(requirement.name): requirement
-    for requirement in map(Requirement, [*PROJECT["dependencies"], *EXTRAS["dev"]])
-}
+OWN = {"codi_lens", "experiments"}
+
+
+def named(lines):
+    return {canonicalize_name(r.name): r for r in map(Requirement, lines)}
+
+
+REQUIRED = named([*PROJECT["dependencies"], *EXTRAS["dev"]])
 
 
 def pins(text):
@@ -44,3 +51,18 @@ def test_the_lowest_versions_are_the_floors_of_the_ranges():
         assert floor in requirement
         assert f">={floor}" in str(requirement)
         assert any(part.operator == "<" for part in requirement), f"{name} has no upper end"
+
+
+def test_what_is_declared_is_imported_and_what_is_imported_is_declared():
+    modules = {
+        name.split(".")[0]
+        for root in OWN
+        for path in (ROOT / root).rglob("*.py")
+        for name in imported(path)
+    }
+    homes = packages_distributions()
+    used = {canonicalize_name(homes[m][0]) for m in modules - OWN - sys.stdlib_module_names}
+    always, extra = named(PROJECT["dependencies"]), named([*EXTRAS["export"], *EXTRAS["notebook"]])
+    assert set(always) <= used, "declared, and imported nowhere"
+    assert used <= {*always, *extra}, "imported, and declared nowhere"
+    assert set(extra) <= set(REQUIRED), "the suite needs what the extras bring"

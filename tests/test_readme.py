@@ -118,3 +118,19 @@ def test_the_files_that_the_readme_names_are_there():
         assert (ROOT / name).exists(), name
     for picture in re.findall(r"!\[[^\]]*\]\(([^)]+)\)", README):
         assert (ROOT / picture).exists(), picture
+
+
+def test_the_files_that_contributing_names_are_there():
+    text = (ROOT / "CONTRIBUTING.md").read_text()
+    names = re.findall(r"`((?:\w+/)+(?:\w+\.\w+)?)`", text)
+    assert names
+    for name in names:
+        assert (ROOT / name).exists() or (ROOT / "codi_lens" / name).exists(), name
+
+
+def test_the_targets_that_contributing_names_are_the_makefiles():
+    named = set(
+        re.findall(r"^make ([\w ]+?) *(?:#|$)", (ROOT / "CONTRIBUTING.md").read_text(), re.M)
+    )
+    (targets,) = re.findall(r"^\.PHONY: (.*)$", (ROOT / "Makefile").read_text(), re.M)
+    assert {word for line in named for word in line.split()} == set(targets.split())

@@ -1,4 +1,4 @@
-"""The accounts of loading: every tensor of a file is claimed once, and everything wrong is collected."""
+"""Bookkeeping while loading: every tensor of a file is claimed once, and all errors are collected."""
 
 from collections import Counter
 from collections.abc import Iterable
@@ -15,7 +15,7 @@ FLOATING = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 
 
 class Claims:
-    """Hands out the tensors of a file, each at most once, and collects everything that is wrong."""
+    """Hands out the tensors of a file, each at most once, and collects errors."""
 
     def __init__(
         self, file: TensorFile, layout: Layout, dtype: torch.dtype, device: torch.device | str
@@ -62,7 +62,7 @@ class Claims:
         return len(keys)
 
     def take(self, key: str, shape: tuple[int, ...]) -> Float[Tensor, "..."]:
-        """The tensor of `key`, checked; an empty meta tensor where the file has none that will do."""
+        """The tensor of `key`, checked; an empty meta tensor if the file has no usable one."""
         if key not in self.unclaimed:
             self.problems.append(f"key {key!r} is missing; expected a tensor of shape {shape}")
             return torch.empty(shape, device="meta")
@@ -115,7 +115,7 @@ class Claims:
 
 
 def most_common(sizes: Iterable[int | None]) -> int | None:
-    """The size that most agree on, so that an error blames the tensor that is out of line."""
+    """The most frequent size, so that an error names the tensor that differs from the others."""
     counts = Counter(size for size in sizes if size is not None)
     return counts.most_common(1)[0][0] if counts else None
 

@@ -1,9 +1,9 @@
 """What a CODI checkpoint's tensors cannot say: `codi_config.json` and its Python twin.
 
 The LoRA rank, its target modules, the projection's width and its layer norm are read from the tensors. The
-LoRA scale's numerator, the number of latent thoughts and the layout of the special tokens are not in
-them, and a wrong guess loads silently into another model. They therefore come from this record, and
-nothing in it that matters has a default.
+LoRA scale's numerator, the number of latent thoughts and the layout of the special tokens are not, and a
+wrong guess would silently load another model. So they come from this record, and no field that matters has a
+default.
 """
 
 from collections.abc import Mapping

@@ -1,7 +1,7 @@
 """JSON objects from files of any origin, and what each of their fields may hold.
 
 A kind takes a value and what it is called, and returns the value as the package uses it, or raises
-`UserError`. A table of kinds by field name says all that there is to know of a file's fields.
+`UserError`. A table of kinds by field name describes all fields of a file.
 """
 
 import json

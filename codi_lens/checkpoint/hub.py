@@ -1,7 +1,8 @@
 """The files of a model: in a local folder, or on the hub and in its cache (through its client only).
 
-Files are asked for one by one, by name: weights, JSON and tokenizer, and never code. One with nothing in
-it, of which public repositories have some, counts as absent. From the hub all come from one commit. `HF_HUB_OFFLINE=1` is the client's business: it then answers from its cache.
+Files are asked for one by one, by name: weights, JSON and tokenizer, and never code. An empty
+file counts as absent; some public repositories have them. All files from the hub come from one commit.
+`HF_HUB_OFFLINE=1` is left to the client, which then answers from its cache.
 """
 
 import os

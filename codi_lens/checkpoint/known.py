@@ -32,5 +32,5 @@ def mirror_of(name: str) -> str | None:
 
 
 def refusal(name: str) -> str | None:
-    """Why a hub id that may be taken for a CODI model of a known architecture is none."""
+    """Why a hub id that is often mistaken for a CODI model of a known architecture is not one."""
     return _table()["refused"].get(name)

@@ -1,4 +1,4 @@
-"""What loading a checkpoint did, told in full: nothing is claimed, dropped or merged in silence."""
+"""A full report of what loading did: nothing is claimed, dropped or merged silently."""
 
 from dataclasses import dataclass, field
 

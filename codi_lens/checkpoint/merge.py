@@ -202,7 +202,7 @@ def merge_adapter(
     holder.load_state_dict(tensors, strict=True, assign=True)
     adapted = holder["linear"]
     adapted.merge()  # type: ignore[operator]
-    return adapted.get_base_layer().weight.detach()  # type: ignore[operator, no-any-return, union-attr]
+    return adapted.get_base_layer().weight.detach()  # type: ignore[operator, no-any-return]
 
 
 def _check_targets(

@@ -8,7 +8,7 @@ from transformers import Cache, LlamaModel
 
 
 def cached(past: Cache) -> dict[str, Any]:
-    """Arguments with which a model of transformers goes on from `past`, and extends it in place."""
+    """Arguments that make a transformers model continue from `past` and extend it in place."""
     return {_argument(): past, "use_cache": True}
 
 

@@ -50,7 +50,7 @@ def forgiving() -> Iterator[None]:
     _occupy_standard_numbers()
     before = sys.stdout, sys.stderr
     with open(os.devnull, "w") as nowhere:
-        sys.stdout, sys.stderr = (Stream(stream or nowhere) for stream in before)  # type: ignore[assignment]
+        sys.stdout, sys.stderr = (Stream(stream or nowhere) for stream in before)
         try:
             yield
         finally:

@@ -1,12 +1,12 @@
 """Answers as numbers, as text and as tokens.
 
 An answer has one *spelling* (`spell`): plain decimal digits, a leading "-" when negative, no
-thousands separators, no trailing zeros after the point. A model says it after a *stem*
-("The answer is: "), and what is measured are the tokens of the number, not those of the stem.
+thousands separators, no trailing zeros after the point. A model
+says it after a *stem* ("The answer is: "); we measure the tokens of the number, not those of the stem.
 
 Generated text is read the way the CODI evaluation does it: drop all commas, take the last
-`-?\\d+\\.?\\d*` (Shen et al., arXiv 2502.21074). The evaluation turns text without a number into
-infinity; here it is None, so that it can be counted as what it is.
+`-?\\d+\\.?\\d*` (Shen et al., arXiv 2502.21074). The evaluation turns text
+without a number into infinity; here it is None, so that such answers can be counted.
 """
 
 import math

@@ -15,12 +15,12 @@ and *flat*, two entries a pair::
     [{"pair_id": 0, "variant": "clean", "question": "…", "answer": 24},
      {"pair_id": 0, "variant": "corrupted", "question": "…", "answer": 27}]
 
-`operands` and `intermediates` may stand in flat entries too. Other fields are left out and
-counted by name. A file with the field "variant" or "question" in an entry is flat. Question
-texts are kept to the letter, since blanks are tokens too.
+`operands` and `intermediates` may also appear in flat entries. Other fields are ignored,
+and counted by name. A file with the field "variant" or "question" in an entry is flat. Question
+texts are kept exactly as they are, since spaces are tokens too.
 
 A pair with the same answer on both sides cannot show which answer a patch restores: it is read
-like any other and says so (`Pair.same_answer`); `codi_lens.data.prepare` sets it aside.
+like any other and marked (`Pair.same_answer`); `codi_lens.data.prepare` sets it aside.
 """
 
 import hashlib
@@ -63,7 +63,7 @@ class Variant:
 
 @dataclass(frozen=True)
 class Pair:
-    """A clean question and a corrupted one, which differs from it in what is to be studied.
+    """A clean question and a corrupted one, which differs from it only in what we study.
 
     `kind` names the sort of problem and `operand` the operand that was changed, where known.
     """
@@ -88,8 +88,8 @@ def side_of(pair: Pair, side: Side) -> Variant:
 def load_pairs(name_or_path: str | Path) -> list[Pair]:
     """All pairs of "toy" (the embedded model's own), of a file in either format, or of a folder.
 
-    "toy-heldout" are the embedded model's held-out problems, two by two: questions to ask, which differ
-    in more than one number and have not been chosen by how the model answers them.
+    "toy-heldout" pairs up the embedded model's held-out problems. The two questions of such a pair differ
+    in more than one number, and were not selected by how the model answers them.
 
     A folder holds `pairs.json` and, if pairs were set aside, `set_aside.json`: both are read, so
     same-answer pairs are included and carry `same_answer`. Raises one UserError that lists every

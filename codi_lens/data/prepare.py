@@ -1,4 +1,4 @@
-"""Preparing pairs: which are kept, which are set aside and why, and what a file is like."""
+"""Preparing pairs: which are kept, which are set aside and why, and a report on the file."""
 
 from dataclasses import dataclass
 from pathlib import Path

@@ -7,11 +7,10 @@ members" templates of Cywiński et al. (`cywinski/codi`)::
     step2 = step1 * z                                 z in 2..8, so that step2 is not step1
     answer = step1 + step2
 
-The phrasings are our own. They are worded so that no noun has to agree with x or y ("falls by
-1"), hence the two questions of a pair differ in one digit and in nothing else: aligned in token
-length, position by position, under any tokenizer that splits digits from letters. A tokenizer,
-where one is given, checks it. Each variant stores its operands (x, y, z) and its intermediates
-(step1, step2), so that one can ask which of them a latent thought holds.
+The phrasings are our own. They are worded so that no noun has to agree with x or y ("falls by 1"). So the two
+questions of a pair differ in one digit only, and their tokens align position by position under any tokenizer
+that splits digits from letters. If a tokenizer is given, this is checked. Each variant stores its operands (x,
+y, z) and its intermediates (step1, step2), so that one can ask which of them a latent thought holds.
 """
 
 import random
@@ -88,8 +87,8 @@ def generate_pairs(
 ) -> list[Pair]:
     """`n` different pairs, the same ones for the same seed, with ids 0..n-1.
 
-    Kinds, phrasings and changed operands take turns, so that any first part of the list is as
-    even as its length allows. The answers of a pair differ and have at most three digits, so
+    Kinds, phrasings and changed operands take turns, so that any prefix of the list is as balanced as its
+    length allows. The answers of a pair differ and have at most three digits, so
     under a tokenizer that takes three digits as one token their first tokens differ. With a
     `tokenizer`, only pairs are given for which that holds under `stem`, and whose questions have
     as many tokens and differ in exactly one.

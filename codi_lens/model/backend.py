@@ -91,7 +91,10 @@ class HookedBackend:
     def empty_cache(self, batch: int, *, shared: bool = False) -> KeyValueCache:
         if shared:
             return SharedPrefixCache.empty(self.model, batch)
-        return TransformerLensKeyValueCache.init_cache(self.model.cfg, self.device, batch)
+        cache: KeyValueCache = TransformerLensKeyValueCache.init_cache(
+            self.model.cfg, self.device, batch
+        )
+        return cache
 
     def embed(self, tokens: Int[Tensor, "batch pos"]) -> Float[Tensor, "batch pos d_model"]:
         return self.model.embed(tokens.to(self.device))  # type: ignore[no-any-return]

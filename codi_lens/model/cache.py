@@ -1,8 +1,8 @@
 """`CodiCache`: TransformerLens' activation cache over a whole CODI sequence, right for unfolded norms.
 
-TransformerLens folds the gain of every norm into the weights behind it, and its cache counts on that: it
-divides by the norm's scale and no more. A CODI model keeps its gains (the projection reads the state after the
-final one), so everything that goes through a norm is multiplied by the gain here: then the parts of the
+TransformerLens folds the gain of every norm into the weights that follow it, and its cache relies on that: it only
+divides by the norm's scale. A CODI model keeps its gains (the projection reads the state after the
+final one), so here everything that goes through a norm is multiplied by its gain. Then the parts of the
 residual stream sum to the logits.
 """
 
@@ -73,7 +73,7 @@ class CodiCache(ActivationCache):
         batch_slice: Slice | SliceInput = None,
         has_batch_dim: bool = True,
         recompute_ln: bool = False,
-    ) -> Float[Tensor, "component *batch_and_pos d_model"]:
+    ) -> Float[Tensor, "component *chosen d_model"]:
         """Components as a norm of the model passes them on, with its gain; arguments as in TransformerLens.
 
         With the scale of the whole residual stream (the default) this is linear: components that sum to the
@@ -89,12 +89,12 @@ class CodiCache(ActivationCache):
     def logit_attrs(
         self,
         residual_stack: Float[Tensor, "component *batch_and_pos d_model"],
-        tokens: int | Int[Tensor, "*batch_and_pos"],  # type: ignore[override]
-        incorrect_tokens: int | Int[Tensor, "*batch_and_pos"] | None = None,  # type: ignore[override]
+        tokens: int | Int[Tensor, "..."],  # type: ignore[override]
+        incorrect_tokens: int | Int[Tensor, "..."] | None = None,  # type: ignore[override]
         pos_slice: Slice | SliceInput = None,
         batch_slice: Slice | SliceInput = None,
         has_batch_dim: bool = True,
-    ) -> Float[Tensor, "component *batch_and_pos"]:
+    ) -> Float[Tensor, "component *chosen"]:
         """What each component adds to the logit of `tokens` (minus that of `incorrect_tokens`).
 
         Args:
@@ -140,7 +140,7 @@ class CodiCache(ActivationCache):
     def compute_head_results(self) -> None:
         """Caches what each head adds to the residual stream, unless that has been done."""
         if "blocks.0.attn.hook_result" not in self.cache_dict:
-            super().compute_head_results()
+            super().compute_head_results()  # type: ignore[no-untyped-call]
 
     def stack_neuron_results(
         self,
@@ -181,8 +181,8 @@ class CodiCache(ActivationCache):
     ) -> Any:
         """Heads, neurons (or MLPs), embeddings and biases, as in TransformerLens, in any dtype.
 
-        Right where its own is not: with `project_output_onto` behind a norm, of which it knows neither the gain
-        nor, for neurons in front of an MLP, the scale.
+        Also correct where TransformerLens' own is not: with `project_output_onto` behind a norm, it ignores the norm's
+        gain and, for neurons in front of an MLP, its scale.
         """
         self._check_embeddings()
         layer = self._layer(layer)
@@ -263,14 +263,14 @@ def _ids_for(tokens: Any, leading: torch.Size) -> int | Int[Tensor, "..."]:
         )
     if not isinstance(tokens, Tensor) or tokens.ndim == 0:
         return int(tokens)
-    if tokens.ndim == 1 and len(leading) == 2:
-        tokens = tokens[:, None]  # one a row, at every position
-    fits = tokens.ndim == len(leading) and all(
-        own in (1, size) for own, size in zip(tokens.shape, leading, strict=True)
+    # One a row stands for one at every position of the row.
+    ids: Tensor = tokens[:, None] if tokens.ndim == 1 and len(leading) == 2 else tokens
+    fits = ids.ndim == len(leading) and all(
+        own in (1, size) for own, size in zip(ids.shape, leading, strict=True)
     )
     if not fits:
         raise UserError(
             f"tokens of shape {tuple(tokens.shape)} for a stack over {tuple(leading)}; give one id, "
             "one per row, or one per row and position"
         )
-    return tokens
+    return ids

@@ -38,11 +38,11 @@ AddressedHook = tuple[Site | tuple[Names, Step | Sequence[Step] | None] | Names,
 
 
 class HookNeverFired(UserError):
-    """A hook was asked for and never called, so its run would silently be another one."""
+    """A requested hook was never called, so the run would silently not be the one asked for."""
 
 
 class HookPlan:
-    """The hooks of one run of the loop: checked on entry, counted, and all to have fired at the end.
+    """The hooks of one run of the loop: checked at the start, counted, and required to have fired by the end.
 
     Args:
         hook_names: the model's hook points.

@@ -130,7 +130,7 @@ class LatentLoop:
 
     def project(self, final: Float[Tensor, "... d_model"]) -> Float[Tensor, "... d_model"]:
         """The next thought of a final state."""
-        return final if self.projection is None else self.projection(final)  # type: ignore[no-any-return]
+        return final if self.projection is None else self.projection(final)
 
     def read(
         self,

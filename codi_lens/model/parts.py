@@ -80,11 +80,11 @@ class CodiParts:
             revision: branch, tag or commit of the checkpoint on the hub.
             device: "auto", or a torch device.
             dtype: of the merged weights, such as torch.bfloat16 or "bfloat16".
-            alpha, num_latents, remove_eos, answer_stem: what the tensors cannot say, where neither
-                `codi_config.json` nor the table of known checkpoints says it, or to override them.
+            alpha, num_latents, remove_eos, answer_stem: settings that the tensors do not show. Needed if neither
+                `codi_config.json` nor the table of known checkpoints has them; they override both.
 
         Raises:
-            UserError: nothing there, or something that the tensors cannot tell is not given.
+            UserError: no such model, or a setting is missing that the tensors do not show.
             CheckpointError: the checkpoint is not exactly the model it claims to be.
         """
         parts = load_pretrained(

@@ -37,17 +37,18 @@ class Group:
         self, x: Float[Tensor, "rows kv_heads queries width"]
     ) -> Float[Tensor, "prompts kv_heads stacked width"]:
         """All queries of a prompt below each other."""
-        return x[self.rows].unflatten(0, (self.size, -1)).transpose(1, 2).flatten(2, 3)
+        return self.unstacked(x).flatten(2, 3)
 
     def unstacked(
         self, x: Float[Tensor, "rows kv_heads queries width"]
     ) -> Float[Tensor, "prompts kv_heads rows_each queries width"]:
         """A view of the group's rows, laid out as `stacked` has them."""
-        return x[self.rows].unflatten(0, (self.size, -1)).transpose(1, 2)
+        by_prompt: Tensor = x[self.rows].unflatten(0, (self.size, -1))
+        return by_prompt.transpose(1, 2)
 
 
 def group_rows(prompts: Sequence[int], device: torch.device) -> tuple[Group, ...]:
-    """Groups rows, of which `prompts` names the prompt; best when rows of a prompt are side by side."""
+    """Groups rows by their prompt, given in `prompts`; works best if the rows of a prompt are side by side."""
     runs = [(prompt, len(list(rows))) for prompt, rows in groupby(prompts)]
     groups, start = [], 0
     for each, alike in groupby(runs, key=lambda run: run[1]):
@@ -68,7 +69,7 @@ def _index(numbers: list[int], device: torch.device) -> Index:
 
 @dataclass(frozen=True)
 class NewPositions:
-    """What every layer needs to know of the positions that a pass adds: worked out once for all layers."""
+    """What every layer needs to know about the positions that a pass adds, computed once for all layers."""
 
     cos: Float[Tensor, "rows pos 1 d_head"]
     sin: Float[Tensor, "rows pos 1 d_head"]
@@ -83,7 +84,7 @@ class NewPositions:
         half = model.cfg.d_head // 2
         probe = model.W_E.new_zeros((rows, new, 1, 2 * half))
         probe[..., :half] = 1  # turned by an angle, (1, 0) is (cos, sin)
-        turned = attention.apply_rotary(probe, length - new, mask)  # type: ignore[union-attr,operator]
+        turned = attention.apply_rotary(probe, length - new, mask)
         cos, sin = turned.split(half, dim=-1)
         later = torch.ones((new, new), dtype=torch.bool, device=mask.device).triu(1)
         unseen = later[None, None]

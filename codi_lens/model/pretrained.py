@@ -1,8 +1,8 @@
-"""From a model's name to everything that it consists of: weights, projection, tokenizer, settings.
+"""From a model's name to all its parts: weights, projection, tokenizer, settings.
 
-What the tensors cannot say (alpha, number of thoughts, layout, stem) comes from, in this order: the
-caller, `codi_config.json` beside the weights, the table of known checkpoints. What none of them says is
-asked for by name.
+Settings that the tensors do not show (alpha, number of thoughts, layout, stem) come from the caller, else from
+`codi_config.json` beside the weights, else from the table of known checkpoints. If none of them has a setting, an
+error names it.
 """
 
 import shutil

@@ -1,6 +1,6 @@
-"""What is on disk: the journal of a run as it goes, the record that it ends in, and reading both back.
+"""What is on disk: the journal of a run in progress, the finished record, and the code that reads both.
 
-`run` runs an experiment with a journal, and goes on where it was stopped; `load` reads a record back.
+`run` runs an experiment with a journal, and continues where it was stopped; `load` reads a record back.
 """
 
 from importlib import import_module

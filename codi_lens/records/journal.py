@@ -1,15 +1,15 @@
-"""The journal of a run: every finished pair on disk as it comes, so that a killed run can go on.
+"""The journal of a run: each pair is on disk as soon as it is finished, so that a killed run can go on.
 
     journal.jsonl           a first line that says what is run, then a line per finished pair
     parts/PAIR.safetensors  the tensors of a pair: on disk before its line is, removed after the manifest
 
-Processes that share a run keep a journal each, `journal-1.jsonl` and so on beside the first's, which takes
-their lines over when they are done, or when the run is resumed.
+Processes that share a run keep one journal each: `journal.jsonl` for the first, `journal-1.jsonl` and so on
+for the others. The first process takes over their lines when they are done, or when the run is resumed.
 
-A line is an entry with its checksum, `{"check": …, "entry": {…}}`, appended and forced to disk. Only what has
-a line is believed. Whatever ends the process, it leaves whole lines and at most a torn last one, which
-is dropped on resuming: the pair is then run again. A lock on the journal, which dies with its process,
-keeps a second process out, where the system has such locks.
+A line is an entry with its checksum, `{"check": …, "entry": {…}}`, appended and forced to disk. A pair
+without its line does not count. However the process ends, all lines are whole except perhaps the last; a torn one
+is dropped on resuming, and its pair is run again. Where the system supports it, a lock on the journal, released
+when the process ends, keeps a second process out.
 """
 
 import errno
@@ -82,11 +82,12 @@ class Journal:
     def __init__(
         self, folder: Path, header: Entry, *, resume: bool = False, index: int = 0
     ) -> None:
-        """Opens the journal of a new run, or that of one which is to go on.
+        """Opens the journal of a new run, or of a run to resume.
 
         Args:
             header: what is run, ready for JSON; how it was called may differ from what is there.
-            index: of this process, where several share the run; but for 0 its journal is a new one.
+            index: of this process, where several share the run. Only process 0 resumes its journal; the others
+                start new ones.
 
         Raises:
             RecordError: nothing to resume, a damaged line, or a run of something else; says what differs.

@@ -1,4 +1,4 @@
-"""The lines of a journal: entries with their checksums, and the order that a run leaves them in."""
+"""The lines of a journal: entries with their checksums, in the order in which a run writes them."""
 
 import json
 import zlib
@@ -79,9 +79,9 @@ def header_of(entries: Sequence[Entry], path: Path) -> Entry:
 
 
 def finished(journals: Mapping[Path, Sequence[Entry]]) -> dict[tuple[Kind, int], Entry]:
-    """What the lines behind the first ones say is done, by kind and pair id, in their order.
+    """The finished pairs and answers in the lines after the headers, by kind and pair id, in order.
 
-    A journal may repeat lines of one before it: a process was killed while it took them over.
+    A journal may repeat lines of an earlier one, if a process was killed while taking them over.
 
     Raises:
         RecordError: a second first line, a second line of a pair, or answers before their pair.

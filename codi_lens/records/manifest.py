@@ -1,4 +1,4 @@
-"""What a record is a record of: settings, digests, versions, memory, files."""
+"""The manifest of a record: settings, digests, versions, memory, files."""
 
 import hashlib
 import platform
@@ -29,7 +29,7 @@ PACKAGES = ("codi-lens", "torch", "transformer-lens", "transformers", "peft")
 def describe_run(
     experiment: str, codi: HookedCodi, pairs: Sequence[Pair], settings: Settings
 ) -> dict[str, Any]:
-    """What is run, known before it runs: everything that its results depend on."""
+    """Everything that the results of a run depend on, known before it starts."""
     return {
         "schema_version": SCHEMA_VERSION,
         "experiment": experiment,
@@ -56,7 +56,7 @@ def describe_run(
 def make_manifest(
     sweep: Sweep, codi: HookedCodi, config: dict[str, Any], planned: int, complete: bool = True
 ) -> dict[str, Any]:
-    """Everything needed to know what a record is a record of; `config` is what the user asked for.
+    """The manifest of a record; `config` is what the user asked for.
 
     `planned` is the number of pairs that the run set out with; `complete` says whether all was done.
     """
@@ -90,8 +90,8 @@ def differences(
 ) -> Iterator[str]:
     """What differs between two descriptions, one text per field: "model.dtype (there …, here …)".
 
-    A digest is left out where the number of what it is of differs, which says more, and a name where the
-    digest beside it agrees: what is found in another place is still the same.
+    A digest is left out if the counts beside it differ, since they say more. A name is left out if the digests agree:
+    the same content in another place is still the same.
     """
     same_content = "digest" in there and there["digest"] == here.get("digest")
     for name in sorted({*there, *here}):
@@ -110,7 +110,7 @@ def _shown(value: Any) -> Any:
 
 
 def one_model(manifests: Mapping[str, Mapping[str, Any]]) -> None:
-    """Checks that runs, by name, are of the same model.
+    """Checks that the named runs used the same model.
 
     Raises:
         UserError: says which run is of which.

@@ -69,7 +69,7 @@ def load(folder: str | Path, *, incomplete: bool = False) -> Sweep:
 
 @contextmanager
 def _readable(folder: Path) -> Iterator[None]:
-    """Inside, what is not shaped as a record is makes it a damaged one."""
+    """Turns errors from content that no record has into a `RecordError` for a damaged record."""
     try:
         yield
     except UserError:

@@ -87,7 +87,8 @@ def random_llama(shape: Shape, dtype: torch.dtype) -> LlamaForCausalLM:
         llama = LlamaForCausalLM(config)
     finally:
         torch.set_default_dtype(before)
-    return llama.eval().requires_grad_(False)
+    llama.eval().requires_grad_(False)
+    return llama
 
 
 def word_tokenizer() -> PreTrainedTokenizerFast:

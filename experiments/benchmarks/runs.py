@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor
 from transformers import DynamicCache
@@ -94,7 +95,9 @@ class Plain:
             handle = None
             if step == cell.step:
                 layer = llama.model.layers[cell.layer]
-                handle = layer.register_forward_hook(lambda *_: cell.value.view(1, 1, -1))
+                handle = layer.register_forward_hook(
+                    lambda *_: rearrange(cell.value, "d_model -> 1 1 d_model")
+                )
             hidden = self._pass(past, inputs_embeds=thought[:, None])[:, -1]
             if handle is not None:
                 handle.remove()
@@ -102,7 +105,8 @@ class Plain:
         final = self._pass(past, input_ids=torch.tensor([tail], device=llama.device))
         if self.keep_prompt:
             past.crop(length - past.get_seq_length())  # negative: as many are removed
-        return llama.lm_head(final)[0, len(codi.tokens.end()) - 1 :]
+        logits: Tensor = llama.lm_head(final)
+        return logits[0, len(codi.tokens.end()) - 1 :]
 
     def _prompt(self, job: Job, index: int) -> tuple[DynamicCache, Tensor, int]:
         if index in self.prompts:
@@ -117,7 +121,8 @@ class Plain:
 
     def _pass(self, past: DynamicCache, **inputs: Tensor) -> Float[Tensor, "1 new d_model"]:
         model = self.bench.llama.model
-        return model(**inputs, **cached(past)).last_hidden_state
+        states: Tensor = model(**inputs, **cached(past)).last_hidden_state
+        return states
 
 
 def with_hooks(work: Work, cell: Cell) -> Float[Tensor, "pos d_vocab"]:

@@ -105,6 +105,7 @@ def test_tokens_of_rows_and_of_positions_meet_their_own_rows(codi, run):
     torch.testing.assert_close(second[0], logits[1, :, 9])
 
 
+@pytest.mark.usefixtures("unchecked")
 def test_what_cannot_be_right_is_refused(codi, run):
     _, cache = run
     stack = cache.decompose_resid()

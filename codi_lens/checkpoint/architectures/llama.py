@@ -143,7 +143,8 @@ class Llama(Architecture):
         self, model: PreTrainedModel, cfg: HookedTransformerConfig
     ) -> dict[str, Tensor]:
         """TransformerLens' conversion, and the attention's biases, which it leaves out."""
-        return convert_llama_weights(model, cfg) | _attention_biases(model, cfg)
+        weights: dict[str, Tensor] = convert_llama_weights(model, cfg)
+        return weights | _attention_biases(model, cfg)
 
 
 def attention_sizes(config: PretrainedConfig) -> tuple[int, int, int]:

@@ -1,10 +1,10 @@
 """From trained weights to a checkpoint folder in the official CODI layout.
 
-An official file holds a LLaMA in bfloat16 and low-rank adapters in float32. Here, too, the linear weights
-on disk are those of the base stage, rounded to bfloat16, and the adapters hold all that came
-after: the difference `trained − base`, factorised exactly and not cut to a low rank. So `base + alpha / r · B · A`
-is the trained weight up to float32 rounding, and whoever loads the file merges adapters that matter.
-Embeddings, norms and projection are stored as they are.
+An official file holds a LLaMA in bfloat16 and low-rank adapters in float32. Here, too, the linear weights on
+disk are those of the base stage, rounded to bfloat16, and the adapters hold all that came after: the difference
+`trained − base`, factorised exactly, without truncation to a low rank. So `base + alpha / r · B · A` is the
+trained weight up to float32 rounding, and whoever loads the file merges adapters that matter. Embeddings, norms
+and projection are stored as they are.
 """
 
 import copy

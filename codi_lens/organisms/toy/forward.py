@@ -1,7 +1,7 @@
 """CODI's forward pass in a form that can be trained, and greedy evaluation on top of it.
 
-Inference has one latent loop, in `codi_lens.model.loop`, built on TransformerLens. Training needs another shape of
-the same computation: gradients through plain `transformers`, a batch of unlike questions, a teacher and a
+Inference has one latent loop, in `codi_lens.model.loop`, built on TransformerLens. Training needs the same computation in
+another form: gradients through plain `transformers`, a batch of unlike questions, a teacher and a
 student that share the question. The sequences are
 
     student: [bos question bot] [z_0 .. z_{N-1}] [eot The answer is : ␣ n] -> … n eos
@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from typing import cast
 
 import torch
+from einops import rearrange, repeat
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from transformers import LlamaForCausalLM, PreTrainedTokenizerBase
@@ -96,12 +97,11 @@ def _extend(
     """
     n_query = inputs.shape[1]
     causal = torch.ones(n_query, n_query, dtype=torch.bool).tril()
-    itself = torch.eye(
-        n_query, dtype=torch.bool
-    )  # a padding token sees itself, as softmax needs a key
-    block = (causal & own[:, None, :]) | itself
-    prefix = visible[:, None, :].expand(-1, n_query, -1)
-    mask = torch.cat([prefix, block], dim=2)[:, None]
+    # A padding token sees itself: softmax needs a key.
+    itself = torch.eye(n_query, dtype=torch.bool)
+    block = (causal & rearrange(own, "batch key -> batch 1 key")) | itself
+    prefix = repeat(visible, "batch key -> batch query key", query=n_query)
+    mask = rearrange(torch.cat([prefix, block], dim=2), "batch query key -> batch 1 query key")
     # Of the inputs' own dtype: attention takes a mask of another one and answers wrongly.
     bias = torch.zeros(mask.shape, dtype=inputs.dtype)
     output = model.model(

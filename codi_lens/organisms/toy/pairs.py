@@ -1,7 +1,7 @@
 """Clean/corrupted pairs of held-out problems, for activation patching.
 
-The two questions of a pair share kind, phrasing and names, and differ in one operand: token by token they
-are equal but for one number, so a patched activation differs for one reason only. Both number triples are
+The two questions of a pair share kind, phrasing and names, and differ in one operand: their
+tokens are the same except for one number, so a patched activation differs for one reason only. Both number triples are
 held out, the answers differ, and the model answers both questions right: otherwise there is
 nothing that a patch could restore. Pairs are spread evenly over kinds and over which operand changes.
 """
@@ -45,9 +45,9 @@ def make_pairs(answers: Answers, *, seed: int = 0, n_pairs: int = N_PAIRS) -> li
 
 
 def heldout_pairs(seed: int = 0) -> list[dict[str, Any]]:
-    """All held-out problems, two by two within a kind, in the prepared format: questions to ask.
+    """All held-out problems, two by two within a kind, in the prepared format.
 
-    The two problems of such a pair have nothing in common but their kind; an odd one out is left.
+    The two problems of such a pair share nothing but their kind. If a kind has an odd number, the last is left out.
     """
     problems = task.heldout_problems(seed)
     couples = [
@@ -115,7 +115,7 @@ def _both_right(pairs: list[_Candidate], answers: Answers) -> list[bool]:
 
 
 def _number(answer: str | int | None) -> int | None:
-    """The number that an answer gives, be it bare or the end of a sentence."""
+    """The number in an answer, whether it stands alone or ends a sentence."""
     if not isinstance(answer, str):
         return answer
     found = re.search(r"(-?\d+)\s*$", answer)

@@ -10,8 +10,8 @@ Three properties make the problems fit for activation patching:
   number occurs once. Two problems of one wording therefore align token by token, and differ in exactly
   one token for each operand that differs.
 * Numbers stay small (every value on the way is in 1..60), so that a small model can learn the task.
-* The split is by *(kind, number triple)*: a held-out triple is never seen in training, in no wording, so
-  an answer to it is computed and not remembered.
+* The split is by *(kind, number triple)*: a held-out triple never occurs in training, in any
+  wording, so the model has to compute its answer and cannot recall it.
 
 Nothing here touches global random state: each sampler takes a `random.Random`.
 """
@@ -91,8 +91,8 @@ KINDS: Final = tuple(_OPERATIONS)
 def ranges(kind: str) -> tuple[range, range, range]:
     """Where a, b and c of a kind lie; the results narrow them further (see `triples`).
 
-    A factor stays small, as products outgrow the value range soon. Terms go further: products are
-    sparse, and sums and differences of every size are what teaches the numbers between them.
+    Factors stay small, since products soon leave the value range. Terms may be larger: products are sparse,
+    and sums and differences of every size teach the numbers between them.
     """
     first, second = _OPERATIONS[kind]
     a = range(2, 31) if _mul not in (first, second) else range(2, 16)
@@ -285,7 +285,7 @@ def sample_training(rng: random.Random, weights: dict[str, float] | None = None)
 def heldout_problems(seed: int, per_kind: int = 100) -> list[Problem]:
     """Held-out problems, equally many of each kind, each in a random wording.
 
-    Kinds with fewer held-out triples than that are asked about each of them several times.
+    A kind with fewer held-out triples than that repeats each of them several times.
     """
     rng = random.Random(seed)
     problems: list[Problem] = []

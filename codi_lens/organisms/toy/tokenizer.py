@@ -1,4 +1,4 @@
-"""A word-level tokenizer that has LLaMA-3's habits where experiments depend on them.
+"""A word-level tokenizer that behaves like LLaMA-3's where experiments depend on it.
 
 * Every number is one token, and the space before a number is a token of its own: "The answer is: 24"
   becomes `The| answer| is|:| |24`. Answer logits are read at that lone space, as with LLaMA-3.
@@ -65,7 +65,7 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
         pair=f"{BOS} $A $B",
         special_tokens=[(BOS, vocabulary[BOS])],
     )
-    return PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
+    return PreTrainedTokenizerFast(
         tokenizer_object=backend,
         bos_token=BOS,
         eos_token=EOS,

@@ -9,10 +9,10 @@
 One thing is not in the paper: for half of the problems, in training only, the answer tokens may not
 attend to the question, nor to the first few thoughts (`Stage.sealed`). CODI alone lets a small
 model send just the first operation through its thoughts and read the last operand from the question; sealing
-makes the thoughts carry all of it, so that patching them is worth while.
+makes the thoughts carry the whole computation, so that patching them is informative.
 
-Unlike the official recipe, all weights are trained and not low-rank adapters alone: a model this small does
-not get there otherwise. The checkpoint layout is the official one all the same (see `export`).
+Unlike the official recipe, all weights are trained, not just low-rank adapters: a model this small does not
+learn the task otherwise. The checkpoint layout is still the official one (see `export`).
 """
 
 import math
@@ -22,6 +22,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 
 import torch
+from einops import rearrange, repeat
 from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerBase
@@ -150,7 +151,7 @@ def start(recipe: Recipe) -> Trained:
 def _cross_entropy(logits: Tensor, targets: Tensor, keep: Tensor | None = None) -> Tensor:
     if keep is not None:
         logits, targets = logits[keep], targets[keep]
-    return F.cross_entropy(logits.reshape(-1, logits.shape[-1]), targets.reshape(-1))
+    return F.cross_entropy(rearrange(logits, "... vocab -> (...) vocab"), targets.flatten())
 
 
 def _teacher_loss(
@@ -158,9 +159,8 @@ def _teacher_loss(
 ) -> tuple[Tensor, list[Tensor]]:
     """Cross-entropy of the steps and the answer; states of each layer before the answer number."""
     layers = teacher_states(model, batch, prefix, all_layers=all_layers)
-    states = torch.cat(
-        [last[:, None], layers[-1]], dim=1
-    )  # the first step's first token comes after `last`
+    # The first step's first token comes after `last`.
+    states = torch.cat([rearrange(last, "batch d_model -> batch 1 d_model"), layers[-1]], dim=1)
     targets = torch.cat([batch.cot, batch.answer], dim=1)
     # A state is kept if the token that it predicts is real; padding sits between steps and answer, so the
     # answer's first token is predicted by the last real token before it and not by its left neighbour.
@@ -168,7 +168,9 @@ def _teacher_loss(
     n_steps = batch.cot_mask.sum(1)
     source = torch.arange(targets.shape[1]).expand(targets.shape).clone()
     source[:, width] = n_steps
-    states = states.gather(1, source[..., None].expand(-1, -1, states.shape[-1]))
+    states = states.gather(
+        1, repeat(source, "batch pos -> batch pos d_model", d_model=states.shape[-1])
+    )
     keep = torch.cat([batch.cot_mask, torch.ones_like(batch.answer, dtype=torch.bool)], dim=1)
     return _cross_entropy(model.lm_head(states[keep]), targets[keep]), [h[:, -2] for h in layers]
 
@@ -183,7 +185,7 @@ def _seal(prefix: Prefix, n_latents: int, share: float, generator: torch.Generat
 
 
 def _swapped_loss(run: Trained, batch: Batch, prefix: Prefix, thoughts: Tensor) -> Tensor:
-    """Each question is to give the next one's answer: when fed the next one's thoughts, and without any.
+    """Trains each question to give the next one's answer, with the next one's thoughts and with none.
 
     The first makes the answer follow the thoughts wherever question and thoughts disagree. The second cannot
     be learned, since nothing there tells the next one's answer; it unlearns answering from the question.
@@ -276,7 +278,7 @@ def train_stage(
         losses = _losses(run, stage, batch, generator)
         loss = losses[0] + losses[1] + run.recipe.distill * losses[2]
         optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         nn.utils.clip_grad_norm_(parameters, stage.clip)
         optimizer.step()
         sums += torch.stack([term.detach() for term in losses])
@@ -297,5 +299,5 @@ def train(recipe: Recipe, report: Callable[[Progress], None]) -> Trained:
         train_stage(run, stage, report)
         if not stage.codi:
             run.base = {name: tensor.clone() for name, tensor in run.model.state_dict().items()}
-    run.model.eval()  # type: ignore[no-untyped-call]
+    run.model.eval()
     return run

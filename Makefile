@@ -1,0 +1,36 @@
+# What .ci/run does, step by step. PYTHON and LOWEST may be set: make test PYTHON=.venv/bin/python
+PYTHON ?= python3
+LOWEST ?= .venv-lowest
+# The parts of the suite that meet the ends of the version ranges: loader, loop, engine, records, plots.
+LOWEST_TESTS = tests/test_shapes.py tests/checkpoint tests/model tests/patching \
+	tests/records/test_read.py tests/records/test_journal.py tests/plots
+export HF_HUB_OFFLINE = 1
+export WANDB_MODE = offline
+
+.PHONY: all install test browser lint types lowest
+
+all: install test browser lint types lowest
+
+install:
+	$(PYTHON) -m pip install -e '.[dev]'
+
+test:
+	$(PYTHON) -m pytest
+
+# Needs Chromium and its driver.
+browser:
+	$(PYTHON) -m pytest -m browser
+
+lint:
+	$(PYTHON) -m ruff check .
+	$(PYTHON) -m ruff format --check .
+
+types:
+	$(PYTHON) -m mypy
+
+# The lowest versions that pyproject.toml admits, in an environment of their own.
+lowest:
+	$(PYTHON) -m venv $(LOWEST)
+	$(PYTHON) .ci/lowest >$(LOWEST)/lowest.txt
+	$(LOWEST)/bin/python -m pip install -q -e . pytest pytest-xdist hypothesis beartype kaleido -c $(LOWEST)/lowest.txt
+	$(LOWEST)/bin/python -m pytest -q $(LOWEST_TESTS)

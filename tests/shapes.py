@@ -1,0 +1,29 @@
+"""jaxtyping's shapes, checked at run time."""
+
+from collections.abc import Callable
+from inspect import isclass
+from typing import Any, get_args
+
+from beartype import beartype
+from jaxtyping import AbstractArray
+
+PACKAGES = ("data", "checkpoint", "model", "records", "tracking", "report", "organisms", "cli")
+CHECKED = [f"codi_lens.{package}" for package in PACKAGES]
+"""What declares shapes that must hold in every call that a test makes."""
+
+
+def checked(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The function, its arrays checked by beartype: an axis's name stands for one size in a call.
+
+    Other annotations are left to mypy. Tests break them on purpose, to see the message that a user gets.
+    """
+    function.__annotations__ = {
+        name: hint for name, hint in function.__annotations__.items() if _has_shape(hint)
+    }
+    return beartype(function) if function.__annotations__ else function
+
+
+def _has_shape(hint: Any) -> bool:
+    """Whether an annotation is an array's, or holds one."""
+    own = isclass(hint) and issubclass(hint, AbstractArray)
+    return own or any(map(_has_shape, get_args(hint)))
