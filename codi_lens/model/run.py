@@ -22,9 +22,9 @@ class CodiRun:
     logits: Float[Tensor, "batch answer_pos d_vocab"]
     """At eot and at each answer token: `logits[:, j]` predicts answer token j (stem included); what
     follows a row's own answer in a batch of unequal ones is padding."""
-    final_states: Float[Tensor, "batch latent+1 d_model"]
+    final_states: Float[Tensor, "batch latents_plus_1 d_model"]
     """After the final norm, at bot and at each latent step: what the projection reads."""
-    thoughts: Float[Tensor, "batch latent+1 d_model"]
+    thoughts: Float[Tensor, "batch latents_plus_1 d_model"]
     """The projected `final_states`: z_0 … z_N. z_N is never fed. What a hook on `hook_embed` puts in a
     thought's place at a latent step is not shown here."""
     answer_tokens: tuple[tuple[int, ...], ...]

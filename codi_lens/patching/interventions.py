@@ -7,7 +7,7 @@ else. `values` is the same for several of a kind at once, and worth overriding w
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Self
+from typing import ClassVar, Self
 
 import torch
 from jaxtyping import Float
@@ -20,6 +20,8 @@ Activation = Float[Tensor, "..."]
 class Intervention(ABC):
     """Something to put in a run's activation's place."""
 
+    passes_on: ClassVar[bool] = False
+    """Whether what goes in is the base run's wherever all that it reads is: then it changes nothing there."""
     reads: tuple[int, ...]
     """Runs of the plan whose activations at the same place it looks at, as the model computed them."""
 
@@ -47,6 +49,8 @@ class Intervention(ABC):
 class FromRun(Intervention):
     """Activation patching: another run's activation."""
 
+    passes_on = True
+
     def value(self, own: Activation, *read: Activation) -> Activation:
         return read[0]
 
@@ -72,6 +76,7 @@ class RandomDirection(Intervention):
     Reads the base and the source; `direction` has length 1.
     """
 
+    passes_on = True
     direction: Activation
 
     def value(self, own: Activation, *read: Activation) -> Activation:

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from codi_lens.model.hooks import Site, Step
 from codi_lens.patching.plan import BASE, NONE, Plan
-from codi_lens.patching.schedule import Run, steps_of
+from codi_lens.patching.schedule import Patch, steps_of
 
 NOWHERE = 10**9
 """The height of no difference at all."""
@@ -92,20 +92,31 @@ def structural_zeros(
     # Two questions differ in their tokens: what sites differ between any two runs follows alike.
     questions = heights({"prompt": [Site("hook_embed", "prompt")]}, steps, num_layers)
 
-    def of(run: Run) -> Heights:
-        changed: dict[Step | str, list[Site]] = {}
-        for patch in run.patches:
-            site = patch.site
-            # A run's activation put where no run differs from another changes nothing.
-            if not patch.intervention.reads or questions[site.step] <= height(site):  # type: ignore[index]
-                changed.setdefault(site.step, []).append(site)  # type: ignore[arg-type]
-        fed = None
-        if run.thoughts_from is not None:
-            fed = of(plan.runs[run.thoughts_from])
-        return heights(changed, steps, num_layers, fed)
+    base = plan.runs[BASE].prompt
+    found: dict[int, Heights] = {}
+
+    def of(index: int) -> Heights:
+        """Where a run differs from the base run."""
+        run = plan.runs[index]
+        if run.prompt != base:
+            return questions
+        if index not in found:
+            changed: dict[Step | str, list[Site]] = {}
+            for patch in run.patches:
+                if changes(patch):
+                    changed.setdefault(patch.site.step, []).append(patch.site)  # type: ignore[arg-type]
+            fed = None if run.thoughts_from is None else of(run.thoughts_from)
+            found[index] = heights(changed, steps, num_layers, fed)
+        return found[index]
+
+    def changes(patch: Patch) -> bool:
+        """Whether what goes in can differ from the base run's: else nothing is changed."""
+        site, reads = patch.site, patch.intervention.reads
+        differs = any(of(run)[site.step] <= height(site) for run in reads)  # type: ignore[index]
+        return differs or not patch.intervention.passes_on
 
     zero = [
-        run.prompt == plan.runs[BASE].prompt and all(of(run)[step] == NOWHERE for step in read)
-        for run in plan.runs
+        all(of(index)[step] == NOWHERE for step in read) if run.prompt == base else False
+        for index, run in enumerate(plan.runs)
     ]
     return torch.tensor(zero)[plan.cells] & (plan.cells != NONE)
