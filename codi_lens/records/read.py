@@ -31,7 +31,7 @@ from codi_lens.patching.experiments import Experiment, experiment_named
 from codi_lens.patching.experiments.base import Axes
 from codi_lens.patching.result import Cell, PairOutcome, RunRecord, Sweep
 from codi_lens.patching.settings import Settings
-from codi_lens.records import earlier
+from codi_lens.records.earlier import VERSION, translated
 from codi_lens.records.manifest import (
     JOURNAL,
     MANIFEST,
@@ -132,8 +132,8 @@ def read_manifest(folder: Path, *, incomplete: bool = False) -> dict[str, Any]:
         raise RecordError(f"{folder} holds no finished record: there is no {MANIFEST} in it")
     manifest = _read_json(path)
     found = manifest.get("schema_version") if isinstance(manifest, dict) else None
-    if found not in (earlier.VERSION, SCHEMA_VERSION):
-        known = f"{earlier.VERSION} and {SCHEMA_VERSION}"
+    if found not in (VERSION, SCHEMA_VERSION):
+        known = f"{VERSION} and {SCHEMA_VERSION}"
         raise RecordError(f"{path} has schema version {found}; this code reads {known}")
     gone = [name for name in REQUIRED if name not in manifest]
     if gone:
@@ -150,9 +150,9 @@ def read_manifest(folder: Path, *, incomplete: bool = False) -> dict[str, Any]:
         raise RecordError(
             f"{folder} holds {pairs['n']} of {pairs['n_planned']} pairs, as the run was interrupted; {way}"
         )
-    if found == earlier.VERSION:
+    if found == VERSION:
         with _readable(folder):
-            return earlier.translated(manifest)
+            return translated(manifest)
     return dict(manifest)
 
 

@@ -303,7 +303,7 @@ def test_a_sweep_knows_its_metrics_axes_and_labels(tiny):
             {"varient": "donor"},
             "no axis 'varient' in this sweep; known are effect, row, column, layer, position",
         ),
-        ("recovery", {"variant": "doner"}, "no variant 'doner' in this sweep"),
+        ("recovery", {"effect": "doner"}, "no effect 'doner' in this sweep"),
     ):
         with pytest.raises(UserError, match=message):
             sweep.values(metric, **where)

@@ -130,7 +130,7 @@ def test_what_a_map_lacks_is_said(sweep, iterative):
         ),
         (
             lambda: plots.heatmap(iterative, effect="direct"),
-            "no effect 'freeze'.* are single, cum",
+            "no effect 'direct'.* are single, cum",
         ),
         (lambda: plots.trajectories(sweep), "no effect 'parallel'"),
         (lambda: plots.chained_minus_parallel(sweep), "no effect 'chained'"),

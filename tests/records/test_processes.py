@@ -14,7 +14,7 @@ from torch.distributed import HashStore, TCPStore
 
 from codi_lens.cli import position_patching
 from codi_lens.records.journal import JOURNAL, Journal
-from codi_lens.records.manifest import MANIFEST
+from codi_lens.records.manifest import MANIFEST, SCHEMA_VERSION
 from codi_lens.records.processes import Processes
 from codi_lens.records.read import RecordError
 from tests.models.runs import contents, write_job
@@ -143,7 +143,7 @@ def test_who_waits_is_told_when_the_store_is_gone():
 
 
 def test_a_journal_in_use_by_another_process_of_the_run_is_not_taken_over(tmp_path):
-    header = {"schema_version": 1, "what": "a run"}
+    header = {"schema_version": SCHEMA_VERSION, "what": "a run"}
     Journal(tmp_path, header).__exit__()
     with (
         Journal(tmp_path, header, index=1),
@@ -155,7 +155,7 @@ def test_a_journal_in_use_by_another_process_of_the_run_is_not_taken_over(tmp_pa
 
 
 def test_a_damaged_journal_beside_the_first_is_named(tmp_path):
-    header = {"schema_version": 1}
+    header = {"schema_version": SCHEMA_VERSION}
     Journal(tmp_path, header).__exit__()
     Journal(tmp_path, header, index=1).__exit__()
     path = tmp_path / "journal-1.jsonl"

@@ -271,7 +271,7 @@ def refused(capsys, *arguments, program=position_patching):
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        (["--mode", "freeze"], "--mode (there regenerate, here freeze)"),
+        (["--mode", "freeze"], "--effect (there total, here direct)"),
         (["--layers", "0"], "--layers (there (0, 2), here (0,))"),
         (["--dtype", "float64"], "--dtype (there float32, here float64)"),
         (["--batch-rows", "2"], "--batch-rows (there 40, here 2)"),
@@ -323,7 +323,7 @@ def edit_header(folder, change):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda header: header.update(schema_version=0), "schema_version (there 0, here 1)"),
+        (lambda header: header.update(schema_version=0), "schema_version (there 0, here 2)"),
         (
             lambda header: header["model"].update(dtype="float64"),
             "model.dtype (there float64, here",

@@ -70,7 +70,7 @@ def test_a_stopped_run_goes_on_and_is_then_read_back_without_the_model(
 
 def test_another_run_in_the_same_folder_is_refused(run, stopped, tiny, tmp_path):
     folder, _ = stopped
-    freeze = make_settings(tiny, layers=[0, 2], positions=[0, 1], mode="freeze")
+    freeze = make_settings(tiny, layers=[0, 2], positions=[0, 1], effect="direct")
     run(tmp_path / "whole")
     for there in (folder, tmp_path / "whole"):
         with pytest.raises(RecordError, match=r"settings.mode \(there regenerate, here freeze\)"):
