@@ -308,7 +308,7 @@ def test_a_sweep_knows_its_metrics_axes_and_labels(tiny):
         with pytest.raises(UserError, match=message):
             sweep.values(metric, **where)
     with pytest.raises(
-        UserError, match="no variant 'freeze' in this sweep; known are regenerate, self"
+        UserError, match="no effect 'freeze' in this sweep; known are total, identity"
     ):
         sweep.structural_zeros("freeze")
 

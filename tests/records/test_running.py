@@ -73,7 +73,7 @@ def test_another_run_in_the_same_folder_is_refused(run, stopped, tiny, tmp_path)
     freeze = make_settings(tiny, layers=[0, 2], positions=[0, 1], effect="direct")
     run(tmp_path / "whole")
     for there in (folder, tmp_path / "whole"):
-        with pytest.raises(RecordError, match=r"settings.mode \(there regenerate, here freeze\)"):
+        with pytest.raises(RecordError, match=r"settings.effect \(there total, here direct\)"):
             run(there, settings=freeze)
         with pytest.raises(UserError, match="give a fresh folder, or resume it"):
             run(there, resume=False)
