@@ -17,22 +17,22 @@ from codi_lens.data.pairs import Side
 
 
 def kl_divergence(
-    p: Float[Tensor, "*rows pos d_vocab"], q: Float[Tensor, "*rows pos d_vocab"]
-) -> Float[Tensor, "*rows"]:
+    p: Float[Tensor, "*#rows pos d_vocab"], q: Float[Tensor, "*#rows pos d_vocab"]
+) -> Float[Tensor, "..."]:
     """KL(P‖Q) in nats, mean over positions."""
     return kl(raised(p).log_softmax(-1), raised(q).log_softmax(-1))
 
 
 def l2_difference(
-    a: Float[Tensor, "*rows pos d_vocab"], b: Float[Tensor, "*rows pos d_vocab"]
-) -> Float[Tensor, "*rows"]:
+    a: Float[Tensor, "*#rows pos d_vocab"], b: Float[Tensor, "*#rows pos d_vocab"]
+) -> Float[Tensor, "..."]:
     """Euclidean distance of two logit vectors, mean over positions; in logits."""
     return (raised(a) - raised(b)).norm(dim=-1).mean(-1)
 
 
 def prediction_change_rate(
-    a: Float[Tensor, "*rows pos d_vocab"], b: Float[Tensor, "*rows pos d_vocab"]
-) -> Float[Tensor, "*rows"]:
+    a: Float[Tensor, "*#rows pos d_vocab"], b: Float[Tensor, "*#rows pos d_vocab"]
+) -> Float[Tensor, "..."]:
     """Share of positions whose top-1 token differs, 0 to 1."""
     return (top_1(a) != top_1(b)).to(torch.promote_types(a.dtype, torch.float32)).mean(-1)
 
@@ -57,8 +57,8 @@ def answer_logprob(
 
 
 def kl(
-    log_p: Float[Tensor, "*rows pos d_vocab"], log_q: Float[Tensor, "*rows pos d_vocab"]
-) -> Float[Tensor, "*rows"]:
+    log_p: Float[Tensor, "*#rows pos d_vocab"], log_q: Float[Tensor, "*#rows pos d_vocab"]
+) -> Float[Tensor, "..."]:
     """`kl_divergence` of log-probabilities."""
     return (log_p.exp() * (log_p - log_q)).sum(-1).mean(-1)
 
@@ -72,15 +72,15 @@ def logit_diff(
 
 
 def recovery(
-    patched: Float[Tensor, "*rows"], base: Float[Tensor, "*rows"], source: Float[Tensor, "*rows"]
-) -> Float[Tensor, "*rows"]:
+    patched: Float[Tensor, "*#rows"], base: Float[Tensor, "*#rows"], source: Float[Tensor, "*#rows"]
+) -> Float[Tensor, "..."]:
     """(LD_patched − LD_base) / (LD_source − LD_base): 0 nothing, 1 all, in both directions."""
     return (patched - base) / (source - base)
 
 
 def recovery_is_defined(
-    clean: Float[Tensor, "*rows"], corrupted: Float[Tensor, "*rows"], min_gap: float
-) -> Bool[Tensor, "*rows"]:
+    clean: Float[Tensor, "*#rows"], corrupted: Float[Tensor, "*#rows"], min_gap: float
+) -> Bool[Tensor, "..."]:
     """Whether both runs prefer their own answer and their logit differences are `min_gap` apart."""
     return (clean > 0) & (corrupted < 0) & (clean - corrupted >= min_gap)
 

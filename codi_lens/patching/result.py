@@ -130,7 +130,9 @@ class Sweep:
 
     def recovered(
         self, chosen: Bool[Tensor, " pair"]
-    ) -> tuple[Float[Tensor, "pair effect row column"], Float[Tensor, "pair effect row column"]]:
+    ) -> tuple[
+        Float[Tensor, "chosen effect row column"], Float[Tensor, "chosen effect row column"]
+    ]:
         """LD_patched − LD_base and LD_source − LD_base of the chosen pairs: recovery is their ratio."""
         patched = self.values("logit_diff")[chosen].double()
         runs = [o for o, kept in zip(self.outcomes, chosen.tolist(), strict=True) if kept]

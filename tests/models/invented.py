@@ -55,7 +55,9 @@ def invented_sweep(
             "ab"[i % 2],
         )
         texts = {(0, 0, 0): f"The answer is: {i} <b>"}
-        outcomes.append(PairOutcome(pair, metrics, *runs, torch.zeros(1), texts=texts, donor=0))
+        outcomes.append(
+            PairOutcome(pair, metrics, *runs, torch.zeros(1, 1, 1), texts=texts, donor=0)
+        )
     return Sweep(experiment, settings, len(rows), False, tuple(outcomes))
 
 
