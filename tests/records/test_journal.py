@@ -113,11 +113,11 @@ def make_outcome(pair, seed, dtype=torch.float32, generated=True):
     values[0, 0, 0] = torch.nan
     return PairOutcome(
         pair,
-        {"recovery": values, "kl_divergence": -values, "a_third": values[..., :1].double()},
+        {"recovery": values, "kl_divergence": -values, "a_third": values.double() / 3},
         run_record(generator),
         run_record(generator),
-        activations=values[0],
-        generated=values * 2 if generated else None,
+        activations=values * 3,
+        generated=values[..., None] * 2 if generated else None,
         texts={(0, 1, 2): "a", (0, 0, 1): "b\n"},
         donor=3,
     )
