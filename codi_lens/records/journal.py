@@ -28,7 +28,15 @@ from codi_lens.data.pairs import Pair
 from codi_lens.errors import UserError
 from codi_lens.files import lock, sync_folder, write_through
 from codi_lens.patching.result import Cell, PairOutcome, RunRecord
-from codi_lens.records.journal_lines import Entry, Kind, decode, encode, finished, header_of
+from codi_lens.records.journal_lines import (
+    Entry,
+    Kind,
+    check_order,
+    decode,
+    encode,
+    finished,
+    header_of,
+)
 from codi_lens.records.manifest import JOURNAL, differences
 from codi_lens.records.read import RecordError
 from codi_lens.records.write import run_entry
@@ -96,6 +104,7 @@ class Journal:
         self.folder = folder
         self.resumed = resume
         self.torn = False
+        self._process = index
         self._path = folder / (f"journal-{index}.jsonl" if index else JOURNAL)
         self._file = self._open(resume)
         try:
@@ -149,6 +158,7 @@ class Journal:
                 "metrics": list(outcome.metrics),
                 "part": hashlib.sha256(content).hexdigest(),
             }
+            | ({"process": self._process} if self._process else {})
         )
 
     def add_answers(self, pair_id: int, texts: Mapping[Cell, str]) -> None:
@@ -168,6 +178,7 @@ class Journal:
                 f"{self._path} has lines of pairs that the run does not have: {', '.join(strange)}; "
                 "delete them"
             )
+        check_order(self._journals(), by_id)
         return {pair_id: self._outcome(entry, by_id[pair_id]) for pair_id, entry in done.items()}
 
     def answers(self) -> dict[int, dict[Cell, str]]:
@@ -190,13 +201,15 @@ class Journal:
 
     def _finished(self) -> dict[tuple[Kind, int], Entry]:
         """What is on disk, of all processes."""
-        first = self.folder / JOURNAL
-        journals = {path: _read(path) for path in (first, *_beside(self.folder))}
-        header = journals[first][0]
+        journals = self._journals()
+        header = journals[self.folder / JOURNAL][0]
         for path, entries in journals.items():
             if entries:  # a process may be killed in its first line
                 check_same(self.folder, header_of(entries, path), header)
         return finished(journals)
+
+    def _journals(self) -> dict[Path, list[Entry]]:
+        return {path: _read(path) for path in (self.folder / JOURNAL, *_beside(self.folder))}
 
     def _part(self, pair_id: int) -> Path:
         return self.folder / PARTS / f"{pair_id}.safetensors"
@@ -226,7 +239,7 @@ class Journal:
         )
 
     def _again(self, pair: Pair) -> str:
-        return f"without its lines in {JOURNAL}, pair {pair.pair_id} would be run again"
+        return f"pair {pair.pair_id} runs again without its line in {JOURNAL} and all behind it"
 
     def _append(self, entry: Entry) -> None:
         """Appends a line; where that fails, the journal is left as it was."""

@@ -182,13 +182,13 @@ def test_a_pair_whose_tensors_are_damaged_or_gone_is_named(tmp_path):
         Journal(tmp_path, HEADER, resume=True) as journal,
         pytest.raises(RecordError, match=r"7.safetensors is damaged: its digest"),
     ):
-        journal.outcomes(PAIRS)
+        journal.outcomes(PAIRS[1:2])
     remove_parts(tmp_path)
     with (
         Journal(tmp_path, HEADER, resume=True) as journal,
         pytest.raises(RecordError, match=r"cannot read .*7.safetensors, the tensors of a pair"),
     ):
-        journal.outcomes(PAIRS)
+        journal.outcomes(PAIRS[1:2])
 
 
 def test_lines_that_no_run_leaves_in_this_order_are_named(tmp_path):
@@ -209,11 +209,30 @@ def test_lines_that_no_run_leaves_in_this_order_are_named(tmp_path):
         with pytest.raises(RecordError, match=message):
             Journal(tmp_path, HEADER, resume=True)
         assert path.read_bytes() == b"".join(lines)
-    path.write_bytes(b"".join([first, seven, zero]))  # in any order, as processes may end
+    path.write_bytes(b"".join([first, zero, seven]))
+    with (
+        Journal(tmp_path, HEADER, resume=True) as journal,
+        pytest.raises(RecordError, match="lines of pairs that the run does not have: 7"),
+    ):
+        journal.outcomes(PAIRS[:1])
+    for lines in ([seven, zero], [seven]):
+        path.write_bytes(b"".join([first, *lines]))
+        with (
+            Journal(tmp_path, HEADER, resume=True) as journal,
+            pytest.raises(RecordError, match="line 2 is of pair 7, where that of pair 0 is due"),
+        ):
+            journal.outcomes(PAIRS)
+
+
+def test_a_process_behind_the_first_may_have_come_further(tmp_path):
+    Journal(tmp_path, HEADER).__exit__()
+    with Journal(tmp_path, HEADER, index=1) as journal:
+        journal.add(make_outcome(PAIRS[1], 1))
+    with Journal(tmp_path, HEADER, resume=True) as journal:
+        assert list(journal.outcomes(PAIRS)) == [7]
+        journal.add(make_outcome(PAIRS[0], 1))
     with Journal(tmp_path, HEADER, resume=True) as journal:
         assert list(journal.outcomes(PAIRS)) == [7, 0]
-        with pytest.raises(RecordError, match="lines of pairs that the run does not have: 7"):
-            journal.outcomes(PAIRS[:1])
 
 
 def test_a_journal_beside_the_first_is_taken_over_once(tmp_path):
