@@ -17,7 +17,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any, Self
 
@@ -103,12 +103,11 @@ class Journal:
         """
         self.folder = folder
         self.resumed = resume
-        self.torn = False
-        self._process = index
+        self.torn, self._process = False, index
         self._path = folder / (f"journal-{index}.jsonl" if index else JOURNAL)
-        self._file = self._open(resume)
+        self._file, self._unlock = self._open(resume), lambda: None
         try:
-            _lock(self._file, folder)
+            self._unlock = _lock(self._file, folder)
             (folder / PARTS).mkdir(exist_ok=True)
             content = self._file.read()
             entries, self._end = decode(content, self._path)
@@ -118,13 +117,14 @@ class Journal:
                 self._cut()
                 for path in _beside(folder):
                     with path.open("r+b") as other:
-                        _lock(other, folder)
+                        unlock = _lock(other, folder)
+                    unlock()
                 self.absorb()
             else:
                 self._append(header)
                 sync_folder(folder)
         except BaseException:
-            self._file.close()
+            self.__exit__()
             raise
 
     def _open(self, resume: bool) -> Any:
@@ -142,6 +142,7 @@ class Journal:
 
     def __exit__(self, *_: object) -> None:
         self._file.close()
+        self._unlock()
 
     def add(self, outcome: PairOutcome) -> None:
         """Keeps a finished pair: when this returns, it is on disk."""
@@ -268,9 +269,9 @@ def _beside(folder: Path) -> list[Path]:
     return sorted(folder.glob("journal-*.jsonl"))
 
 
-def _lock(file: IO[bytes], folder: Path) -> None:
+def _lock(file: IO[bytes], folder: Path) -> Callable[[], None]:
     try:
-        lock(file)
+        return lock(file)
     except BlockingIOError as error:
         raise UserError(f"another process is writing {folder}; let it finish") from error
 

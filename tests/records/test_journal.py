@@ -14,7 +14,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from codi_lens import UserError
+from codi_lens import UserError, files
 from codi_lens.patching.result import PairOutcome, RunRecord
 from codi_lens.records.journal import (
     JOURNAL,
@@ -256,17 +256,16 @@ def test_a_journal_beside_the_first_is_taken_over_once(tmp_path):
     assert beside.exists()
 
 
-@pytest.mark.parametrize("failing", ["fcntl", "flock", "fsync"])
+@pytest.mark.parametrize("failing", ["flock", "fsync"])
 def test_a_run_goes_on_without_what_the_system_does_not_offer(tmp_path, monkeypatch, failing):
-    """As on Windows, and on file systems of some clusters."""
-    if failing == "fcntl":
-        monkeypatch.setitem(sys.modules, "fcntl", None)
-    elif failing == "flock":
+    """As on file systems of some clusters."""
+    if failing == "flock":
         monkeypatch.setattr("fcntl.flock", lambda *_: no_locks(errno.ENOLCK))
     else:
         monkeypatch.setattr("codi_lens.files.os.open", lambda *_: no_locks(errno.EINVAL))
-    with pytest.warns(UserWarning, match="is not possible here; going on without"):
+    with pytest.warns(UserWarning, match="is not possible here; going on without") as warned:
         Journal(tmp_path, HEADER).__exit__()
+    assert {warning.filename for warning in warned} == {files.__file__}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         with Journal(tmp_path, HEADER, resume=True) as journal:
@@ -324,7 +323,10 @@ def test_where_there_is_no_journal_nothing_is_resumed(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_a_second_process_is_kept_out(tmp_path):
+@pytest.mark.parametrize("system", ["POSIX", "Windows"])
+def test_a_second_process_is_kept_out(tmp_path, monkeypatch, system):
+    if system == "Windows":
+        monkeypatch.setitem(sys.modules, "fcntl", None)
     with Journal(tmp_path, HEADER):
         with pytest.raises(UserError, match="another process is writing"):
             Journal(tmp_path, HEADER, resume=True)
