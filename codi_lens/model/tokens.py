@@ -162,7 +162,13 @@ def _special_ids(
     if config.bot_token is None or config.eot_token is None:
         return SpecialIds(d_vocab - 3, d_vocab - 2, d_vocab - 1, eos)
     ids = []
-    for token in (config.bot_token, config.eot_token):
+    taken = {"eos": tokenizer.eos_token, "bos": tokenizer.bos_token}
+    for field, token in (("bot_token", config.bot_token), ("eot_token", config.eot_token)):
+        for name, other in taken.items():
+            if token == other:
+                raise UserError(
+                    f"{field} is {token!r}, which is the tokenizer's {name} token; give a token of its own"
+                )
         index = tokenizer.get_vocab().get(token)
         if index is None or index >= d_vocab:
             raise UserError(
