@@ -101,11 +101,11 @@ class Journal:
             RecordError: nothing to resume, a damaged line, or a run of something else; says what differs.
             UserError: another process is writing there, or there is a journal already.
         """
-        self.folder = folder
-        self.resumed = resume
+        self.folder, self.resumed = folder, resume
         self.torn, self._process = False, index
         self._path = folder / (f"journal-{index}.jsonl" if index else JOURNAL)
-        self._file, self._unlock = self._open(resume), lambda: None
+        self._unlock: Callable[[], None] = lambda: None
+        self._file = self._open(resume)
         try:
             self._unlock = _lock(self._file, folder)
             (folder / PARTS).mkdir(exist_ok=True)
