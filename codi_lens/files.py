@@ -4,7 +4,7 @@ import errno
 import json
 import os
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
@@ -92,16 +92,34 @@ def sync_folder(folder: Path) -> None:
             os.close(handle)
 
 
-def lock(file: IO[bytes]) -> None:
-    """Locks a file, open for writing, until it is closed or its process dies, where the system can.
+def lock(file: IO[bytes]) -> Callable[[], None]:
+    """Locks a file, open for writing, where the system can: until its process dies or it is closed and unlocked.
+
+    Returns:
+        What unlocks it, to be called once it is closed.
 
     Raises:
         BlockingIOError: another process has locked it.
     """
     with _where_offered("locking a file"):
-        import fcntl
-
+        try:
+            import fcntl
+        except ImportError:  # Windows
+            return _lock_beside(Path(file.name))
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    return lambda: None
+
+
+def _lock_beside(path: Path) -> Callable[[], None]:
+    """Locks a file by one beside it: to lock the file itself would keep even its owner from reading it there."""
+    from filelock import FileLock, Timeout
+
+    held = FileLock(path.with_name(f"{path.name}.lock"))
+    try:
+        held.acquire(blocking=False)
+    except Timeout as error:
+        raise BlockingIOError(str(error)) from error
+    return held.release
 
 
 @contextmanager
@@ -112,7 +130,7 @@ def _where_offered(service: str) -> Iterator[None]:
     except (ImportError, OSError) as error:
         if isinstance(error, OSError) and error.errno not in NOT_OFFERED:
             raise
-        warnings.warn(f"{service} is not possible here; going on without", stacklevel=2)
+        warnings.warn(f"{service} is not possible here; going on without", stacklevel=3)
 
 
 def _in_order(content: bytes) -> bytes:

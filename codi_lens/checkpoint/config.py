@@ -63,6 +63,10 @@ class CodiConfig:
             object.__setattr__(self, name, value)
         if (self.bot_token is None) != (self.eot_token is None):
             raise UserError("bot_token and eot_token go together: give both or neither")
+        if self.bot_token is not None and self.bot_token == self.eot_token:
+            raise UserError(
+                f"bot_token and eot_token are both {self.bot_token!r}; they must be different tokens"
+            )
 
     @classmethod
     def from_mapping(cls, values: Mapping[str, Any], where: str) -> Self:

@@ -2,6 +2,7 @@
 
 import argparse
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -77,6 +78,21 @@ def add_runs(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "runs", metavar="RUN", type=path, nargs="+", help="folders of finished runs"
     )
+
+
+def check_texts(given: Sequence[str]) -> None:
+    """Checks that records, which are UTF-8, can hold all arguments, paths among them, before any work.
+
+    Raises:
+        UserError: names the argument.
+    """
+    for argument in given:
+        try:
+            argument.encode()
+        except UnicodeEncodeError as error:
+            raise UserError(
+                f"the argument {argument!r} is not UTF-8; give a path or text that is (rename the file)"
+            ) from error
 
 
 def check_numbers(arguments: argparse.Namespace) -> None:

@@ -11,7 +11,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from codi_lens.cli.flags import HelpFormatter, check_numbers
+from codi_lens.cli.flags import HelpFormatter, check_numbers, check_texts
 from codi_lens.cli.model_flags import as_flags
 from codi_lens.cli.terminal import forgiving
 from codi_lens.errors import UserError, command
@@ -63,6 +63,7 @@ class Program:
             arguments = self.parser().parse_args(given)
             arguments.given = given
             try:
+                check_texts(given)
                 check_numbers(arguments)
                 passed = self.body(arguments)
                 sys.stdout.flush()

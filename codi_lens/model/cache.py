@@ -142,6 +142,26 @@ class CodiCache(ActivationCache):
         if "blocks.0.attn.hook_result" not in self.cache_dict:
             super().compute_head_results()  # type: ignore[no-untyped-call]
 
+    def stack_head_results(
+        self,
+        layer: int = -1,
+        return_labels: bool = False,
+        incl_remainder: bool = False,
+        pos_slice: Slice | SliceInput = None,
+        apply_ln: bool = False,
+    ) -> Any:
+        """As in TransformerLens; in front of layer 0, the remainder is what is embedded."""
+        if layer == 0 and incl_remainder:
+            stack = self._embedded(pos_slice)
+            stack = self.apply_ln_to_stack(stack, 0, False, pos_slice) if apply_ln else stack
+            return (stack, ["remainder"]) if return_labels else stack
+        return super().stack_head_results(layer, return_labels, incl_remainder, pos_slice, apply_ln)
+
+    def _embedded(self, pos_slice: Slice | SliceInput) -> Float[Tensor, "1 *batch_and_pos d_model"]:
+        """The residual stream in front of layer 0, as a stack of one."""
+        chosen = pos_slice if isinstance(pos_slice, Slice) else Slice(pos_slice)
+        return chosen.apply(self["resid_pre", 0], dim=-2)[None]
+
     def stack_neuron_results(
         self,
         layer: int,
@@ -152,7 +172,11 @@ class CodiCache(ActivationCache):
         apply_ln: bool = False,
         project_output_onto: Tensor | None = None,
     ) -> Any:
-        """As in TransformerLens; a projection behind a norm goes through the norm's gain and scale."""
+        """As `stack_head_results`; a projection behind a norm goes through the norm's gain and scale."""
+        if layer == 0 and incl_remainder:
+            stack, names = self.stack_head_results(0, True, True, pos_slice, apply_ln)
+            stack = stack if project_output_onto is None else stack @ project_output_onto
+            return (stack, names) if return_labels else stack
         projection, behind_norm = project_output_onto, apply_ln and project_output_onto is not None
         if behind_norm:
             projection = self._through_gain(project_output_onto, layer, False)  # type: ignore[arg-type]

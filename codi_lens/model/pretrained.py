@@ -5,8 +5,9 @@ Settings that the tensors do not show (alpha, number of thoughts, layout, stem) 
 error names it.
 """
 
-import shutil
-from collections.abc import Mapping, Sequence
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -32,8 +33,9 @@ from codi_lens.checkpoint.merge import embedding_rows, load_checkpoint
 from codi_lens.checkpoint.tensor_files import CheckpointError, TensorFile, model_digest
 from codi_lens.choices import DTYPES
 from codi_lens.errors import UserError
+from codi_lens.files import read_text
 from codi_lens.memory import enough_memory
-from codi_lens.model.tokens import CodiTokens
+from codi_lens.model.tokens import CodiTokens, UnfitSetting
 
 
 @dataclass
@@ -80,7 +82,8 @@ def load_pretrained(
     tokenizer = read_tokenizer(own_tokenizer or base_files.tokenizer(), base_files)
     with enough_memory(files.name):
         file = TensorFile.open(files.weights())
-        tokens = _fit_vocabulary(file, base_config, tokenizer, config)
+        with _blaming(files, given):
+            tokens = _fit_vocabulary(file, base_config, tokenizer, config)
         architecture = architecture_of(base_config.model_type)
         architecture.check_sizes(base_config, config_path, file, layout_of(file))
         merged = load_checkpoint(file, base_config, config, dtype=dtype, device=where)
@@ -156,25 +159,46 @@ def read_tokenizer(paths: Sequence[Path], base: ModelFiles) -> PreTrainedTokeniz
     """The tokenizer in these files, of one folder; code that may lie there is never run."""
     if not paths:
         raise base.lacks(TOKENIZER)
-    try:
-        # In a folder of their own: the library would trip over empty files beside them.
-        with TemporaryDirectory() as copies:
-            for path in paths:
-                shutil.copyfile(path, Path(copies, path.name))
+    # In a folder of their own: the library would trip over empty files beside them.
+    with TemporaryDirectory() as copies:
+        for path in paths:
+            Path(copies, path.name).write_text(_for_tokenizer(path), encoding="utf-8")
+        try:
             tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
                 copies, local_files_only=True, trust_remote_code=False
             )
             # Some damages show only in use.
             tokenizer("0")
             tokenizer.convert_tokens_to_ids(tokenizer.all_special_tokens)
-    except BaseException as error:
-        # The tokenizers library raises bare Exceptions for damaged files, or panics, which is none.
-        if isinstance(error, KeyboardInterrupt | SystemExit):
-            raise
-        reason = " ".join(str(error).split())[:200]
-        raise UserError(f"{paths[0]}: not a readable tokenizer ({reason})") from error
+        except BaseException as error:
+            # The tokenizers library raises bare Exceptions for damaged files, or panics, which is none.
+            if isinstance(error, KeyboardInterrupt | SystemExit):
+                raise
+            reason = " ".join(str(error).split())[:200]
+            raise UserError(f"{paths[0]}: not a readable tokenizer ({reason})") from error
     tokenizer.name_or_path = str(paths[0].parent)
     return tokenizer
+
+
+def _for_tokenizer(path: Path) -> str:
+    """A tokenizer's file as text, without a byte-order mark; of the model's config only what names the class."""
+    if path.name != "config.json":
+        return read_text(path)
+    names = ("model_type", "tokenizer_class")
+    values = read_object(path)
+    return json.dumps({name: values[name] for name in names if isinstance(values.get(name), str)})
+
+
+@contextmanager
+def _blaming(files: ModelFiles, given: Mapping[str, Any]) -> Iterator[None]:
+    """Inside, a setting that does not suit the tokenizer is blamed on what says it."""
+    try:
+        yield
+    except UnfitSetting as error:
+        where = str(files.get(CONFIG_NAME) or files.name)
+        if given.get(error.field) is not None:
+            where = "settings given"
+        raise UserError(f"{where}: {error}") from error
 
 
 def _base_files(
@@ -227,5 +251,7 @@ def _fit_vocabulary(
         )
     try:
         return CodiTokens(tokenizer, config, rows, base.max_position_embeddings)
+    except UnfitSetting:
+        raise
     except UserError as error:
-        raise UserError(f"{file.path}: {error}") from error
+        raise UserError(f"{tokenizer.name_or_path}: {error}") from error

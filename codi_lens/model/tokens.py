@@ -24,6 +24,14 @@ class SpecialIds:
     eos: int
 
 
+class UnfitSetting(UserError):
+    """A setting of `CodiConfig` that this tokenizer does not go with; `field` names it."""
+
+    def __init__(self, field: str, message: str) -> None:
+        super().__init__(message)
+        self.field = field
+
+
 class CodiTokens:
     """Builds the parts of a CODI sequence: no chat template, no wrapper words, always a BOS."""
 
@@ -36,7 +44,10 @@ class CodiTokens:
         self.ids = _special_ids(tokenizer, config, d_vocab)
         self._special = _special_tokens(tokenizer)
         _check_template(tokenizer)
-        self._check_words(self.stem(), "answer_stem", config.answer_stem)
+        try:
+            self._check_words(self.stem(), "answer_stem", config.answer_stem)
+        except UserError as error:
+            raise UnfitSetting("answer_stem", str(error)) from error
 
     def question(self, question: str) -> list[int]:
         """`[BOS question]`.
@@ -162,11 +173,18 @@ def _special_ids(
     if config.bot_token is None or config.eot_token is None:
         return SpecialIds(d_vocab - 3, d_vocab - 2, d_vocab - 1, eos)
     ids = []
-    for token in (config.bot_token, config.eot_token):
+    taken = {"eos": tokenizer.eos_token, "bos": tokenizer.bos_token}
+    for field, token in (("bot_token", config.bot_token), ("eot_token", config.eot_token)):
+        for name, other in taken.items():
+            if token == other:
+                raise UnfitSetting(
+                    field,
+                    f"{field} is {token!r}, which is the tokenizer's {name} token; give a token of its own",
+                )
         index = tokenizer.get_vocab().get(token)
         if index is None or index >= d_vocab:
-            raise UserError(
-                f"the tokenizer has no token {token!r} within the model's {d_vocab} rows"
+            raise UnfitSetting(
+                field, f"the tokenizer has no token {token!r} within the model's {d_vocab} rows"
             )
         ids.append(index)
     pad = tokenizer.pad_token_id

@@ -17,7 +17,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any, Self
 
@@ -28,7 +28,15 @@ from codi_lens.data.pairs import Pair
 from codi_lens.errors import UserError
 from codi_lens.files import lock, sync_folder, write_through
 from codi_lens.patching.result import Cell, PairOutcome, RunRecord
-from codi_lens.records.journal_lines import Entry, Kind, decode, encode, finished, header_of
+from codi_lens.records.journal_lines import (
+    Entry,
+    Kind,
+    check_order,
+    decode,
+    encode,
+    finished,
+    header_of,
+)
 from codi_lens.records.manifest import JOURNAL, differences
 from codi_lens.records.read import RecordError
 from codi_lens.records.write import run_entry
@@ -93,13 +101,13 @@ class Journal:
             RecordError: nothing to resume, a damaged line, or a run of something else; says what differs.
             UserError: another process is writing there, or there is a journal already.
         """
-        self.folder = folder
-        self.resumed = resume
-        self.torn = False
+        self.folder, self.resumed = folder, resume
+        self.torn, self._process = False, index
         self._path = folder / (f"journal-{index}.jsonl" if index else JOURNAL)
+        self._unlock: Callable[[], None] = lambda: None
         self._file = self._open(resume)
         try:
-            _lock(self._file, folder)
+            self._unlock = _lock(self._file, folder)
             (folder / PARTS).mkdir(exist_ok=True)
             content = self._file.read()
             entries, self._end = decode(content, self._path)
@@ -109,13 +117,14 @@ class Journal:
                 self._cut()
                 for path in _beside(folder):
                     with path.open("r+b") as other:
-                        _lock(other, folder)
+                        unlock = _lock(other, folder)
+                    unlock()
                 self.absorb()
             else:
                 self._append(header)
                 sync_folder(folder)
         except BaseException:
-            self._file.close()
+            self.__exit__()
             raise
 
     def _open(self, resume: bool) -> Any:
@@ -133,6 +142,7 @@ class Journal:
 
     def __exit__(self, *_: object) -> None:
         self._file.close()
+        self._unlock()
 
     def add(self, outcome: PairOutcome) -> None:
         """Keeps a finished pair: when this returns, it is on disk."""
@@ -149,6 +159,7 @@ class Journal:
                 "metrics": list(outcome.metrics),
                 "part": hashlib.sha256(content).hexdigest(),
             }
+            | ({"process": self._process} if self._process else {})
         )
 
     def add_answers(self, pair_id: int, texts: Mapping[Cell, str]) -> None:
@@ -168,6 +179,7 @@ class Journal:
                 f"{self._path} has lines of pairs that the run does not have: {', '.join(strange)}; "
                 "delete them"
             )
+        check_order(self._journals(), by_id)
         return {pair_id: self._outcome(entry, by_id[pair_id]) for pair_id, entry in done.items()}
 
     def answers(self) -> dict[int, dict[Cell, str]]:
@@ -190,13 +202,15 @@ class Journal:
 
     def _finished(self) -> dict[tuple[Kind, int], Entry]:
         """What is on disk, of all processes."""
-        first = self.folder / JOURNAL
-        journals = {path: _read(path) for path in (first, *_beside(self.folder))}
-        header = journals[first][0]
+        journals = self._journals()
+        header = journals[self.folder / JOURNAL][0]
         for path, entries in journals.items():
             if entries:  # a process may be killed in its first line
                 check_same(self.folder, header_of(entries, path), header)
         return finished(journals)
+
+    def _journals(self) -> dict[Path, list[Entry]]:
+        return {path: _read(path) for path in (self.folder / JOURNAL, *_beside(self.folder))}
 
     def _part(self, pair_id: int) -> Path:
         return self.folder / PARTS / f"{pair_id}.safetensors"
@@ -226,7 +240,7 @@ class Journal:
         )
 
     def _again(self, pair: Pair) -> str:
-        return f"without its lines in {JOURNAL}, pair {pair.pair_id} would be run again"
+        return f"pair {pair.pair_id} runs again without its line in {JOURNAL} and all behind it"
 
     def _append(self, entry: Entry) -> None:
         """Appends a line; where that fails, the journal is left as it was."""
@@ -255,9 +269,9 @@ def _beside(folder: Path) -> list[Path]:
     return sorted(folder.glob("journal-*.jsonl"))
 
 
-def _lock(file: IO[bytes], folder: Path) -> None:
+def _lock(file: IO[bytes], folder: Path) -> Callable[[], None]:
     try:
-        lock(file)
+        return lock(file)
     except BlockingIOError as error:
         raise UserError(f"another process is writing {folder}; let it finish") from error
 

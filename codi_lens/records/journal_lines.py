@@ -2,7 +2,7 @@
 
 import json
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -109,3 +109,26 @@ def finished(journals: Mapping[Path, Sequence[Entry]]) -> dict[tuple[Kind, int],
                 )
             found[key], places[key] = entry, (path, number)
     return found
+
+
+def check_order(journals: Mapping[Path, Sequence[Entry]], pair_ids: Iterable[int]) -> None:
+    """Checks the order of the pairs' lines: the first process always writes the first pair that is not there.
+
+    The others, whose lines say their "process", begin somewhere among the pairs.
+
+    Raises:
+        RecordError: names the first line that stands where no run writes it.
+    """
+    missing = dict.fromkeys(pair_ids)
+    for path, entries in journals.items():
+        for number, entry in enumerate(entries[1:], start=2):
+            pair_id = entry.get("pair")
+            if pair_id not in missing:
+                continue
+            due = next(iter(missing))
+            if pair_id != due and not entry.get("process"):
+                raise RecordError(
+                    f"{path}, line {number} is of pair {pair_id}, where that of pair {due} is due: a line "
+                    "was moved or deleted; put it back, or delete this line and all lines behind it"
+                )
+            del missing[pair_id]

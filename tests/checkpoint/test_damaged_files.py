@@ -424,6 +424,36 @@ class TestConfigs:
         (folder / name).write_text(json.dumps(content))
         refused(folder, folder / "tokenizer.json", "not a readable tokenizer", error=UserError)
 
+    def test_a_byte_order_mark_is_no_damage(self, folder):
+        for name in ("config.json", "codi_config.json", "tokenizer.json", "tokenizer_config.json"):
+            path = folder / name
+            path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+        assert HookedCodi.from_pretrained(folder).generate("one?", max_new_tokens=1) is not None
+
+    @pytest.mark.parametrize(
+        "change", [{"torch_dtype": "nope"}, {"pad_token_id": "x"}, {"layer_types": 5}]
+    )
+    def test_what_is_not_used_of_a_config_damages_nothing(self, folder, change):
+        path = folder / "config.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | change))
+        tokenizer = folder / "tokenizer_config.json"
+        tokenizer.unlink()  # the class is then looked up in config.json
+        with pytest.raises(UserError, match="the tokenizer has no eos token"):
+            HookedCodi.from_pretrained(folder)
+
+    def test_a_setting_that_the_tokenizer_does_not_have_is_blamed_on_what_says_it(self, folder):
+        with pytest.raises(UserError, match=r"^settings given: .*every word of answer_stem"):
+            HookedCodi.from_pretrained(folder, answer_stem="The moon ")
+        path = folder / "codi_config.json"
+        values = json.loads(path.read_text())
+        for change, found in (
+            ({"answer_stem": "The moon "}, "does not know every word of answer_stem"),
+            ({"bot_token": "one", "eot_token": "<moon>"}, "has no token '<moon>'"),
+        ):
+            path.write_text(json.dumps(values | change))
+            message = refused(folder, found, error=UserError)
+            assert message.startswith(f"{path}: the tokenizer")
+
     def test_no_tokenizer(self, folder):
         (folder / "tokenizer.json").unlink()
         refused(folder, folder, "no tokenizer.json", error=UserError)

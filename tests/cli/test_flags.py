@@ -90,6 +90,17 @@ def test_a_program_is_the_same_by_either_name(capsys, tmp_path):
         assert "holds no finished record" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    "given", [["necessity", "--out"], ["inspect_checkpoint"], ["report"], ["compare", "a"]]
+)
+def test_what_is_not_utf_8_is_refused_before_any_work(tmp_path, monkeypatch, capsys, given):
+    monkeypatch.chdir(tmp_path)
+    assert main([*given, "b\udcff"]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith(r"error: the argument 'b\udcff' is not UTF-8; give a path")
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_default_is_added_where_there_is_one():
     parser = argparse.ArgumentParser(formatter_class=HelpFormatter)
     parser.add_argument("--seed", type=int, default=0, help="a number")

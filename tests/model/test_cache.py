@@ -83,6 +83,25 @@ def test_the_parts_sum_to_what_every_norm_passes_on(codi, run, layer, mlp_input)
         torch.testing.assert_close(parts, expected, atol=1e-9, rtol=0)
 
 
+@pytest.mark.parametrize("pos_slice", [None, -1, (2, 9)])
+@pytest.mark.parametrize("apply_ln", [False, True])
+def test_in_front_of_layer_0_the_remainder_is_what_is_embedded(run, apply_ln, pos_slice):
+    _, cache = run
+    options = {"apply_ln": apply_ln, "pos_slice": pos_slice}
+    expected = cache.decompose_resid(0, **options).sum(0)
+    for parts in decompositions(cache, layer=0, **options):
+        torch.testing.assert_close(parts, expected, atol=1e-9, rtol=0)
+    direction = torch.arange(32, dtype=torch.float64)
+    for remainder in (
+        cache.stack_head_results(0, True, True, **options),
+        cache.stack_neuron_results(
+            0, return_labels=True, incl_remainder=True, project_output_onto=direction, **options
+        ),
+    ):
+        assert remainder[1] == ["remainder"]
+    torch.testing.assert_close(remainder[0][0], expected @ direction, atol=1e-9, rtol=0)
+
+
 def test_the_logit_lens_ends_in_the_logits(codi, run):
     logits, cache = run
     lens = cache.accumulated_resid(apply_ln=True) @ codi.model.W_U

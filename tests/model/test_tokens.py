@@ -66,6 +66,19 @@ def test_a_special_token_in_the_question_is_refused_by_name(typed, question):
 
 
 @pytest.mark.parametrize(
+    ("bot", "eot", "message"),
+    [
+        ("one", "one", "bot_token and eot_token are both 'one'"),
+        ("<eos>", "one", "bot_token is '<eos>', which is the tokenizer's eos token"),
+        ("one", "<bos>", "eot_token is '<bos>', which is the tokenizer's bos token"),
+    ],
+)
+def test_the_frame_of_the_thoughts_has_tokens_of_its_own(bot, eot, message):
+    with pytest.raises(UserError, match=message):
+        tiny_tokens("<bos> $A", bot_token=bot, eot_token=eot)
+
+
+@pytest.mark.parametrize(
     ("question", "message"),
     [
         ("", "the question is empty"),

@@ -124,7 +124,7 @@ def test_parts_that_are_gone_are_named_with_the_way_to_run_their_pairs_again(
     shutil.rmtree(interrupted / PARTS)
     said = refused(capsys, "--resume", interrupted)
     assert "0.safetensors, the tensors of a pair: No such file or directory" in said
-    assert "without its lines in journal.jsonl, pair 0 would be run again" in said
+    assert "pair 0 runs again without its line in journal.jsonl and all behind it" in said
     path = interrupted / JOURNAL
     path.write_bytes(path.read_bytes().splitlines(keepends=True)[0])
     assert position_patching.main(["--resume", str(interrupted)]) == 0
