@@ -117,7 +117,7 @@ def make_outcome(pair, seed, dtype=torch.float32, generated=True):
         run_record(generator),
         run_record(generator),
         activations=values * 3,
-        generated=values[..., None] * 2 if generated else None,
+        generated=torch.stack([values] * 4, dim=-1) if generated else None,
         texts={(0, 1, 2): "a", (0, 0, 1): "b\n"},
         donor=3,
     )
