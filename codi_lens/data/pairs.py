@@ -101,17 +101,13 @@ def load_pairs(name_or_path: str | Path) -> list[Pair]:
 def pair_as_json(pair: Pair) -> dict[str, Json]:
     """A pair in the prepared format; fields that are empty are left out."""
     entry: dict[str, Json] = {"pair_id": pair.pair_id}
-    for side, variant in zip(SIDES, (pair.clean, pair.corrupted), strict=True):
-        entry[side] = {"question": variant.question, "answer": _whole(variant.answer)}
-        if variant.operands:
-            entry[side]["operands"] = list(variant.operands)
-        if variant.intermediates:
-            entry[side]["intermediates"] = list(variant.intermediates)
-    if pair.kind is not None:
-        entry["kind"] = pair.kind
-    if pair.operand is not None:
-        entry["operand"] = pair.operand
-    return entry
+    for side in SIDES:
+        asked = side_of(pair, side)
+        entry[side] = {"question": asked.question, "answer": _whole(asked.answer)}
+        optional = {"operands": asked.operands, "intermediates": asked.intermediates}
+        entry[side] |= {name: list(values) for name, values in optional.items() if values}
+    named = {"kind": pair.kind, "operand": pair.operand}
+    return entry | {name: value for name, value in named.items() if value is not None}
 
 
 def pairs_digest(pairs: Iterable[Pair]) -> str:

@@ -6,13 +6,10 @@
    student, which thinks in latents. Loss: teacher cross-entropy + student cross-entropy + 20 × the
    distance of their hidden states in every layer at the token before the answer number.
 
-One thing is not in the paper: for half of the problems, in training only, the answer tokens may not
-attend to the question, nor to the first few thoughts (`Stage.sealed`). CODI alone lets a small
-model send just the first operation through its thoughts and read the last operand from the question; sealing
-makes the thoughts carry the whole computation, so that patching them is informative.
-
-Unlike the official recipe, all weights are trained, not just low-rank adapters: a model this small does not
-learn the task otherwise. The checkpoint layout is still the official one (see `export`).
+Two things differ from the paper. For half of the problems, in training only, the answer tokens may not attend to
+the question, nor to the first few thoughts (`Stage.sealed`): CODI alone lets a small model read the last operand
+from the question, sealing makes the thoughts carry it all. And all weights are trained, not just low-rank
+adapters, as a model this small does not learn the task otherwise; the checkpoint's layout is the official one.
 """
 
 import math
