@@ -41,6 +41,20 @@ def whole_number(value: Any, what: str, *, at_least: int = 0) -> int:
     return number
 
 
+def set_once(owner: object, name: str, value: object) -> None:
+    """Sets an attribute, as the `__setattr__` of a class whose parts belong together.
+
+    Raises:
+        UserError: the attribute is there already.
+    """
+    if name in vars(owner):
+        raise UserError(
+            f"the {name} of a {type(owner).__name__} cannot be replaced; make a new one, "
+            "HookedCodi(model, projection, tokenizer, config)"
+        )
+    object.__setattr__(owner, name, value)
+
+
 def command(program: str, *arguments: object) -> str:
     """How to call one of the programs in a shell, for messages: as this process itself was called."""
     words = ["python", "-m", f"experiments.{program}"]

@@ -18,6 +18,7 @@ from transformer_lens import HookedTransformer, TransformerLensKeyValueCache
 from transformers import PreTrainedModel
 
 from codi_lens.checkpoint.architectures import architecture_of
+from codi_lens.errors import set_once
 from codi_lens.memory import enough_memory
 from codi_lens.model.hooks import HookFn
 from codi_lens.model.prefix_blocks import install
@@ -71,6 +72,9 @@ class HookedBackend:
 
     def __init__(self, model: HookedTransformer) -> None:
         self.model = model
+
+    def __setattr__(self, name: str, value: object) -> None:
+        set_once(self, name, value)
 
     @property
     def device(self) -> torch.device:

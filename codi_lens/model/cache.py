@@ -6,6 +6,8 @@ final one), so here everything that goes through a norm is multiplied by its gai
 residual stream sum to the logits.
 """
 
+from collections.abc import Sequence
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -16,6 +18,7 @@ from transformer_lens.utilities.slice import Slice, SliceInput
 
 from codi_lens.errors import UserError, one_of
 from codi_lens.model.hooks import Step
+from codi_lens.model.tokens import ids_for
 
 
 class CodiCache(ActivationCache):
@@ -89,8 +92,8 @@ class CodiCache(ActivationCache):
     def logit_attrs(
         self,
         residual_stack: Float[Tensor, "component *batch_and_pos d_model"],
-        tokens: int | Int[Tensor, "..."],  # type: ignore[override]
-        incorrect_tokens: int | Int[Tensor, "..."] | None = None,  # type: ignore[override]
+        tokens: int | Sequence[Any] | Int[Tensor, "..."],  # type: ignore[override]
+        incorrect_tokens: int | Sequence[Any] | Int[Tensor, "..."] | None = None,  # type: ignore[override]
         pos_slice: Slice | SliceInput = None,
         batch_slice: Slice | SliceInput = None,
         has_batch_dim: bool = True,
@@ -105,14 +108,15 @@ class CodiCache(ActivationCache):
             has_batch_dim: whether the stack has a batch dimension.
 
         Raises:
-            UserError: tokens given as text, or not one per row or position of the stack.
+            UserError: tokens that are no ids, or not one per row or position of the stack.
         """
         rows = batch_slice if isinstance(batch_slice, Slice) else Slice(batch_slice)
         leading = (rows.apply(residual_stack, dim=1) if has_batch_dim else residual_stack).shape[
             1:-1
         ]
-        right = _ids_for(tokens, leading)
-        wrong = None if incorrect_tokens is None else _ids_for(incorrect_tokens, leading)
+        ids_of = partial(ids_for, leading=leading, d_vocab=self.model.cfg.d_vocab)
+        right = ids_of(tokens)
+        wrong = None if incorrect_tokens is None else ids_of(incorrect_tokens)
         return super().logit_attrs(residual_stack, right, wrong, pos_slice, rows, has_batch_dim)
 
     def decompose_resid(
@@ -277,24 +281,3 @@ class CodiCache(ActivationCache):
                 "the cache lacks 'hook_embed', without which the parts do not sum to the residual "
                 "stream; run_with_cache with a names_filter that keeps it"
             )
-
-
-def _ids_for(tokens: Any, leading: torch.Size) -> int | Int[Tensor, "..."]:
-    """Token ids shaped so that they meet the rows and positions of a stack that they are meant for."""
-    if isinstance(tokens, str):
-        raise UserError(
-            f"tokens are given as text ({tokens!r}); give ids, as codi.tokens.answer(…) has them"
-        )
-    if not isinstance(tokens, Tensor) or tokens.ndim == 0:
-        return int(tokens)
-    # One a row stands for one at every position of the row.
-    ids: Tensor = tokens[:, None] if tokens.ndim == 1 and len(leading) == 2 else tokens
-    fits = ids.ndim == len(leading) and all(
-        own in (1, size) for own, size in zip(ids.shape, leading, strict=True)
-    )
-    if not fits:
-        raise UserError(
-            f"tokens of shape {tuple(tokens.shape)} for a stack over {tuple(leading)}; give one id, "
-            "one per row, or one per row and position"
-        )
-    return ids

@@ -19,7 +19,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from codi_lens.errors import UserError
+from codi_lens.errors import UserError, set_once
 from codi_lens.model.backend import Backend, Hooks, KeyValueCache
 from codi_lens.model.hooks import AddressedHook, HookPlan
 from codi_lens.model.prefix_cache import SharedPrefixCache
@@ -77,6 +77,9 @@ class LatentLoop:
     def __init__(self, backend: Backend, projection: nn.Module | None) -> None:
         self.backend = backend
         self.projection = projection
+
+    def __setattr__(self, name: str, value: object) -> None:
+        set_once(self, name, value)
 
     @property
     def device(self) -> torch.device:

@@ -26,7 +26,6 @@ class CodiParts:
         tokens: text to and from token sequences; its `tokenizer` is the base model's.
         ids: pad, bot, eot, eos.
         config: alpha, number of latents, layout, answer stem.
-        loop: the latent-thought loop, for work below the level of this class.
         load_report: what the checkpoint held and what became of it.
     """
 
@@ -44,7 +43,7 @@ class CodiParts:
         self.tokens = CodiTokens(tokenizer, config, model.cfg.d_vocab, model.cfg.n_ctx)
         self.ids = self.tokens.ids
         self._model = model
-        self.loop = LatentLoop(HookedBackend(model), projection)
+        self._loop = LatentLoop(HookedBackend(model), projection)
         self.load_report = load_report
         self.digest = digest
         self.name = name
@@ -123,6 +122,18 @@ class CodiParts:
         raise UserError(
             "the model of a HookedCodi cannot be replaced: tokens, loop and digest belong to it; make "
             "a new one, HookedCodi(model, projection, tokenizer, config)"
+        )
+
+    @property
+    def loop(self) -> LatentLoop:
+        """The latent-thought loop, for work below the level of this class."""
+        return self._loop
+
+    @loop.setter
+    def loop(self, other: LatentLoop) -> None:
+        raise UserError(
+            "the loop of a HookedCodi cannot be replaced; make a new one, "
+            "HookedCodi(model, projection, tokenizer, config)"
         )
 
     @property

@@ -1,7 +1,9 @@
 """Text <-> the token sequences of CODI: `[BOS question][bot]`, `[eot]`, `[stem][number]`."""
 
+import reprlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Int
@@ -141,6 +143,31 @@ def right_pad(
     """Tokens and mask of a right-padded batch."""
     tokens, mask = left_pad([list(reversed(s)) for s in sequences], pad)
     return tokens.flip(1), mask.flip(1)
+
+
+def ids_for(tokens: Any, leading: torch.Size, d_vocab: int) -> int | Int[Tensor, "..."]:
+    """Token ids shaped so that they meet the rows and positions of a stack that they are meant for."""
+    needed = f"give ids from 0 to {d_vocab - 1}, as codi.tokens.answer(…) has them"
+    try:
+        ids = torch.as_tensor(tokens)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise UserError(f"tokens are {reprlib.repr(tokens)}; {needed}") from error
+    whole = ids.dtype != torch.bool and not (ids.is_floating_point() or ids.is_complex())
+    if not whole or bool(((ids < 0) | (ids >= d_vocab)).any()):
+        raise UserError(f"tokens are {reprlib.repr(tokens)}; {needed}")
+    if ids.ndim == 0:
+        return int(ids)
+    # One a row stands for one at every position of the row.
+    ids = ids[:, None] if ids.ndim == 1 and len(leading) == 2 else ids
+    fits = ids.ndim == len(leading) and all(
+        own in (1, size) for own, size in zip(ids.shape, leading, strict=True)
+    )
+    if not fits:
+        raise UserError(
+            f"tokens of shape {tuple(torch.as_tensor(tokens).shape)} for a stack over {tuple(leading)}; give one id, "
+            "one per row, or one per row and position"
+        )
+    return ids
 
 
 def _special_tokens(tokenizer: PreTrainedTokenizerBase) -> dict[int, str]:

@@ -36,14 +36,15 @@ from codi_lens.records.journal_lines import (
     encode,
     finished,
     header_of,
+    taken_over,
 )
 from codi_lens.records.manifest import JOURNAL, differences
 from codi_lens.records.read import RecordError
 from codi_lens.records.write import run_entry
 
 PARTS = "parts"
-UNDECISIVE = ("arguments", "working_folder")
-"""Of a header: how the run was called, which what was meant does not depend on."""
+UNDECISIVE = ("arguments", "working_folder", "pair_ids")
+"""Of a header: how the run was called, and what the digest of the pairs says already."""
 
 
 def read_header(folder: Path) -> Entry:
@@ -102,7 +103,7 @@ class Journal:
             UserError: another process is writing there, or there is a journal already.
         """
         self.folder, self.resumed = folder, resume
-        self.torn, self._process = False, index
+        self.torn = False
         self._path = folder / (f"journal-{index}.jsonl" if index else JOURNAL)
         self._unlock: Callable[[], None] = lambda: None
         self._file = self._open(resume)
@@ -159,7 +160,6 @@ class Journal:
                 "metrics": list(outcome.metrics),
                 "part": hashlib.sha256(content).hexdigest(),
             }
-            | ({"process": self._process} if self._process else {})
         )
 
     def add_answers(self, pair_id: int, texts: Mapping[Cell, str]) -> None:
@@ -179,7 +179,6 @@ class Journal:
                 f"{self._path} has lines of pairs that the run does not have: {', '.join(strange)}; "
                 "delete them"
             )
-        check_order(self._journals(), by_id)
         return {pair_id: self._outcome(entry, by_id[pair_id]) for pair_id, entry in done.items()}
 
     def answers(self) -> dict[int, dict[Cell, str]]:
@@ -193,24 +192,23 @@ class Journal:
         Raises:
             RecordError: lines out of order, or a journal of another run; nothing is taken over.
         """
-        done, own = self._finished(), finished({self._path: _read(self._path)})
-        for key, entry in done.items():
-            if key not in own:
-                self._append(entry)
+        done, entries = self._finished(), _read(self._path)
+        for entry in taken_over(entries[0], finished({self._path: entries}), done):
+            self._append(entry)
         for path in _beside(self.folder):
             path.unlink()
 
     def _finished(self) -> dict[tuple[Kind, int], Entry]:
         """What is on disk, of all processes."""
-        journals = self._journals()
-        header = journals[self.folder / JOURNAL][0]
+        first = self.folder / JOURNAL
+        journals = {path: _read(path) for path in (first, *_beside(self.folder))}
+        header = journals[first][0]
         for path, entries in journals.items():
             if entries:  # a process may be killed in its first line
                 check_same(self.folder, header_of(entries, path), header)
-        return finished(journals)
-
-    def _journals(self) -> dict[Path, list[Entry]]:
-        return {path: _read(path) for path in (self.folder / JOURNAL, *_beside(self.folder))}
+        found = finished(journals)
+        check_order(first, journals[first])
+        return found
 
     def _part(self, pair_id: int) -> Path:
         return self.folder / PARTS / f"{pair_id}.safetensors"

@@ -2,7 +2,7 @@
 
 import json
 import zlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -11,6 +11,7 @@ from codi_lens.records.read import RecordError
 
 Entry = dict[str, Any]
 Kind = Literal["pair", "answers_of"]
+Key = tuple[Kind, int]
 KINDS: tuple[Kind, ...] = ("pair", "answers_of")
 """Of the lines behind the first: a field of this name holds the pair's id."""
 
@@ -58,6 +59,10 @@ def _check(entry: Entry) -> str:
     return f"{zlib.crc32(canonical.encode()):08x}"
 
 
+def _as_written(entry: Entry) -> Entry:
+    return {name: value for name, value in entry.items() if name != "ahead"}
+
+
 def header_of(entries: Sequence[Entry], path: Path) -> Entry:
     """The first line: what is run.
 
@@ -97,7 +102,7 @@ def finished(journals: Mapping[Path, Sequence[Entry]]) -> dict[tuple[Kind, int],
             key = kind, entry[kind]
             if key in found:
                 first, at = places[key]
-                if first != path and found[key] == entry:
+                if first != path and _as_written(found[key]) == _as_written(entry):
                     continue
                 raise RecordError(
                     f"{place} is of pair {key[1]} again, after {first.name}, line {at}; "
@@ -111,24 +116,35 @@ def finished(journals: Mapping[Path, Sequence[Entry]]) -> dict[tuple[Kind, int],
     return found
 
 
-def check_order(journals: Mapping[Path, Sequence[Entry]], pair_ids: Iterable[int]) -> None:
-    """Checks the order of the pairs' lines: the first process always writes the first pair that is not there.
+def check_order(path: Path, entries: Sequence[Entry]) -> None:
+    """Checks the order of the pairs' lines in the first journal: always of the first pair that is not there.
 
-    The others, whose lines say their "process", begin somewhere among the pairs.
+    Lines that were taken over from other processes, which begin further on, are "ahead".
 
     Raises:
         RecordError: names the first line that stands where no run writes it.
     """
-    missing = dict.fromkeys(pair_ids)
-    for path, entries in journals.items():
-        for number, entry in enumerate(entries[1:], start=2):
-            pair_id = entry.get("pair")
-            if pair_id not in missing:
-                continue
-            due = next(iter(missing))
-            if pair_id != due and not entry.get("process"):
-                raise RecordError(
-                    f"{path}, line {number} is of pair {pair_id}, where that of pair {due} is due: a line "
-                    "was moved or deleted; put it back, or delete this line and all lines behind it"
-                )
-            del missing[pair_id]
+    missing = dict.fromkeys(entries[0].get("pair_ids", ()))
+    for number, entry in enumerate(entries[1:], start=2):
+        pair_id = entry.get("pair")
+        if pair_id not in missing:
+            continue
+        due = next(iter(missing))
+        if pair_id != due and not entry.get("ahead"):
+            raise RecordError(
+                f"{path}, line {number} is of pair {pair_id}, where that of pair {due} is due: a line was "
+                "moved or deleted; put it back, or delete this line and all lines behind it"
+            )
+        del missing[pair_id]
+
+
+def taken_over(header: Entry, own: Collection[Key], done: Mapping[Key, Entry]) -> Iterator[Entry]:
+    """The lines that the first journal lacks, marked where pairs before theirs are not there yet."""
+    missing = dict.fromkeys(i for i in header.get("pair_ids", ()) if ("pair", i) not in own)
+    for key, entry in done.items():
+        if key in own:
+            continue
+        ahead = key[0] == "pair" and bool(missing) and next(iter(missing)) != key[1]
+        if key[0] == "pair":
+            missing.pop(key[1], None)
+        yield entry | ({"ahead": True} if ahead else {})

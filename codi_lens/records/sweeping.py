@@ -42,6 +42,7 @@ class Work:
         """What the journal says is run."""
         described = describe_run(self.experiment.name, self.codi, self.pairs, self.settings)
         return described | {
+            "pair_ids": [pair.pair_id for pair in self.pairs],
             "batch_rows": self.batch_rows,
             "answers": self.answers,
             "activations": None if self.saved is None else tensors_digest(self.saved),

@@ -116,6 +116,7 @@ def test_tokens_of_rows_and_of_positions_meet_their_own_rows(codi, run):
     by_row = cache.logit_attrs(stack, torch.tensor([5, 9])).sum(0)
     torch.testing.assert_close(by_row[0], logits[0, :, 5])
     torch.testing.assert_close(by_row[1], logits[1, :, 9])
+    assert torch.equal(cache.logit_attrs(stack, [5, 9]).sum(0), by_row)
     tokens = torch.arange(2 * stack.shape[2]).view(2, -1) % 50
     by_position = cache.logit_attrs(stack, tokens).sum(0)
     expected = logits.gather(-1, tokens[..., None])[..., 0]
@@ -128,6 +129,9 @@ def test_tokens_of_rows_and_of_positions_meet_their_own_rows(codi, run):
 def test_what_cannot_be_right_is_refused(codi, run):
     _, cache = run
     stack = cache.decompose_resid()
+    for tokens in (1.7, True, -1, 10**6, 2**70, [3, -1], [0.5], None, [[1], [2, 3]]):
+        with pytest.raises(UserError, match=r"tokens are .*; give ids from 0 to "):
+            cache.logit_attrs(stack, tokens)
     for tokens in (" one", torch.tensor([1, 2, 3]), torch.zeros((1, 2, 3), dtype=torch.long)):
         with pytest.raises(UserError, match="tokens"):
             cache.logit_attrs(stack, tokens)

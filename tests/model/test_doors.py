@@ -286,6 +286,13 @@ def test_integers_of_numpy_and_torch_are_integers_everywhere(tiny):
         ),
         (lambda c: setattr(c, "model", c.model), "cannot be replaced"),
         (lambda c: setattr(c, "projection", None), "cannot be replaced"),
+        (lambda c: setattr(c, "loop", c.loop), "the loop of a HookedCodi cannot be replaced"),
+        (lambda c: setattr(c.loop, "projection", None), "the projection of a LatentLoop cannot"),
+        (
+            lambda c: setattr(c.loop, "backend", c.loop.backend),
+            "the backend of a LatentLoop cannot",
+        ),
+        (lambda c: setattr(c.loop.backend, "model", c.model), "model of a HookedBackend cannot"),
         (lambda c: c.to("gpu"), "no device 'gpu' here"),
     ],
 )

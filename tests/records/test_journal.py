@@ -215,24 +215,42 @@ def test_lines_that_no_run_leaves_in_this_order_are_named(tmp_path):
         pytest.raises(RecordError, match="lines of pairs that the run does not have: 7"),
     ):
         journal.outcomes(PAIRS[:1])
-    for lines in ([seven, zero], [seven]):
+
+
+def ordered(*pairs):
+    return HEADER | {"pair_ids": [pair.pair_id for pair in pairs]}
+
+
+def test_lines_that_were_moved_or_deleted_are_named(tmp_path):
+    header = ordered(*PAIRS)
+    with Journal(tmp_path, header) as journal:
+        for pair in PAIRS[:3]:
+            journal.add(make_outcome(pair, 1))
+    path = tmp_path / JOURNAL
+    first, zero, seven, two = path.read_bytes().splitlines(keepends=True)
+    for lines, message in (
+        ([seven, zero, two], "line 2 is of pair 7, where that of pair 0 is due"),
+        ([seven, two], "line 2 is of pair 7, where that of pair 0 is due"),
+        ([zero, two], "line 3 is of pair 2, where that of pair 7 is due"),
+    ):
         path.write_bytes(b"".join([first, *lines]))
-        with (
-            Journal(tmp_path, HEADER, resume=True) as journal,
-            pytest.raises(RecordError, match="line 2 is of pair 7, where that of pair 0 is due"),
-        ):
-            journal.outcomes(PAIRS)
+        with pytest.raises(RecordError, match=message):
+            Journal(tmp_path, header, resume=True)
 
 
 def test_a_process_behind_the_first_may_have_come_further(tmp_path):
-    Journal(tmp_path, HEADER).__exit__()
-    with Journal(tmp_path, HEADER, index=1) as journal:
+    header = ordered(*PAIRS[:3])
+    Journal(tmp_path, header).__exit__()
+    with Journal(tmp_path, header, index=1) as journal:
         journal.add(make_outcome(PAIRS[1], 1))
-    with Journal(tmp_path, HEADER, resume=True) as journal:
+    content = (tmp_path / "journal-1.jsonl").read_bytes()
+    with Journal(tmp_path, header, resume=True) as journal:
         assert list(journal.outcomes(PAIRS)) == [7]
         journal.add(make_outcome(PAIRS[0], 1))
-    with Journal(tmp_path, HEADER, resume=True) as journal:
-        assert list(journal.outcomes(PAIRS)) == [7, 0]
+        journal.add(make_outcome(PAIRS[2], 1))
+    (tmp_path / "journal-1.jsonl").write_bytes(content)  # killed before it was removed
+    with Journal(tmp_path, header, resume=True) as journal:
+        assert list(journal.outcomes(PAIRS)) == [7, 0, 2]
 
 
 def test_a_journal_beside_the_first_is_taken_over_once(tmp_path):

@@ -64,7 +64,7 @@ def test_a_stopped_run_goes_on_and_is_then_read_back_without_the_model(
     assert contents(folder) == contents(tmp_path / "whole")
     assert (folder / "n.txt").read_text() == "4 pairs"
     with monkeypatch.context() as patch:
-        patch.setattr(tiny, "loop", SimpleNamespace(device=tiny.loop.device, model=tiny.model))
+        patch.setattr(tiny, "_loop", SimpleNamespace(device=tiny.loop.device, model=tiny.model))
         assert equal(run(folder), whole)
 
 
