@@ -15,12 +15,9 @@ and *flat*, two entries a pair::
     [{"pair_id": 0, "variant": "clean", "question": "…", "answer": 24},
      {"pair_id": 0, "variant": "corrupted", "question": "…", "answer": 27}]
 
-`operands` and `intermediates` may also appear in flat entries. Other fields are ignored,
-and counted by name. A file with the field "variant" or "question" in an entry is flat. Question
-texts are kept exactly as they are, since spaces are tokens too.
-
-A pair with the same answer on both sides cannot show which answer a patch restores: it is read
-like any other and marked (`Pair.same_answer`); `codi_lens.data.prepare` sets it aside.
+Flat entries may have `operands` and `intermediates` too. Other fields are ignored, and counted by name. An entry
+with "variant" or "question" makes a file flat. Questions are kept to the letter: spaces are tokens too. A pair with
+the same answer on both sides is marked (`Pair.same_answer`); `codi_lens.data.prepare` sets it aside.
 """
 
 import hashlib

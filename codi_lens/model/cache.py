@@ -92,8 +92,8 @@ class CodiCache(ActivationCache):
     def logit_attrs(
         self,
         residual_stack: Float[Tensor, "component *batch_and_pos d_model"],
-        tokens: int | Sequence[Any] | Int[Tensor, "..."],  # type: ignore[override]
-        incorrect_tokens: int | Sequence[Any] | Int[Tensor, "..."] | None = None,  # type: ignore[override]
+        tokens: int | Sequence[Any] | Int[Tensor, "..."],
+        incorrect_tokens: int | Sequence[Any] | Int[Tensor, "..."] | None = None,
         pos_slice: Slice | SliceInput = None,
         batch_slice: Slice | SliceInput = None,
         has_batch_dim: bool = True,
