@@ -133,6 +133,8 @@ def model_files(name_or_folder: str | Path, revision: str | None = None) -> Mode
     Raises:
         UserError: neither a folder nor a hub id.
     """
+    if not isinstance(name_or_folder, str | Path) or not str(name_or_folder):
+        raise UserError(f"no model {name_or_folder!r}: give a name, a folder, or a hub id")
     name = str(name_or_folder)
     folder = MODELS.get(name) or Path(os.path.expanduser(name_or_folder))
     if os.path.isdir(folder):  # for any text, even one that the system would not take as a path

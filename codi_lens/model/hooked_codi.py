@@ -1,6 +1,6 @@
 """`HookedCodi`: a CODI model to generate with, to look into and to intervene on."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import overload
 
 import torch
@@ -42,7 +42,7 @@ class HookedCodi(CodiParts):
     def _prompts(
         self, questions: Sequence[str], behind: int = 0
     ) -> tuple[Int[Tensor, "batch pos"], Int[Tensor, "batch pos"]]:
-        tokens, mask = self.tokens.prompts(questions)
+        tokens, mask = self.tokens.prompts(_batch(questions))
         self.tokens.check_length(tokens.shape[1] + behind)
         return tokens, mask
 
@@ -104,6 +104,7 @@ class HookedCodi(CodiParts):
         self, state: LoopState, max_new_tokens: int = DECODED, plan: HookPlan | None = None
     ) -> list[list[int]]:
         """Tokens of the greedy answers, without eos, from a state whose thoughts are done."""
+        whole_number(max_new_tokens, "max_new_tokens")
         return self.decode_from(state, self._feed_eot(state, plan), max_new_tokens, plan)
 
     def _feed_eot(
@@ -140,6 +141,7 @@ class HookedCodi(CodiParts):
         self, questions: Sequence[str], max_new_tokens: int = DECODED
     ) -> list[list[int]]:
         """Tokens of greedy answers to `[BOS question][stem]`: no bot, no thoughts, no eot."""
+        whole_number(max_new_tokens, "max_new_tokens")
         stem = self.tokens.stem()
         texts = [self.tokens.question(question) + stem for question in _batch(questions)]
         tokens, mask = left_pad(texts, self.ids.pad)
@@ -275,7 +277,8 @@ class HookedCodi(CodiParts):
     def _forced(
         self, questions: Sequence[str], answer: Answer | Sequence[Answer]
     ) -> list[list[int]]:
-        single = isinstance(answer, str) or not isinstance(answer, Iterable)
+        several = isinstance(answer, Iterable) and not isinstance(answer, str | bytes | Mapping)
+        single = not several or getattr(answer, "ndim", 1) == 0
         answers = [answer] if single else list(answer)  # type: ignore[arg-type]
         if len(answers) != len(questions):
             raise UserError(
@@ -286,6 +289,8 @@ class HookedCodi(CodiParts):
 
 def _batch(questions: str | Sequence[str]) -> Sequence[str]:
     """The questions as a list of at least one text."""
+    if questions is None:
+        raise UserError("the questions are None; give a text, or a list of at least one")
     batch = [questions] if isinstance(questions, str) else list(questions)
     if not batch:
         raise UserError("no questions; give a text, or a list of at least one")

@@ -270,17 +270,27 @@ def _at_last_position(change: Callable[[Tensor], Tensor], rows: Sequence[int] | 
     return hook_fn
 
 
-def replace(value: Float[Tensor, "..."], rows: Sequence[int] | None = None) -> HookFn:
+def _like(value: Any, now: Tensor) -> Tensor:
+    """A value as wide as what it meets."""
+    try:
+        return torch.as_tensor(value).to(now).expand_as(now)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise UserError(
+            f"the value of a hook does not fit {tuple(now.shape)}, what is there ({error})"
+        ) from error
+
+
+def replace(value: Any, rows: Sequence[int] | None = None) -> HookFn:
     """Sets the last position of the activation to `value` (broadcast to [rows, …]).
 
     Of an attention pattern or its scores that is the last query, [rows, head, key_pos].
     """
-    return _at_last_position(lambda now: value.to(now).expand_as(now), rows)
+    return _at_last_position(lambda now: _like(value, now), rows)
 
 
-def add(value: Float[Tensor, "..."], rows: Sequence[int] | None = None) -> HookFn:
+def add(value: Any, rows: Sequence[int] | None = None) -> HookFn:
     """Adds `value` at the last position of the activation, as `replace` sets it (steering)."""
-    return _at_last_position(lambda now: now + value.to(now), rows)
+    return _at_last_position(lambda now: now + _like(value, now), rows)
 
 
 def ablate(mean: Float[Tensor, "..."] | None = None) -> HookFn:

@@ -175,6 +175,6 @@ class CodiParts:
             UserError: a device or dtype that is not there.
         """
         for target in where:
-            dtype = isinstance(target, torch.dtype) or target in DTYPES
+            dtype = isinstance(target, torch.dtype) or str(target).removeprefix("torch.") in DTYPES
             self.loop.to(pick_dtype(target) if dtype else pick_device(target))  # type: ignore[arg-type]
         return self

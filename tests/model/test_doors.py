@@ -203,6 +203,18 @@ def test_integers_of_numpy_and_torch_are_integers_everywhere(tiny):
     ("ask", "message"),
     [
         (lambda c: c.generate([]), "no questions"),
+        (lambda c: c.read([]), "no questions"),
+        (lambda c: c.generate(None), "the questions are None"),
+        (lambda c: c.decode(c.think("one?", 1), -1), "max_new_tokens is -1; it must be a whole"),
+        (lambda c: c.decode_without_wrapper("one?", "abc"), "max_new_tokens is 'abc'; it must be"),
+        (lambda c: c.run_with_hooks("one?", b"5"), "answer b'5' has no plain"),
+        (lambda c: c.run_with_hooks("one?", {5: 1}), "answer {5: 1} has no plain"),
+        (lambda c: type(c).from_pretrained(None), "no model None: give"),
+        (lambda c: type(c).from_pretrained(""), "no model '': give"),
+        (
+            lambda c: c.run_with_hooks("one?", 5, fwd_hooks=[(NAME, replace(torch.zeros(7)))]),
+            "the value of a hook does not fit",
+        ),
         (lambda c: c.run_with_cache([]), "no questions"),
         (lambda c: c.think([], 1), "no questions"),
         (lambda c: c.generate([5]), "a question is 5; it must be a text"),
@@ -327,7 +339,7 @@ def test_a_model_moves_with_all_its_parts(tiny_folder):
         rounded = getattr(moved, part).parameters()
         for own, other in zip(getattr(plain, part).parameters(), rounded, strict=True):
             own.copy_(other)
-    moved = moved.to("float64", "cpu")
+    moved = moved.to("torch.float64", "cpu")
     assert moved.cfg.dtype == torch.float64
     found, expected = (codi.run_with_hooks(QUESTIONS[0], 45).logits for codi in (moved, plain))
     torch.testing.assert_close(found, expected, atol=1e-12, rtol=0)
