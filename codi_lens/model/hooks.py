@@ -228,16 +228,16 @@ def matching(hook_names: Collection[str], names: Names) -> list[str]:
     return found
 
 
-def foreign_hooks(*modules: nn.Module | None) -> tuple[str, ...]:
-    """Names of the (sub)modules on which somebody has left a forward hook, in order.
+def foreign_hooks(model: nn.Module, projection: nn.Module | None) -> tuple[str, ...]:
+    """Names of the modules on which somebody has left a forward hook, in order.
 
     Hooks of TransformerLens (`add_hook`, permanent ones too) and of torch alike. No run of this package leaves
     any behind.
     """
+    roots = {"": model} | ({} if projection is None else {"projection": projection})
     return tuple(
-        name or type(module).__name__
-        for module in modules
-        if module is not None
+        ".".join(filter(None, (root, name))) or type(part).__name__
+        for root, module in roots.items()
         for name, part in module.named_modules()
         if part._forward_hooks or part._forward_pre_hooks or part._backward_hooks
     )

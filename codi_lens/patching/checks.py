@@ -46,7 +46,8 @@ def warn_of_hooks(codi: HookedCodi) -> None:
     if left := codi.foreign_hooks():
         warnings.warn(
             f"the model has hooks that are not this sweep's, on {', '.join(left)}; its numbers are "
-            "those of the model with these hooks (model.reset_hooks() removes TransformerLens' own)",
+            "those of the model with these hooks (codi.model.reset_hooks() removes those of TransformerLens, "
+            "the handle that torch gave removes its own)",
             stacklevel=3,
         )
 

@@ -115,11 +115,11 @@ def test_a_sweep_names_foreign_hooks_and_its_record_keeps_them(own, tmp_path):
     assert clean.foreign_hooks == ()
     own.model.add_hook(NAME, lambda activation, hook: activation * 0.5)
     own.projection.register_forward_hook(lambda *_: None)
-    with pytest.warns(UserWarning, match=r"blocks\.1\.hook_resid_post, Sequential"):
+    with pytest.warns(UserWarning, match=r"blocks\.1\.hook_resid_post, projection"):
         left = patch_positions(own, PAIRS[:2])
     assert not torch.equal(left.values("logit_diff"), clean.values("logit_diff"))
     write_record(tmp_path, left, own, {}, pages={}, planned=2)
-    assert load(tmp_path).foreign_hooks == (NAME, "Sequential")
+    assert load(tmp_path).foreign_hooks == (NAME, "projection")
 
 
 # -- hook points of every shape ------------------------------------------------------------------
