@@ -1,6 +1,7 @@
 """Every command and every snippet of the README, run."""
 
 import json
+import os
 import re
 import shlex
 import subprocess
@@ -59,6 +60,7 @@ def test_a_command_of_the_readme(command, runs, tmp_path):
     done = subprocess.run(
         [sys.executable, "-m", words[2], *filled, *QUICK.get(name, [])],
         cwd=ROOT,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},  # tests run side by side, and the model is small
         capture_output=True,
         text=True,
         check=False,
