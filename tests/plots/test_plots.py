@@ -171,7 +171,7 @@ def test_showing_without_nbformat_says_what_to_install(figure, monkeypatch):
     assert type(figure) is go.Figure
     monkeypatch.setattr("plotly.io._renderers.nbformat", None)
     monkeypatch.setattr("plotly.io.renderers.default", "notebook")
-    needed = r"nbformat.*pip install 'codi-lens\[notebook\]'"
+    needed = r"(nbformat|ipython).*pip install 'codi-lens\[notebook\]'"
     with pytest.raises(UserError, match=needed):
         figure.show()
     with pytest.raises(UserError, match=needed):
