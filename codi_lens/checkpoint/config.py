@@ -42,7 +42,7 @@ class CodiConfig:
     remove_eos: bool
     """True: `[question][bot] … [eot][answer]`; False: `[question][eos][bot] … [eot][eos][answer]`."""
     answer_stem: str
-    """Text between the end token and the answer's number, e.g. "The answer is: "; may be empty."""
+    """Text between the end token and the answer, e.g. "The answer is: "; may be empty."""
     bot_token: str | None = None
     """The tokenizer's own token that begins the thoughts; None: id V + 1 (V: base vocabulary)."""
     eot_token: str | None = None
@@ -53,6 +53,8 @@ class CodiConfig:
     """Prefixes of keys that inference has no use for (e.g. "decoder."), dropped and counted."""
     has_projection: bool = True
     """False: the final state is fed back as it is. True: a file without a projection is refused."""
+    judge: str | None = None
+    """How an answer is judged right, one of `data.judges.JUDGES`; None: numbers as such, others as text."""
     lora_rank: int | None = None
     lora_targets: tuple[str, ...] | None = None
     projection_dim: int | None = None
@@ -105,6 +107,7 @@ FIELDS: dict[str, Kind] = {
     "base_model": optional(text),
     "drop_prefixes": texts,
     "has_projection": flag,
+    "judge": optional(text),
     "lora_rank": optional(size),
     "lora_targets": optional(texts),
     "projection_dim": optional(size),
