@@ -15,6 +15,7 @@ Result = TypeVar("Result")
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 """Of mallopt(3)."""
+PATCH_LESS = "fewer --layers or --positions, --controls none, or --dtype bfloat16"
 LARGEST_SHARE = 0.5
 """Of the free memory, for activations: the guess is rough, and other programs grow too."""
 LARGEST_BUDGET = 4 * 2**30
@@ -93,11 +94,14 @@ def in_batches(
     *,
     halve: bool = True,
     stopped: Callable[[], bool] = lambda: False,
+    unit: str = "pair",
+    less: str = PATCH_LESS,
 ) -> Iterator[Result]:
     """Runs items `size` at a time and yields the results in order, each exactly once.
 
     A batch that runs out of memory is halved and run again, and so are all batches after it. `stopped` is
-    asked before each batch; if true, no more are run.
+    asked before each batch; if true, no more are run. `unit` and `less` say what an item is
+    and what takes less memory.
 
     Raises:
         UserError: out of memory with a single item, or with `halve` off.
@@ -114,7 +118,7 @@ def in_batches(
             if not _out_of_memory(error):
                 raise
             if len(batch) == 1 or not halve:
-                raise UserError(_too_many(len(batch), halve)) from error
+                raise UserError(_too_many(len(batch), halve, unit, less)) from error
         if results is None:
             # Out of the handler, where the failed run's tensors are no longer held by its traceback.
             clear_device_cache(garbage_collection=True)
@@ -149,10 +153,7 @@ def _out_of_memory(error: Exception) -> bool:
     return isinstance(error, MemoryError) or should_reduce_batch_size(error)
 
 
-def _too_many(pairs: int, halve: bool) -> str:
-    what = "one pair" if pairs == 1 else f"{pairs} pairs"
-    way = "" if pairs == 1 or halve else "a smaller --batch-rows, "
-    return (
-        f"out of memory with {what} in a batch; choose {way}fewer --layers or --positions, "
-        "--controls none, or --dtype bfloat16"
-    )
+def _too_many(items: int, halve: bool, unit: str, less: str) -> str:
+    what = f"one {unit}" if items == 1 else f"{items} {unit}s"
+    way = "" if items == 1 or halve else "a smaller --batch-rows, "
+    return f"out of memory with {what} in a batch; choose {way}{less}"

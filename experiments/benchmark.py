@@ -14,7 +14,8 @@ measures, in one process and taking turns, medians of repeated runs of
 
 a, a′ and b are timed on a random sample of cells and scaled up. What favours them: they get the
 activations to patch in for nothing, force the clean answer only, and compute no metric. Before anything is
-timed, the logits of a, b and c are compared. `--growth` instead shows how the cost of c grows.
+timed, the logits of a, b and c are compared. `--growth` instead shows how the cost of c grows, and `--evaluate`
+how fast an evaluation is beside one question at a time.
 """
 
 import argparse
@@ -35,13 +36,14 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     """The program's flags."""
     add = parser.add_argument
     add("--shape", default="toy", choices=SHAPES, help="of the model; random weights but for toy")
-    add("--limit", type=int, help="pairs (default: 60 on toy, else 1)")
+    add("--limit", type=int, help="pairs (default: 60 on toy, else 1), or questions (default: 200)")
     add("--repeats", type=int, default=5, help="of what is timed")
     add("--sample", type=int, default=6, help="cells that a, a′ and b are timed on")
     add_device(parser)
     add_dtype(parser)
     add("--batch-rows", type=int, help="as in the sweeps (default: as fit in memory)")
     add("--growth", action="store_true", help="how c grows, on small models")
+    add("--evaluate", action="store_true", help="an evaluation of toy, and one question at a time")
     add("--format", choices=IMAGE_FORMATS, help="also a picture of growth (default: none)")
     add("--out", type=path, help="folder for the JSON (default: only print)")
     add_seed(parser)
@@ -55,6 +57,9 @@ def benchmark(arguments: argparse.Namespace) -> None:
     folder = None if arguments.out is None else fresh_folder(arguments.out, "benchmark")
     if arguments.growth:
         growth(arguments, folder)
+        return
+    if arguments.evaluate:
+        evaluation(arguments, folder)
         return
     from experiments.benchmarks.runs import compare
 
@@ -78,6 +83,18 @@ def growth(arguments: argparse.Namespace, folder: Path | None) -> None:
         write_text(folder / "growth.html", plots.page(drawn))
         if arguments.format:
             plots.write_images(folder, drawn, arguments.format)
+
+
+def evaluation(arguments: argparse.Namespace, folder: Path | None) -> None:
+    """Measures how fast an evaluation is; writes the figures with --out."""
+    from experiments.benchmarks import evaluation as timed
+
+    found = timed.compare_evaluations(
+        arguments.limit, arguments.repeats, arguments.device, arguments.dtype
+    )
+    print(timed.table(found))
+    if folder is not None:
+        write(folder / "evaluation.json", found)
 
 
 def write(path: Path, found: dict[str, Any]) -> None:

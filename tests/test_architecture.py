@@ -20,6 +20,7 @@ ALLOWED = {
     "plotly": {"plots", "cli"},
     "wandb": {"tracking"},
     "peft": {"checkpoint"},
+    "datasets": {"data"},
     "experiments": set(),
 }
 FLOORS = [

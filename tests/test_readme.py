@@ -25,6 +25,7 @@ LAUNCHED = [line for line in COMMANDS if line.startswith("accelerate launch ")]
 QUICK = {
     "benchmark": ["--repeats", "1", "--sample", "1"],
     "necessity": ["--limit", "4"],
+    "evaluate": ["--limit", "4"],
     "position_patching": ["--limit", "3"],
     "layer_patching": ["--limit", "3"],
     "iterative_patching": ["--limit", "3"],

@@ -8,36 +8,20 @@ then given), the mean over all problems, and random vectors of the same norm.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from math import sqrt
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from codi_lens.analysis.asking import Condition, ask, latents_name, right
 from codi_lens.choices import Filter
 from codi_lens.data.answers import Answer
 from codi_lens.data.donors import derange
 from codi_lens.data.pairs import Pair
 from codi_lens.errors import UserError
-from codi_lens.model.hooked_codi import DECODED, HookedCodi
+from codi_lens.model.hooked_codi import HookedCodi
 from codi_lens.model.hooks import Site
 from codi_lens.model.hooks import replace as put
-
-
-@dataclass(frozen=True)
-class Condition:
-    """Greedy answers to all questions under one condition."""
-
-    name: str
-    texts: tuple[str, ...]
-    correct: tuple[bool, ...]
-    donor: tuple[bool, ...] | None = None
-    """Whether the answer given is that of the problem which the thoughts came from."""
-
-    @property
-    def accuracy(self) -> float:
-        """Share of right answers."""
-        return sum(self.correct) / len(self.correct)
 
 
 @dataclass(frozen=True)
@@ -54,20 +38,6 @@ class Necessity:
     def with_latents(self, count: int) -> Condition:
         """The condition with the model's own first `count` thoughts."""
         return self.conditions[latents_name(count)]
-
-
-def latents_name(count: int) -> str:
-    """Name of the condition with `count` thoughts."""
-    return f"{count} latent{'' if count == 1 else 's'}"
-
-
-def wilson(successes: int, n: int) -> tuple[float, float]:
-    """Wilson's 95% score interval of a share (J. Am. Stat. Assoc. 22, 1927)."""
-    z = 1.959963984540054
-    share, weight = successes / n, z * z / n
-    centre = (share + weight / 2) / (1 + weight)
-    reach = z / (1 + weight) * sqrt(share * (1 - share) / n + weight / (4 * n))
-    return max(0.0, centre - reach), min(1.0, centre + reach)
 
 
 @torch.no_grad()
@@ -100,9 +70,9 @@ def measure_necessity(
     for answer in answers:
         codi.tokens.is_right("", answer, judge)  # what cannot be judged is said at once
     parts = [slice(i, i + batch) for i in range(0, len(questions), batch)]
-    texts: dict[str, list[str]] = {}
-    thoughts = torch.cat([_count_down(codi, questions[p], count, texts) for p in parts])
-    texts["no wrapper"] = [t for p in parts for t in _without_wrapper(codi, questions[p])]
+    asked = [ask(codi, questions[p], count) for p in parts]
+    texts = {name: [t for part in asked for t in part.texts[name]] for name in asked[0].texts}
+    thoughts = torch.cat([part.thoughts for part in asked])
     donors = derange(answers, seed)
     replacements = {
         "another problem's": thoughts[donors],
@@ -111,40 +81,15 @@ def measure_necessity(
     }
     for name, values in replacements.items() if count else ():
         texts[f"{name} latents"] = [t for p in parts for t in _fed(codi, questions[p], values[p])]
-
-    def right(given: Sequence[str], wanted: Sequence[Answer]) -> tuple[bool, ...]:
-        both = zip(given, wanted, strict=True)
-        return tuple(codi.tokens.is_right(text, answer, judge) for text, answer in both)
-
     conditions = {
-        n: Condition(n, tuple(given), right(given, answers)) for n, given in texts.items()
+        name: Condition(name, tuple(given), right(codi, given, answers, judge))
+        for name, given in texts.items()
     }
     if count:
         swapped = conditions["another problem's latents"]
-        donated = right(swapped.texts, [answers[donor] for donor in donors])
+        donated = right(codi, swapped.texts, [answers[donor] for donor in donors], judge)
         conditions[swapped.name] = replace(swapped, donor=donated)
     return Necessity(tuple(questions), tuple(answers), count, conditions, tuple(donors))
-
-
-def _count_down(
-    codi: HookedCodi, questions: Sequence[str], count: int, texts: dict[str, list[str]]
-) -> Float[Tensor, "batch latent d_model"]:
-    """Decodes with N, … 0 thoughts into `texts`; returns the thoughts. Each prompt is read once."""
-    behind = count + len(codi.tokens.end()) + DECODED
-    state = codi.loop.begin(codi.read(questions, behind=behind), codi.ids.bot)
-    given = {0: codi.decode(state.copy())}
-    for latents in range(1, count + 1):
-        codi.loop.think(state, 1)
-        given[latents] = codi.decode(state.copy())
-    for latents in range(count, -1, -1):
-        name = latents_name(latents)
-        texts.setdefault(name, []).extend(codi.tokens.text(ids) for ids in given[latents])
-    return torch.stack(state.thoughts, dim=1)[:, :count]
-
-
-def _without_wrapper(codi: HookedCodi, questions: Sequence[str]) -> list[str]:
-    """Answers to `[question][stem]`, with neither bot nor eot: the language model alone."""
-    return [codi.tokens.text(ids) for ids in codi.decode_without_wrapper(questions)]
 
 
 def _fed(

@@ -1,6 +1,7 @@
 """What is known of public checkpoints that their files do not say: `known_checkpoints.json`."""
 
 import functools
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,10 @@ def _table() -> dict[str, dict[str, Any]]:
 
 
 def known_checkpoints() -> dict[str, dict[str, Any]]:
-    """Hub id -> {"source": where this is from, "config": fields of `CodiConfig`}."""
+    """Hub id -> {"source": where this is from, "config": fields of `CodiConfig`}.
+
+    Where scores were published there is "published": {data set: {"accuracy": …, "source": …}} too.
+    """
     return _table()["checkpoints"]
 
 
@@ -23,6 +27,20 @@ def known_config(name: str) -> dict[str, Any]:
     """Fields of `CodiConfig` for a hub id; empty for one that is not known."""
     config: dict[str, Any] = known_checkpoints().get(name, {}).get("config", {})
     return dict(config)
+
+
+@dataclass(frozen=True)
+class PublishedScore:
+    """The accuracy that a checkpoint is said to have on a data set, and who says so."""
+
+    accuracy: float
+    source: str
+
+
+def published_score(name: str, data: str | None) -> PublishedScore | None:
+    """What was published of a hub id on a data set ("gsm8k", …), if anything is known."""
+    found = known_checkpoints().get(name, {}).get("published", {}).get(data)
+    return None if found is None else PublishedScore(**found)
 
 
 def mirror_of(name: str) -> str | None:

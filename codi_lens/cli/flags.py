@@ -54,13 +54,19 @@ def add_experiment_flags(parser: argparse.ArgumentParser) -> None:
     add_limit(parser)
     add_out(parser)
     add_seed(parser)
-    add("--threads", type=int, help="how many, on the CPU (default: as the model's width asks)")
+    add_threads(parser)
 
 
 def add_out(parser: argparse.ArgumentParser) -> None:
     """--out, for a folder."""
     text = "folder to write to (default: a fresh one under results/)"
     parser.add_argument("--out", type=path, help=text)
+
+
+def add_threads(parser: argparse.ArgumentParser) -> None:
+    """--threads."""
+    text = "how many, on the CPU (default: as the model's width asks)"
+    parser.add_argument("--threads", type=int, help=text)
 
 
 def add_limit(parser: argparse.ArgumentParser) -> None:
@@ -101,7 +107,16 @@ def check_numbers(arguments: argparse.Namespace) -> None:
     Raises:
         UserError: names the flag and what it takes.
     """
-    ones = ("limit", "batch_rows", "batch", "steps", "repeats", "sample", "threads")
+    ones = (
+        "limit",
+        "batch_rows",
+        "batch",
+        "steps",
+        "repeats",
+        "sample",
+        "threads",
+        "max_new_tokens",
+    )
     for name, least in {"seed": 0, "pairs": 0, **dict.fromkeys(ones, 1)}.items():
         value = getattr(arguments, name, None)
         most = 2**10 if name == "threads" else 2**63 - 1

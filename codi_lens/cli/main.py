@@ -10,6 +10,7 @@ from codi_lens.errors import COMMAND, UserError, one_of
 
 NAMES = (
     "necessity",
+    "evaluate",
     "position_patching",
     "layer_patching",
     "iterative_patching",

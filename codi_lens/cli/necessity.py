@@ -60,14 +60,12 @@ def measure(arguments: argparse.Namespace) -> None:
 
 def entry(necessity: Any, kinds: list[str | None]) -> dict[str, Any]:
     """The content of `necessity.json`."""
-    from codi_lens.analysis.latent_ablation import wilson
-
     n = len(necessity.questions)
     conditions = []
     for name, condition in necessity.conditions.items():
         right = sum(condition.correct)
         row = {"condition": name, "accuracy": right / n, "right": right, "n": n}
-        row["interval_95"] = list(wilson(right, n))
+        row["interval_95"] = list(condition.interval)
         row["donor_rate"] = None if condition.donor is None else sum(condition.donor) / n
         # The questions, by number, whose thoughts were lent.
         row["donors"] = None if condition.donor is None else list(necessity.donors)

@@ -8,13 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from codi_lens.cli.flags import OWN_OF_A_CALL
+from codi_lens.data.datasets import NAMES
 from codi_lens.errors import UserError, command
 from codi_lens.files import expand
 from codi_lens.records.stopping import Interrupted
 
-PATHS = ("model", "pairs", "activations")
+PATHS = ("model", "pairs", "data", "activations")
 """Arguments that may be paths, and then mean a place seen from the folder that the program was called in."""
-BUILT_IN = ("toy", "toy-heldout")
+BUILT_IN = ("toy", *NAMES)
 
 
 def resumed(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> argparse.Namespace:

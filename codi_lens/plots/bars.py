@@ -5,7 +5,7 @@ from typing import Any
 
 import plotly.graph_objects as go
 
-from codi_lens.analysis.latent_ablation import Necessity, wilson
+from codi_lens.analysis.latent_ablation import Necessity
 from codi_lens.plots.style import PALETTE, headed, lined
 
 
@@ -17,7 +17,7 @@ def necessity_bars(necessity: Necessity) -> go.Figure:
     conditions = list(necessity.conditions.values())
     n = len(necessity.questions)
     shares = [condition.accuracy for condition in conditions]
-    limits = [wilson(sum(condition.correct), n) for condition in conditions]
+    limits = [condition.interval for condition in conditions]
     names = [condition.name for condition in conditions]
     foreign = {f"{what} latents" for what in ("another problem's", "mean", "noise")}
     figure = go.Figure(

@@ -1,19 +1,21 @@
 """What is on disk: the journal of a run in progress, the finished record, and the code that reads both.
 
-`run` runs an experiment with a journal, and continues where it was stopped; `load` reads a record back.
+`run` runs an experiment with a journal, and continues where it was stopped; `evaluate` does so with an
+evaluation; `load` reads a record back.
 """
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from codi_lens.records.evaluating import evaluate
     from codi_lens.records.read import load
     from codi_lens.records.running import run
     from codi_lens.records.write import write_record
 
-_HOMES = {"load": "read", "run": "running", "write_record": "write"}
+_HOMES = {"evaluate": "evaluating", "load": "read", "run": "running", "write_record": "write"}
 
-__all__ = ["load", "run", "write_record"]
+__all__ = ["evaluate", "load", "run", "write_record"]
 
 
 def __getattr__(name: str) -> Any:

@@ -34,24 +34,33 @@ def describe_run(
         "schema_version": SCHEMA_VERSION,
         "experiment": experiment,
         "settings": asdict(settings),
-        "model": {
-            "name": codi.name,
-            "digest": codi.digest,
-            "lora_alpha": codi.config.lora_alpha,
-            "remove_eos": codi.config.remove_eos,
-            "answer_stem": codi.config.answer_stem,
-            "judge": codi.config.judge,
-            "num_layers": codi.model.cfg.n_layers,
-            "d_model": codi.model.cfg.d_model,
-            "trained_latents": codi.config.num_latents,
-            "empty_stem": not codi.tokens.stem(),
-            "dtype": str(codi.model.cfg.dtype).removeprefix("torch."),
-            "device": codi.loop.device.type,
-        },
+        "model": describe_model(codi),
         "pairs": {"digest": pairs_digest(pairs), "n": len(pairs)},
-        "versions": {name: version(name) for name in PACKAGES}
-        | {"python": platform.python_version()},
+        "versions": describe_versions(),
     }
+
+
+def describe_model(codi: HookedCodi) -> dict[str, Any]:
+    """A model: where it is from, how it was loaded, its shape."""
+    return {
+        "name": codi.name,
+        "digest": codi.digest,
+        "lora_alpha": codi.config.lora_alpha,
+        "remove_eos": codi.config.remove_eos,
+        "answer_stem": codi.config.answer_stem,
+        "judge": codi.config.judge,
+        "num_layers": codi.model.cfg.n_layers,
+        "d_model": codi.model.cfg.d_model,
+        "trained_latents": codi.config.num_latents,
+        "empty_stem": not codi.tokens.stem(),
+        "dtype": str(codi.model.cfg.dtype).removeprefix("torch."),
+        "device": codi.loop.device.type,
+    }
+
+
+def describe_versions() -> dict[str, str]:
+    """Versions of what the results of a run depend on."""
+    return {name: version(name) for name in PACKAGES} | {"python": platform.python_version()}
 
 
 def make_manifest(

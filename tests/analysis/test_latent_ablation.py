@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from codi_lens import HookedCodi, Pair, Site, UserError, load_pairs
-from codi_lens.analysis.latent_ablation import derange, measure_necessity, passing, wilson
+from codi_lens.analysis.asking import wilson
+from codi_lens.analysis.latent_ablation import derange, measure_necessity, passing
 from codi_lens.cli import layer_patching
 from codi_lens.data.judges import is_right
 from codi_lens.data.pairs import write_pairs

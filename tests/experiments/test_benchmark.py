@@ -101,3 +101,13 @@ def test_growth_is_measured_along_every_axis(monkeypatch, tmp_path, capsys):
     assert set(short["seconds"]) == {"a", "c", "d"}
     page = (out / "growth.html").read_text()
     assert all(name in page for name in axes)
+
+
+def test_an_evaluation_is_timed_beside_one_question_at_a_time(tmp_path, capsys):
+    flags = ["--evaluate", "--limit", "3", "--repeats", "1", "--out", str(tmp_path / "out")]
+    assert benchmark.main(flags) == 0
+    found = json.loads((tmp_path / "out" / "evaluation.json").read_text())
+    seconds = found["seconds"]
+    assert (found["questions"], found["conditions"]) == (3, 8)
+    assert found["ratios"]["one call each"] == seconds["one call each"] / seconds["evaluate"] > 1
+    assert "× evaluate" in capsys.readouterr().out

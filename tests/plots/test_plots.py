@@ -12,8 +12,9 @@ from plotly.colors import sample_colorscale
 
 from codi_lens import UserError, plots
 from codi_lens.analysis.aggregates import aggregate, donor_threshold, interaction
+from codi_lens.analysis.asking import Condition
 from codi_lens.analysis.grids import as_grid, outlined, panels
-from codi_lens.analysis.latent_ablation import Condition, Necessity
+from codi_lens.analysis.latent_ablation import Necessity
 from codi_lens.plots.panels import Panel, draw
 from tests.models.invented import invented_sweep
 
