@@ -36,7 +36,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     """The program's flags."""
     add = parser.add_argument
     add("--shape", default="toy", choices=SHAPES, help="of the model; random weights but for toy")
-    add("--limit", type=int, help="pairs (default: 60 on toy, else 1), or questions (default: 200)")
+    add("--limit", type=int, help="pairs, or questions (default: 60 and 200 on toy, else 1)")
     add("--repeats", type=int, default=5, help="of what is timed")
     add("--sample", type=int, default=6, help="cells that a, a′ and b are timed on")
     add_device(parser)

@@ -64,7 +64,7 @@ assert not {"plotly", "wandb", "peft", "torch", "tqdm", "numpy"} & set(sys.modul
 def test_an_unknown_program_is_refused_with_those_that_there_are(capsys):
     assert main(["positions"]) == 2
     said = capsys.readouterr().err
-    assert said.startswith("error: no program 'positions'; known are necessity, position_patching")
+    assert said.startswith("error: no program 'positions'; known are necessity, evaluate, ")
 
 
 @pytest.mark.parametrize(
