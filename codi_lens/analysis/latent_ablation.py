@@ -118,7 +118,7 @@ def _count_down(
 ) -> Float[Tensor, "batch latent d_model"]:
     """Decodes with N, … 0 thoughts into `texts`; returns the thoughts. Each prompt is read once."""
     behind = count + len(codi.tokens.end()) + DECODED
-    state = codi.loop.begin(codi.read(questions, behind=behind), codi.ids.bot)
+    state = codi.loop.begin(codi.read(questions, behind=behind))
     given = {0: codi.decode(state.copy())}
     for latents in range(1, count + 1):
         codi.loop.think(state, 1)

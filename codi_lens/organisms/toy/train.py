@@ -122,7 +122,7 @@ class Trained:
 def make_model(size: Size, n_vocab: int) -> LlamaForCausalLM:
     """A LLaMA with random weights, with rows for CODI's three extra tokens."""
     config = LlamaConfig(
-        vocab_size=n_vocab + CODI.extra_tokens,
+        vocab_size=n_vocab + len(CODI.extra_tokens),
         hidden_size=size.d_model,
         intermediate_size=size.d_mlp,
         num_hidden_layers=size.n_layers,
