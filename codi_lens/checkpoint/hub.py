@@ -124,7 +124,7 @@ class ModelFiles:
                 self.require(shard)
             return path
         if named:
-            raise self.lacks(f"{named}, which is named as the weights,")
+            raise self.lacks(f"{named[:200]}, which is named as the weights,")
         raise self.lacks(f"weights ({', '.join(WEIGHTS[:-1])} or {WEIGHTS[-1]})")
 
     def _bare(self) -> list[str]:

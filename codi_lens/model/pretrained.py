@@ -206,9 +206,13 @@ def read_tokenizer(paths: Sequence[Path], base: ModelFiles) -> PreTrainedTokeniz
     """The tokenizer in these files, of one folder; code that may lie there is never run."""
     if not paths:
         raise base.lacks(TOKENIZER)
-    # In a folder of their own: the library would trip over empty files beside them.
+    # In a folder of their own: the library would trip over empty files beside them. And without the model's config
+    # where the tokenizer names its class: for some models, the library would take another that cuts text otherwise.
+    named = any(
+        p.name == "tokenizer_config.json" and "tokenizer_class" in read_object(p) for p in paths
+    )
     with TemporaryDirectory() as copies:
-        for path in paths:
+        for path in (p for p in paths if not (named and p.name == "config.json")):
             Path(copies, path.name).write_text(_for_tokenizer(path), encoding="utf-8")
         try:
             tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(

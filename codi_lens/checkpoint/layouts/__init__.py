@@ -8,7 +8,7 @@ from codi_lens.checkpoint.layouts.codi import CODI, CODI_MERGED
 from codi_lens.checkpoint.layouts.separate import ADAPTER, MERGED, PLAIN, PROJECTOR
 from codi_lens.checkpoint.tensor_files import CheckpointError, TensorFile
 
-__all__ = ["CODI", "LAYOUTS", "Layout", "layout_of"]
+__all__ = ["COCONUT", "CODI", "LAYOUTS", "Layout", "layout_of"]
 
 LAYOUTS: list[Layout] = [CODI, CODI_MERGED, COCONUT, ADAPTER, MERGED, PROJECTOR, PLAIN]
 
