@@ -25,7 +25,7 @@ Direction = Literal["denoise", "noise"]
 DIRECTIONS = ("denoise", "noise")
 
 AnswerStart = Literal["stem", "eot"]
-"""stem: the number is read behind the forced stem; eot: everything is read at the last position before
+"""stem: the answer is read behind the forced stem; eot: everything is read at the last position before
 the stem, as the first study did."""
 ANSWER_STARTS = ("stem", "eot")
 

@@ -1,4 +1,4 @@
-"""The seams: one more experiment, intervention, metric and readout, each from within this file, end to end.
+"""The seams: one more experiment, intervention, metric, readout and judge, each from within this file, end to end.
 
 No file of the library is touched; what is added here is what an addition to it would be.
 """
@@ -10,6 +10,8 @@ import torch
 
 from codi_lens import Site, patch_layers, patch_positions, plots
 from codi_lens.analysis.aggregates import aggregate
+from codi_lens.analysis.latent_ablation import measure_necessity
+from codi_lens.data.judges import JUDGES, register_judge
 from codi_lens.patching.experiments import EXPERIMENTS, Experiment, register
 from codi_lens.patching.experiments.base import cell_plan
 from codi_lens.patching.interventions import Intervention
@@ -26,7 +28,7 @@ from tests.models.runs import PAIRS
 @pytest.fixture(autouse=True)
 def _forgotten():
     """What a test registers is known to that test alone."""
-    before = [(registry, set(registry)) for registry in (EXPERIMENTS, METRICS, READOUTS)]
+    before = [(registry, set(registry)) for registry in (EXPERIMENTS, METRICS, READOUTS, JUDGES)]
     yield
     for registry, names in before:
         for name in set(registry) - names:
@@ -169,3 +171,17 @@ def test_a_readout_is_one_class(tiny, tmp_path):
     assert not torch.equal(sweep.values("logprob_clean"), whole.values("logprob_clean"))
     write_record(tmp_path, sweep, tiny, {})
     assert load(tmp_path).settings.answer_start == "first_difference"
+
+
+# -- a judge -------------------------------------------------------------------------------------
+
+
+def test_a_judge_is_one_function(tiny):
+    register_judge("long enough", lambda text, answer: len(text) >= answer)
+    questions = [pair.clean.question for pair in PAIRS]
+    long, short = (
+        measure_necessity(tiny, questions, [most, *[999] * 3], judge="long enough")
+        for most in (0, 1000)
+    )
+    assert long.with_latents(3).correct == (True, False, False, False)
+    assert short.with_latents(3).correct == (False,) * 4

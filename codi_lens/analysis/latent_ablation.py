@@ -7,7 +7,7 @@ then given), the mean over all problems, and random vectors of the same norm.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import sqrt
 
 import torch
@@ -15,12 +15,13 @@ from jaxtyping import Float
 from torch import Tensor
 
 from codi_lens.choices import Filter
-from codi_lens.data.answers import Answer, is_correct
+from codi_lens.data.answers import Answer
 from codi_lens.data.donors import derange
 from codi_lens.data.pairs import Pair
 from codi_lens.errors import UserError
 from codi_lens.model.hooked_codi import DECODED, HookedCodi
-from codi_lens.model.hooks import Site, replace
+from codi_lens.model.hooks import Site
+from codi_lens.model.hooks import replace as put
 
 
 @dataclass(frozen=True)
@@ -78,6 +79,7 @@ def measure_necessity(
     num_latents: int | None = None,
     batch: int = 64,
     seed: int = 0,
+    judge: str | None = None,
 ) -> Necessity:
     """Asks all questions under every condition.
 
@@ -86,13 +88,17 @@ def measure_necessity(
         num_latents: N; the model's own if None.
         batch: questions side by side, left-padded.
         seed: of donors and noise.
+        judge: how answers are judged right, one of `data.judges.JUDGES`; None: as the model's config says,
+            else as their kind asks.
 
     Raises:
-        UserError: no questions, or one answer to all of them, so that no donor differs.
+        UserError: no questions, one answer to all of them, so that no donor differs, or one that cannot be judged.
     """
     if not questions:
         raise UserError("there are no questions to ask")
     count = codi.num_latents(num_latents)
+    for answer in answers:
+        codi.tokens.is_right("", answer, judge)  # what cannot be judged is said at once
     parts = [slice(i, i + batch) for i in range(0, len(questions), batch)]
     texts: dict[str, list[str]] = {}
     thoughts = torch.cat([_count_down(codi, questions[p], count, texts) for p in parts])
@@ -105,11 +111,18 @@ def measure_necessity(
     }
     for name, values in replacements.items() if count else ():
         texts[f"{name} latents"] = [t for p in parts for t in _fed(codi, questions[p], values[p])]
-    conditions = {name: _condition(name, given, answers) for name, given in texts.items()}
+
+    def right(given: Sequence[str], wanted: Sequence[Answer]) -> tuple[bool, ...]:
+        both = zip(given, wanted, strict=True)
+        return tuple(codi.tokens.is_right(text, answer, judge) for text, answer in both)
+
+    conditions = {
+        n: Condition(n, tuple(given), right(given, answers)) for n, given in texts.items()
+    }
     if count:
-        swapped = "another problem's latents"
-        donated = [answers[donor] for donor in donors]
-        conditions[swapped] = _condition(swapped, texts[swapped], answers, donated)
+        swapped = conditions["another problem's latents"]
+        donated = right(swapped.texts, [answers[donor] for donor in donors])
+        conditions[swapped.name] = replace(swapped, donor=donated)
     return Necessity(tuple(questions), tuple(answers), count, conditions, tuple(donors))
 
 
@@ -138,7 +151,7 @@ def _fed(
     codi: HookedCodi, questions: Sequence[str], values: Float[Tensor, "batch latent d_model"]
 ) -> list[str]:
     """Answers with the given vectors in place of the thoughts."""
-    hooks = [(Site("hook_embed", k), replace(values[:, k])) for k in range(values.shape[1])]
+    hooks = [(Site("hook_embed", k), put(values[:, k])) for k in range(values.shape[1])]
     answers: list[str] = codi.generate(questions, num_latents=values.shape[1], fwd_hooks=hooks)
     return answers
 
@@ -150,20 +163,6 @@ def _noise_like(
     generator = torch.Generator().manual_seed(seed)
     noise = torch.randn(thoughts.shape, generator=generator, dtype=torch.float64).to(thoughts)
     return noise / noise.norm(dim=-1, keepdim=True) * thoughts.norm(dim=-1, keepdim=True)
-
-
-def _condition(
-    name: str,
-    texts: Sequence[str],
-    answers: Sequence[Answer],
-    donated: Sequence[Answer] | None = None,
-) -> Condition:
-    def right(wanted: Sequence[Answer]) -> tuple[bool, ...]:
-        return tuple(is_correct(text, answer) for text, answer in zip(texts, wanted, strict=True))
-
-    return Condition(
-        name, tuple(texts), right(answers), None if donated is None else right(donated)
-    )
 
 
 def passing(
@@ -180,7 +179,9 @@ def passing(
             for i in range(0, len(variants), 64):
                 questions = [variant.question for variant in variants[i : i + 64]]
                 texts += codi.generate(questions, num_latents=latents)
-            right = [is_correct(t, v.answer) for t, v in zip(texts, variants, strict=True)]
+            right = [
+                codi.tokens.is_right(t, v.answer) for t, v in zip(texts, variants, strict=True)
+            ]
             both = zip(kept, right[::2], right[1::2], strict=True)
             kept = [pair for pair, a, b in both if a == wanted and b == wanted]
     return kept

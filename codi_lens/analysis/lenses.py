@@ -86,16 +86,15 @@ def intermediate_ranks(
 ) -> dict[str, Int[Tensor, "row column"]]:
     """Rank (1: most likely) of each result on the way, and of the answer, at every cell.
 
-    A number that the tokenizer cuts into several tokens is ranked by the first of them; it is spelled as
-    it would be behind the answer's stem. A variant that does not know its intermediates gives the answer's
-    rank alone.
+    What the tokenizer cuts into several tokens is ranked by the first of them; it is spelled as it would be
+    behind the answer's stem. A variant that does not know its intermediates gives the answer's rank alone.
     """
-    numbers = dict.fromkeys((*variant.intermediates, variant.answer))
+    results = dict.fromkeys((*variant.intermediates, variant.answer))
     found = {}
-    for number in numbers:
-        tokens = answer_tokens(codi.tokens.tokenizer, codi.config.answer_stem, number)
-        own = logits[..., tokens.number[0], None]
-        found[str(number)] = (logits > own).sum(-1) + 1
+    for result in results:
+        tokens = answer_tokens(codi.tokens.tokenizer, codi.config.answer_stem, result)
+        own = logits[..., tokens.answer[0], None]
+        found[str(result)] = (logits > own).sum(-1) + 1
     return found
 
 

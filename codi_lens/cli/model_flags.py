@@ -37,7 +37,7 @@ def add_model_flags(parser: argparse.ArgumentParser) -> None:
         action=argparse.BooleanOptionalAction,
         help="whether the model was trained without eos around the thoughts (default: as the files say)",
     )
-    add("--answer-stem", help="text before the answer's number (default: as the files say)")
+    add("--answer-stem", help="text before the answer (default: as the files say)")
 
 
 def add_device(parser: argparse.ArgumentParser) -> None:

@@ -52,7 +52,7 @@ def resumed(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> a
 
 def _header(folder: Path, program: str) -> dict[str, Any]:
     """What the journal in `folder` says of a run that this program began."""
-    from codi_lens.records.journal import read_header
+    from codi_lens.records.journal_file import read_header
 
     header = read_header(folder)
     if "arguments" not in header:
@@ -79,7 +79,7 @@ def _located(arguments: argparse.Namespace, working_folder: str) -> argparse.Nam
 
 def way_on(folder: Path) -> str | None:
     """The command that goes on with the run in a folder, if there is one that can go on."""
-    from codi_lens.records.journal import read_header
+    from codi_lens.records.journal_file import read_header
     from codi_lens.records.running import is_finished
 
     try:

@@ -3,7 +3,7 @@
 A file of pairs is a JSON list in one of two formats. *Prepared*, one entry a pair::
 
     [{"pair_id": 0,                                   integer, unique
-      "clean":     {"question": "…", "answer": 24,    answer: a number with a plain spelling
+      "clean":     {"question": "…", "answer": 24,    answer: a number, or text that is not blank
                     "operands": [3, 5, 2],            optional: the numbers in the question
                     "intermediates": [8, 16]},        optional: the results on the way
       "corrupted": {"question": "…", "answer": 27, …},
@@ -28,7 +28,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
-from codi_lens.data.answers import same_answer, spell
+from codi_lens.data.answers import Answer, as_stored, same_answer, spell
 from codi_lens.errors import UserError
 from codi_lens.files import expand, read_text, write_json
 from codi_lens.shipped import MADE_PAIRS, PAIRS, made_pairs
@@ -36,7 +36,6 @@ from codi_lens.shipped import MADE_PAIRS, PAIRS, made_pairs
 PAIRS_FILE = "pairs.json"
 SET_ASIDE_FILE = "set_aside.json"
 
-Number: TypeAlias = int | float
 Json: TypeAlias = Any
 Record: TypeAlias = tuple[str, dict[str, Json]]
 """An entry of a file, and what to call it in an error."""
@@ -44,6 +43,7 @@ Record: TypeAlias = tuple[str, dict[str, Json]]
 Side: TypeAlias = Literal["clean", "corrupted"]
 SIDES: tuple[Side, Side] = ("clean", "corrupted")
 VARIANT_FIELDS = {"question", "answer", "operands", "intermediates"}
+ANSWER = "a number with a plain spelling, or text that is not blank"
 FLAT_FIELDS = {"pair_id", "variant"}
 PREPARED_FIELDS = {"pair_id", "clean", "corrupted", "kind", "operand", "reason"}
 
@@ -53,7 +53,7 @@ class Variant:
     """One question with its answer and, where known, the numbers that lead to it."""
 
     question: str
-    answer: Number
+    answer: Answer
     operands: tuple[int, ...] = ()
     intermediates: tuple[int, ...] = ()
 
@@ -100,7 +100,7 @@ def pair_as_json(pair: Pair) -> dict[str, Json]:
     entry: dict[str, Json] = {"pair_id": pair.pair_id}
     for side in SIDES:
         asked = side_of(pair, side)
-        entry[side] = {"question": asked.question, "answer": _whole(asked.answer)}
+        entry[side] = {"question": asked.question, "answer": as_stored(asked.answer)}
         optional = {"operands": asked.operands, "intermediates": asked.intermediates}
         entry[side] |= {name: list(values) for name, values in optional.items() if values}
     named = {"kind": pair.kind, "operand": pair.operand}
@@ -219,14 +219,17 @@ class _Reader:
 
     def _variant(self, name: str, entry: dict[str, Json]) -> Variant:
         question = self._field(name, entry, "question", "text that is not blank", _is_question)
-        answer = self._field(name, entry, "answer", "a number with a plain spelling", _is_answer)
+        answer = self._field(name, entry, "answer", ANSWER, _is_answer)
         operands, intermediates = (
             self._field(name, entry, field, "a list of integers", _are_integers, optional=True)
             for field in ("operands", "intermediates")
         )
         self.ignored.update(entry.keys() - VARIANT_FIELDS)
         return Variant(
-            question or "", _whole(answer or 0), tuple(operands or ()), tuple(intermediates or ())
+            question or "",
+            as_stored(answer or 0),
+            tuple(operands or ()),
+            tuple(intermediates or ()),
         )
 
     def _field(
@@ -278,18 +281,10 @@ def _is_question(value: Json) -> bool:
 
 
 def _is_answer(value: Json) -> bool:
-    if not isinstance(value, (int, float)):
-        return False
     try:
-        spell(value)
+        return isinstance(value, (int, float, str)) and bool(spell(value))
     except UserError:
         return False
-    return True
-
-
-def _whole(answer: Number) -> Number:
-    """18.0 is 18, so that equal pairs have equal digests."""
-    return int(answer) if answer == int(answer) else answer
 
 
 def _shown(value: Json) -> str:

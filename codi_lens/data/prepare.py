@@ -42,8 +42,13 @@ class PairReport:
 
     @property
     def answer_difference(self) -> dict[str, float] | None:
-        """min, max and mean of |clean - corrupted| over the pairs kept; None if none is."""
-        gaps = [abs(pair.clean.answer - pair.corrupted.answer) for pair in self.kept]
+        """min, max and mean of |clean - corrupted| over the pairs of numbers kept; None if none is."""
+        both = [(pair.clean.answer, pair.corrupted.answer) for pair in self.kept]
+        gaps = [
+            abs(clean - corrupted)
+            for clean, corrupted in both
+            if not isinstance(clean, str) and not isinstance(corrupted, str)
+        ]
         if not gaps:
             return None
         return {"min": min(gaps), "max": max(gaps), "mean": sum(gaps) / len(gaps)}

@@ -157,4 +157,4 @@ def _is_aligned(tokenizer: Tokenizer, stem: str, pair: Pair) -> bool:
     clean, corrupted = (
         answer_tokens(tokenizer, stem, variant.answer) for variant in (pair.clean, pair.corrupted)
     )
-    return clean.number[0] != corrupted.number[0]
+    return clean.answer[0] != corrupted.answer[0]

@@ -13,7 +13,8 @@ from transformers import PreTrainedTokenizerBase
 from codi_lens.checkpoint.config import SPECIAL, CodiConfig
 from codi_lens.checkpoint.fields import text
 from codi_lens.checkpoint.layouts import CODI
-from codi_lens.data.answers import Answer, answer_tokens
+from codi_lens.data import judges
+from codi_lens.data.answers import Answer, answer_tokens, is_number
 from codi_lens.errors import UserError
 
 
@@ -123,12 +124,23 @@ class CodiTokens:
         return list(self._end)
 
     def answer(self, answer: Answer) -> list[int]:
-        """The stem's tokens and the number's."""
+        """The stem's tokens and the answer's.
+
+        Raises:
+            UserError: no answer, or a text of words that the tokenizer does not know, or a special token.
+        """
         tokens = answer_tokens(self.tokenizer, self.config.answer_stem, answer)
-        return [*tokens.stem, *tokens.number]
+        if not is_number(answer):
+            self._check_words(tokens.answer, "the answer", str(answer))
+        return [*tokens.stem, *tokens.answer]
+
+    def is_right(self, text: str, answer: Answer, judge: str | None = None) -> bool:
+        """Whether generated text gives an answer, by `judge`, else the config's, else as its kind asks."""
+        named = judge or self.config.judge
+        return judges.is_right(text, answer, judge=named, stem=self.config.answer_stem)
 
     def stem(self) -> list[int]:
-        """The stem's tokens alone; a number may still join its last blank (see `answer_tokens`)."""
+        """The stem's tokens alone; an answer may still join its last blank (see `answer_tokens`)."""
         return list(self.tokenizer.encode(self.config.answer_stem, add_special_tokens=False))
 
     def text(self, ids: Sequence[int]) -> str:

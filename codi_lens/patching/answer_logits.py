@@ -92,7 +92,7 @@ class AnswerLogits:
     stem_predictions: Int[Tensor, "rows stem_pos"]
     """Top-1 tokens at eot and after each stem token but the last: what the model would say there."""
     clean: Float[Tensor, "rows clean_pos d_vocab"]
-    """At the positions that predict the clean answer's number tokens, that answer forced."""
+    """At the positions that predict the clean answer's tokens, that answer forced."""
     corrupted: Float[Tensor, "rows corrupted_pos d_vocab"]
 
     def forced(self, name: Side) -> Float[Tensor, "rows pos d_vocab"]:
@@ -108,11 +108,11 @@ def sides(
 
 
 def says(readout: AnswerLogits, tokens: AnswerPair, name: Side) -> Bool[Tensor, " rows"]:
-    """Whether the top-1 token is the named answer's at every position from eot through the number."""
+    """Whether the top-1 token is the named answer's at every position from eot through the answer."""
     stem = torch.tensor(tokens.stem, device=readout.clean.device, dtype=torch.long)
-    number = torch.tensor(getattr(tokens, name), device=readout.clean.device)
+    answer = torch.tensor(getattr(tokens, name), device=readout.clean.device)
     in_stem = (readout.stem_predictions == stem).all(-1)
-    return in_stem & (top_1(readout.forced(name)) == number).all(-1)
+    return in_stem & (top_1(readout.forced(name)) == answer).all(-1)
 
 
 def raised(logits: Tensor) -> Tensor:

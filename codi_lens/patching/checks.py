@@ -23,7 +23,7 @@ def check_pairs(codi: HookedCodi, pairs: Sequence[Pair], num_latents: int) -> No
     """Checks that there are pairs, that the model can be asked every question, and has room to answer it.
 
     Raises:
-        UserError: no list of pairs; or names the pair, and what is wrong with its question.
+        UserError: no list of pairs; or names the pair, and what is wrong with its question or answer.
     """
     if isinstance(pairs, Pair) or not isinstance(pairs, Sequence):
         raise UserError(f"pairs is {type(pairs).__name__}; it must be a list of pairs")
@@ -34,6 +34,7 @@ def check_pairs(codi: HookedCodi, pairs: Sequence[Pair], num_latents: int) -> No
             raise UserError(f"pairs holds {pair!r}; it must be a list of codi_lens.Pair")
         for side, variant in (("clean", pair.clean), ("corrupted", pair.corrupted)):
             try:
+                codi.tokens.is_right("", variant.answer)  # or a judge that cannot would end the run
                 behind = num_latents + len(codi.tokens.end())
                 behind += max(DECODED, len(codi.tokens.answer(variant.answer)))
                 codi.tokens.check_length(len(codi.tokens.prompt(variant.question)) + behind)

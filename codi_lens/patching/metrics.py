@@ -38,7 +38,7 @@ class Measured:
     logits: AnswerLogits
     """Of the base run, the source run and every patched run."""
     tokens: AnswerPair
-    """Number tokens of both answers."""
+    """Answer tokens of both sides."""
     base: int
     source: int
     """The runs that are patched into and taken from."""
@@ -66,7 +66,7 @@ class Measured:
         return {"clean": clean, "corrupted": raised(self.logits.corrupted).log_softmax(-1)}
 
     def ids(self, side: Side) -> Int[Tensor, " pos"]:
-        """The number tokens of a side's answer."""
+        """The tokens of a side's answer."""
         return torch.tensor(getattr(self.tokens, side), device=self.logits.clean.device)
 
     @cached_property

@@ -8,7 +8,6 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from codi_lens.data.answers import is_correct
 from codi_lens.data.donors import choose_donors
 from codi_lens.data.pairs import Pair, side_of
 from codi_lens.errors import whole_number
@@ -131,7 +130,7 @@ def _run_batch(
         captured = _captured(done, job, start, settings)
         check_finite(values[index], job.plan, experiment.axes(settings), job.pair)
         outcomes.append(
-            _outcome(job, values[index], decoded[index], donated[index], captured, settings)
+            _outcome(codi, job, values[index], decoded[index], donated[index], captured, settings)
         )
         start += len(job.plan.runs)
     return outcomes
@@ -218,6 +217,7 @@ def _captured(done: ThoughtsDone, job: Job, start: int, settings: Settings) -> _
 
 
 def _outcome(
+    codi: HookedCodi,
     job: Job,
     values: dict[str, Float[Tensor, " runs"]],
     texts: tuple[list[str], dict[Cell, str]],
@@ -241,7 +241,7 @@ def _outcome(
         RunRecord(
             {name: float(value[run]) for name, value in values.items()},
             texts[0][run],
-            is_correct(texts[0][run], side_of(pair, side).answer),
+            codi.tokens.is_right(texts[0][run], side_of(pair, side).answer),
         )
         for run, side in zip((BASE, SOURCE), sides(settings.direction), strict=True)
     )

@@ -1,6 +1,6 @@
 """The answer of every run: one pass over what the forced answers share, a short one over the rest.
 
-The clean and the corrupted answer are forced on every run. End tokens, stem and the number up to the first
+The clean and the corrupted answer are forced on every run. End tokens, stem and the answer up to the first
 token that differs are fed in one pass; only answers of several tokens need a pass of their own behind it.
 Final states are kept, and turned into logits a few runs at a time: over a vocabulary of 128k, the logits
 of a whole sweep would be its largest tensor by far.
@@ -79,15 +79,15 @@ class AnswerReadout:
             )
         stem, shared = len(answer.stem), len(before_difference(answer)) + 1
         logits = loop.unembed(self.ended.final[index, :shared])
-        number = logits[:, stem:]
+        common = logits[:, stem:]
         own = {}
         for name, branch in self._branches.items():
-            own[name] = number
+            own[name] = common
             length = len(after_difference(answer, name))
             if branch.final is not None and length:
                 rows = torch.tensor([branch.at[run] for run in runs], device=loop.device)
                 rest = loop.unembed(branch.final[rows, :length])
-                own[name] = torch.cat([number, rest], dim=1)
+                own[name] = torch.cat([common, rest], dim=1)
         return AnswerLogits(top_1(logits[:, :stem]), own["clean"], own["corrupted"])
 
 
@@ -128,7 +128,7 @@ class Readout(ABC):
 
 
 class BehindStem(Readout):
-    """The number behind the forced stem, with the clean and with the corrupted answer forced."""
+    """The answer behind the forced stem, with the clean and with the corrupted answer forced."""
 
     name = "stem"
 
@@ -217,7 +217,7 @@ def says_tokens(
 
 
 def before_difference(answer: AnswerPair) -> tuple[int, ...]:
-    """The tokens that both answers feed: stem and number up to the token that differs."""
+    """The tokens that both answers feed: stem and answer up to the token that differs."""
     t = len(answer.clean) - 1 if answer.first_difference is None else answer.first_difference
     return answer.stem + answer.clean[:t]
 

@@ -38,7 +38,7 @@ class Settings:
     effect: EffectChoice = "total"
     direction: Direction = "denoise"
     answer_start: str = "stem"
-    """A readout (`patching.readout`). stem: the number is read behind the forced stem; eot: everything is read
+    """A readout (`patching.readout`). stem: the answer is read behind the forced stem; eot: everything is read
     at the last position before the stem."""
     min_gap: float = 1.0
     """In logits: pairs whose clean and corrupted runs are closer have no recovery."""

@@ -6,77 +6,37 @@
 Processes that share a run keep one journal each: `journal.jsonl` for the first, `journal-1.jsonl` and so on
 for the others. The first process takes over their lines when they are done, or when the run is resumed.
 
-A line is an entry with its checksum, `{"check": …, "entry": {…}}`, appended and forced to disk. A pair
-without its line does not count. However the process ends, all lines are whole except perhaps the last; a torn one
-is dropped on resuming, and its pair is run again. Where the system supports it, a lock on the journal, released
-when the process ends, keeps a second process out.
+A line is an entry with its checksum, `{"check": …, "entry": {…}}`, appended and forced to disk (`journal_file.py`).
+A pair without its line does not count; a torn last line is dropped on resuming, and its pair is run again. Where
+the system supports it, a lock on the journal, released when the process ends, keeps a second process out.
 """
 
-import errno
 import hashlib
-import json
-import os
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import IO, Any, Self
+from typing import Self
 
 from safetensors.torch import load, save
 from torch import Tensor
 
 from codi_lens.data.pairs import Pair
-from codi_lens.errors import UserError
-from codi_lens.files import lock, sync_folder, write_through
+from codi_lens.files import sync_folder, write_through
 from codi_lens.patching.result import Cell, PairOutcome, RunRecord
+from codi_lens.records.journal_file import JournalFile, check_same, locked, read_entries
 from codi_lens.records.journal_lines import (
     Entry,
     Kind,
     check_order,
-    decode,
-    encode,
     finished,
     header_of,
     taken_over,
 )
-from codi_lens.records.manifest import JOURNAL, differences
+from codi_lens.records.manifest import JOURNAL
 from codi_lens.records.read import RecordError
 from codi_lens.records.write import run_entry
 
 PARTS = "parts"
-UNDECISIVE = ("arguments", "working_folder", "pair_ids")
-"""Of a header: how the run was called, and what the digest of the pairs says already."""
-
-
-def read_header(folder: Path) -> Entry:
-    """What the journal in `folder` says is run there.
-
-    Raises:
-        RecordError: no journal, one without a whole first line, or one of another schema version.
-    """
-    path = folder / JOURNAL
-    try:
-        entries = _read(path)
-    except OSError as error:
-        raise RecordError(
-            f"{folder} is not a run to resume: no {JOURNAL} ({error.strerror})"
-        ) from error
-    return header_of(entries, path)
-
-
-def check_same(folder: Path, there: Entry, here: Entry) -> None:
-    """Checks that the run in `folder`, by its journal's first line, is the one that is asked for.
-
-    Raises:
-        RecordError: says what differs.
-    """
-    as_kept = json.loads(json.dumps(here))
-    there, here = ({**of, **dict.fromkeys(UNDECISIVE)} for of in (there, as_kept))
-    if differing := "; ".join(differences(there, here)):
-        raise RecordError(f"{folder} cannot be resumed: {differing}")
-
-
-def _read(path: Path) -> list[Entry]:
-    return decode(path.read_bytes(), path)[0]
 
 
 class Journal:
@@ -85,7 +45,6 @@ class Journal:
     Attributes:
         folder: the run's.
         resumed: whether it was there before.
-        torn: whether a torn last line was dropped on opening.
     """
 
     def __init__(
@@ -103,54 +62,40 @@ class Journal:
             UserError: another process is writing there, or there is a journal already.
         """
         self.folder, self.resumed = folder, resume
-        self.torn = False
         self._path = folder / (f"journal-{index}.jsonl" if index else JOURNAL)
-        self._unlock: Callable[[], None] = lambda: None
-        self._file = self._open(resume)
+        self._file = JournalFile(self._path, resume=resume)
         try:
-            self._unlock = _lock(self._file, folder)
             (folder / PARTS).mkdir(exist_ok=True)
-            content = self._file.read()
-            entries, self._end = decode(content, self._path)
             if resume:
-                check_same(folder, header_of(entries, self._path), header)
-                self.torn = self._end < len(content)
-                self._cut()
+                self._file.go_on(header)
                 for path in _beside(folder):
                     with path.open("r+b") as other:
-                        unlock = _lock(other, folder)
+                        unlock = locked(other, folder)
                     unlock()
                 self.absorb()
             else:
-                self._append(header)
-                sync_folder(folder)
+                self._file.begin(header)
         except BaseException:
             self.__exit__()
             raise
-
-    def _open(self, resume: bool) -> Any:
-        try:
-            return self._path.open("r+b" if resume else "x+b", buffering=0)
-        except FileExistsError as error:
-            raise UserError(
-                f"there is a run in {self.folder} already; give a fresh folder"
-            ) from error
-        except FileNotFoundError as error:
-            raise RecordError(f"{self.folder} is not a run to resume: no {JOURNAL}") from error
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
         self._file.close()
-        self._unlock()
+
+    @property
+    def torn(self) -> bool:
+        """Whether a torn last line was dropped on opening."""
+        return self._file.torn
 
     def add(self, outcome: PairOutcome) -> None:
         """Keeps a finished pair: when this returns, it is on disk."""
         content = save({name: t.clone() for name, t in _tensors(outcome).items()})
         write_through(self._part(outcome.pair.pair_id), content)
         sync_folder(self.folder / PARTS)
-        self._append(
+        self._file.append(
             {
                 "pair": outcome.pair.pair_id,
                 "base": run_entry(outcome.base),
@@ -164,7 +109,7 @@ class Journal:
 
     def add_answers(self, pair_id: int, texts: Mapping[Cell, str]) -> None:
         """Keeps the answers of single cells, which are decoded when all pairs are done."""
-        self._append({"answers_of": pair_id, "texts": _texts_entry(texts)})
+        self._file.append({"answers_of": pair_id, "texts": _texts_entry(texts)})
 
     def outcomes(self, pairs: Sequence[Pair]) -> dict[int, PairOutcome]:
         """The pairs that are done, by pair id; `pairs` are all pairs of the run.
@@ -192,16 +137,16 @@ class Journal:
         Raises:
             RecordError: lines out of order, or a journal of another run; nothing is taken over.
         """
-        done, entries = self._finished(), _read(self._path)
+        done, entries = self._finished(), read_entries(self._path)
         for entry in taken_over(entries[0], finished({self._path: entries}), done):
-            self._append(entry)
+            self._file.append(entry)
         for path in _beside(self.folder):
             path.unlink()
 
     def _finished(self) -> dict[tuple[Kind, int], Entry]:
         """What is on disk, of all processes."""
         first = self.folder / JOURNAL
-        journals = {path: _read(path) for path in (first, *_beside(self.folder))}
+        journals = {path: read_entries(path) for path in (first, *_beside(self.folder))}
         header = journals[first][0]
         for path, entries in journals.items():
             if entries:  # a process may be killed in its first line
@@ -240,38 +185,10 @@ class Journal:
     def _again(self, pair: Pair) -> str:
         return f"pair {pair.pair_id} runs again without its line in {JOURNAL} and all behind it"
 
-    def _append(self, entry: Entry) -> None:
-        """Appends a line; where that fails, the journal is left as it was."""
-        rest = memoryview(encode(entry))
-        end = self._end + len(rest)
-        try:
-            while rest:
-                written = self._file.write(rest)
-                if not written:
-                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self._path))
-                rest = rest[written:]
-            os.fsync(self._file.fileno())
-        except OSError:
-            self._cut()
-            raise
-        self._end = end
-
-    def _cut(self) -> None:
-        """Drops what follows the last whole line."""
-        self._file.truncate(self._end)
-        self._file.seek(self._end)
-
 
 def _beside(folder: Path) -> list[Path]:
     """The journals of the processes but the first."""
     return sorted(folder.glob("journal-*.jsonl"))
-
-
-def _lock(file: IO[bytes], folder: Path) -> Callable[[], None]:
-    try:
-        return lock(file)
-    except BlockingIOError as error:
-        raise UserError(f"another process is writing {folder}; let it finish") from error
 
 
 def remove_parts(folder: Path) -> None:

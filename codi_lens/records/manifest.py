@@ -40,6 +40,7 @@ def describe_run(
             "lora_alpha": codi.config.lora_alpha,
             "remove_eos": codi.config.remove_eos,
             "answer_stem": codi.config.answer_stem,
+            "judge": codi.config.judge,
             "num_layers": codi.model.cfg.n_layers,
             "d_model": codi.model.cfg.d_model,
             "trained_latents": codi.config.num_latents,

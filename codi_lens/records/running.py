@@ -24,7 +24,8 @@ from codi_lens.patching.outcomes import Saved
 from codi_lens.patching.result import PairOutcome, Sweep
 from codi_lens.patching.settings import Settings
 from codi_lens.patching.sweep import make_settings
-from codi_lens.records.journal import Journal, check_same, read_header, remove_parts
+from codi_lens.records.journal import Journal, remove_parts
+from codi_lens.records.journal_file import check_same, read_header
 from codi_lens.records.journal_lines import Entry
 from codi_lens.records.manifest import JOURNAL, MANIFEST
 from codi_lens.records.processes import ALONE, Processes

@@ -10,7 +10,7 @@ import torch
 from codi_lens import HookedCodi, Pair, Site, UserError, load_pairs
 from codi_lens.analysis.latent_ablation import derange, measure_necessity, passing, wilson
 from codi_lens.cli import layer_patching
-from codi_lens.data.answers import is_correct
+from codi_lens.data.judges import is_right
 from codi_lens.data.pairs import write_pairs
 from codi_lens.model.hooks import replace as put
 from codi_lens.shipped import MODELS
@@ -92,7 +92,7 @@ def test_the_record_says_whose_thoughts_each_question_was_lent(record):
     row = accuracy(record, "another problem's latents")
     lent = [answers[donor] for donor in row["donors"]]
     assert all(own != other for own, other in zip(answers, lent, strict=True))
-    given = [is_correct(t, other) for t, other in zip(row["answers"], lent, strict=True)]
+    given = [is_right(t, other) for t, other in zip(row["answers"], lent, strict=True)]
     assert sum(given) / len(given) == row["donor_rate"]
     assert accuracy(record, "6 latents")["donors"] is None
 
@@ -159,7 +159,7 @@ def test_filters_keep_pairs_by_what_the_model_answers():
         pair
         for pair in pairs[::2]
         if not any(
-            is_correct(codi.generate(v.question, num_latents=0), v.answer)
+            is_right(codi.generate(v.question, num_latents=0), v.answer)
             for v in (pair.clean, pair.corrupted)
         )
     ]

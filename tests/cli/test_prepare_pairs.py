@@ -94,7 +94,7 @@ def test_bad_input_is_listed_and_nothing_is_written(
     assert said.out == ""
     assert said.err.splitlines() == [
         f"error: {file} has 2 fault(s):",
-        "  pair 0, clean: answer: expected a number with a plain spelling, found null",
+        "  pair 0, clean: answer: expected a number with a plain spelling, or text that is not blank, found null",
         "  pair 3, corrupted: question: missing, expected text that is not blank",
     ]
     assert not out.exists()

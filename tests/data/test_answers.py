@@ -8,16 +8,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from codi_lens import HookedCodi
 from codi_lens.data.answers import (
     AnswerPair,
     answer_tokens,
+    as_stored,
     contrast,
-    is_correct,
+    is_number,
     normalise,
     parse_answer,
     same_answer,
     spell,
 )
+from codi_lens.data.judges import is_right
 from codi_lens.errors import UserError
 from tests.models.llama3_tokenizer import llama3_tokenizer
 
@@ -73,28 +76,39 @@ def test_spelling(answer: int | float | str, spelling: str) -> None:
         1e-7,
         1e16,
         10**400,
-        "9" * 400,
-        "1e5",
-        "1,5",
-        "36,00",
-        ",600",
         "",
         " ",
-        "--3",
-        "3 600",
-        "18.",
-        ".5",
-        "$18",
-        "eighteen",
-        "٣",
+        "\ud800",
         [18],
         np.bool_(True),
         np.float32("nan"),
     ],
 )
 def test_no_spelling(answer: object) -> None:
-    with pytest.raises(UserError, match="has no plain decimal spelling"):
+    with pytest.raises(UserError, match="has no plain spelling"):
         spell(answer)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["9" * 400, "1e5", "1,5", "36,00", ",600", "--3", "3 600", "18.", ".5", "$18", "٣", " Yes.\n"],
+)
+def test_text_that_is_no_plain_number_is_an_answer_to_the_letter(text: str) -> None:
+    with pytest.raises(UserError, match="has no plain spelling"):
+        normalise(text)
+    assert not is_number(text)
+    assert spell(text) == as_stored(text) == text
+
+
+@pytest.mark.parametrize(
+    ("answer", "stored"),
+    [("3,600", 3600), (" 18 ", 18), ("2.50", 2.5), ("18.0", 18), (18.0, 18), (2.5, 2.5)]
+    + [(text, text) for text in ("12345678901234567890.1", "Tom is a lempus.", "True")],
+)
+def test_a_number_is_stored_as_such_however_it_is_given(answer: object, stored: object) -> None:
+    found = as_stored(answer)  # type: ignore[arg-type]
+    assert (found, type(found)) == (stored, type(stored))
+    assert same_answer(found, answer)  # type: ignore[arg-type]
 
 
 def test_subclasses_of_int_are_spelled_as_numbers() -> None:
@@ -144,15 +158,15 @@ def test_parsing_in_the_official_way(text: str, number: float | None) -> None:
 
 
 def test_correctness_is_exact() -> None:
-    assert is_correct("The answer is: 3,600", 3600)
-    assert is_correct("The answer is: 3600.0", "3,600")
-    assert is_correct("18.", 18.0)
-    assert is_correct("-2.50", -2.5)
-    assert not is_correct("The answer is: 36", 3600)
-    assert not is_correct("no number", 0)
-    assert not is_correct("12", -12)
+    assert is_right("The answer is: 3,600", 3600)
+    assert is_right("The answer is: 3600.0", "3,600")
+    assert is_right("18.", 18.0)
+    assert is_right("-2.50", -2.5)
+    assert not is_right("The answer is: 36", 3600)
+    assert not is_right("no number", 0)
+    assert not is_right("12", -12)
     # 2**53 and 2**53 + 1 are the same float, and yet different answers.
-    assert not is_correct("9007199254740992", 2**53 + 1)
+    assert not is_right("9007199254740992", 2**53 + 1)
 
 
 def test_tokenizer_cuts_like_llama3() -> None:
@@ -166,7 +180,7 @@ def test_tokenizer_cuts_like_llama3() -> None:
 def test_numbers_up_to_999_are_one_token() -> None:
     for number in range(1000):
         tokens = answer_tokens(llama3_tokenizer(), STEM, number)
-        assert words(tokens.number) == [str(number)]
+        assert words(tokens.answer) == [str(number)]
         assert words(tokens.stem) == ["The", " answer", " is", ":", " "]
 
 
@@ -186,20 +200,20 @@ def test_numbers_up_to_999_are_one_token() -> None:
 )
 def test_number_tokens(answer: int | float | str, number: list[str]) -> None:
     tokens = answer_tokens(llama3_tokenizer(), STEM, answer)
-    assert words(tokens.number) == number
+    assert words(tokens.answer) == number
     assert words(tokens.stem) == ["The", " answer", " is", ":", " "]
 
 
 def test_a_sign_takes_the_blank_of_the_stem() -> None:
     tokens = answer_tokens(llama3_tokenizer(), STEM, -18)
     assert words(tokens.stem) == ["The", " answer", " is", ":"]
-    assert words(tokens.number) == [" -", "18"]
+    assert words(tokens.answer) == [" -", "18"]
 
 
 def test_bare_answers_have_an_empty_stem() -> None:
     tokens = answer_tokens(llama3_tokenizer(), "", -3600)
     assert tokens.stem == ()
-    assert words(tokens.number) == ["-", "360", "0"]
+    assert words(tokens.answer) == ["-", "360", "0"]
 
 
 def test_a_stem_that_ends_inside_a_token_shows_both_tokenisations() -> None:
@@ -241,6 +255,46 @@ def test_contrast(
         for side in (pair.clean, pair.corrupted)
     ]
     assert (*named, pair.first_difference) == (c, r, first)
+
+
+@pytest.mark.parametrize(
+    ("stem", "clean", "corrupted", "front", "c", "r", "first"),
+    [
+        ("### ", "Tom is one", "Tom is two", ["###"], [" Tom", " is", " one"], [" two"], 2),
+        ("### ", "Tom is", "Tom is one", ["###"], [" Tom", " is", "EOS"], [" one", "EOS"], 2),
+        ("### ", "one", "18", ["###"], [" one"], [" ", "18"], 0),
+        ("### ", 18, 20, ["###", " "], ["18"], ["20"], 0),
+        ("", "Tom is one", "Tom is two", [], ["Tom", " is", " one"], [" two"], 2),
+    ],
+)
+def test_contrast_of_texts(
+    stem: str,
+    clean: int | str,
+    corrupted: int | str,
+    front: list[str],
+    c: list[str],
+    r: list[str],
+    first: int,
+) -> None:
+    """`r` are the corrupted answer's tokens from the first that differs."""
+    tokenizer = llama3_tokenizer(("### Tom is one two om",) * 3)
+    pair = contrast(tokenizer, stem, clean, corrupted, EOS)
+    named = [
+        [
+            token.replace("Ġ", " ").replace("<|end_of_text|>", "EOS")
+            for token in tokenizer.convert_ids_to_tokens(list(side))
+        ]
+        for side in (pair.stem, pair.clean, pair.corrupted)
+    ]
+    assert named == [front, c, c[:first] + r]
+    assert pair.first_difference == first
+
+
+def test_answers_that_the_tokenizer_reads_alike_are_refused(tiny: HookedCodi) -> None:
+    with pytest.raises(UserError, match="'Tom' and 'Ann' have the same tokens"):
+        contrast(tiny.tokens.tokenizer, STEM, "Tom", "Ann", EOS)
+    with pytest.raises(UserError, match="does not know every word of the answer 'Tom'"):
+        tiny.tokens.answer("Tom")
 
 
 @given(st.integers(-20_000, 20_000), st.integers(-20_000, 20_000))

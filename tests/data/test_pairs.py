@@ -142,7 +142,7 @@ def test_bad_fields_of_a_prepared_entry(tmp_path: Path, change: Any, fault: str)
     assert faults(tmp_path, [{**ONE, **change}]) == [fault]
 
 
-PLAIN = "a number with a plain spelling"
+PLAIN = "a number with a plain spelling, or text that is not blank"
 
 
 @pytest.mark.parametrize(
@@ -154,7 +154,8 @@ PLAIN = "a number with a plain spelling"
         ("question", "\ud800", r'question: expected text that is not blank, found "\ud800"'),
         ("answer", None, f"answer: expected {PLAIN}, found null"),
         ("answer", True, f"answer: expected {PLAIN}, found true"),
-        ("answer", "6", f'answer: expected {PLAIN}, found "6"'),
+        ("answer", " ", f'answer: expected {PLAIN}, found " "'),
+        ("answer", "\ud800", rf'answer: expected {PLAIN}, found "\ud800"'),
         ("answer", [6], f"answer: expected {PLAIN}, found a list"),
         ("answer", float("nan"), f"answer: expected {PLAIN}, found NaN"),
         ("answer", float("-inf"), f"answer: expected {PLAIN}, found -Infinity"),
@@ -350,7 +351,7 @@ DAMAGE: dict[str, list[Any]] = {
     "pair_id": [None, "1", 1.5, True, []],
     "variant": [None, "Clean", 0, ["clean"], {}],
     "question": [None, "", "  ", 3, ["?"]],
-    "answer": [None, "12", False, float("nan"), float("inf"), 1e300, {}],
+    "answer": [None, "", False, float("nan"), float("inf"), 1e300, {}],
 }
 
 

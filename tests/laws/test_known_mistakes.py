@@ -114,9 +114,9 @@ class TestReadingTheAnswerAtEot:
     def test_logits_are_labelled_by_the_token_that_they_predict(self, tiny):
         run = tiny.run_with_hooks(QUESTION, 3600)
         tokens = answer_tokens(tiny.tokens.tokenizer, tiny.config.answer_stem, 3600)
-        assert len(tokens.number) == 2
-        assert run.answer_tokens == ((*tokens.stem, *tokens.number),)
-        assert run.logits.shape[1] == 1 + len(tokens.stem) + len(tokens.number)
+        assert len(tokens.answer) == 2
+        assert run.answer_tokens == ((*tokens.stem, *tokens.answer),)
+        assert run.logits.shape[1] == 1 + len(tokens.stem) + len(tokens.answer)
 
     def test_the_number_is_predicted_behind_the_stem(self, tiny):
         """What comes before a number's first token does not know which number is forced."""

@@ -223,7 +223,7 @@ def test_integers_of_numpy_and_torch_are_integers_everywhere(tiny):
             "max_new_tokens is 1.5; it must be a whole",
         ),
         (lambda c: c.generate("one?", num_latents=True), "num_latents is True; it must be a whole"),
-        (lambda c: c.run_with_hooks("one?", True), "answer True has no plain decimal spelling"),
+        (lambda c: c.run_with_hooks("one?", True), "answer True has no plain spelling"),
         (
             lambda c: c.run_with_hooks("one?", 1, fwd_hooks=[((NAME, True), ablate())]),
             "no step True",

@@ -18,7 +18,7 @@ import pytest
 
 from codi_lens import files
 from codi_lens.cli import position_patching
-from codi_lens.records import journal, stopping
+from codi_lens.records import journal, journal_file, stopping
 from tests.models.runs import PAIRS, contents, write_job
 
 
@@ -45,7 +45,7 @@ def write_half(path, content):
 
 
 def half_a_line():
-    original, lines = journal.encode, count()
+    original, lines = journal_file.encode, count()
 
     def encode(entry):
         line = original(entry)
@@ -54,7 +54,7 @@ def half_a_line():
             return line[: len(line) // 2]
         return line
 
-    journal.encode = encode
+    journal_file.encode = encode
 
 
 def before_a_batch():
@@ -68,7 +68,7 @@ def remove_one(folder, **_):
 
 POINTS = {
     "half of a line": half_a_line,
-    "after a line": lambda: at(journal.Journal, "_append", nth=3),
+    "after a line": lambda: at(journal_file.JournalFile, "append", nth=3),
     "half of a part": lambda: at(journal, "write_through", nth=2, first=write_half),
     "a part without its line": lambda: at(journal, "write_through", nth=2),
     "between batches": before_a_batch,
@@ -145,7 +145,7 @@ def test_a_run_killed_at_a_named_point_is_resumed_to_equal_files(job, tmp_path, 
     folder, log = tmp_path / "run", tmp_path / "log"
     child = start([*flags, "--out", str(folder)], log, POINTS[point])
     assert ended(child) == -signal.SIGKILL, log.read_text()
-    before = len(journal.decode((folder / journal.JOURNAL).read_bytes(), folder)[0])
+    before = len(journal_file.decode((folder / journal.JOURNAL).read_bytes(), folder)[0])
     said = resume(folder, log)
     assert contents(folder) == whole
     assert ("was torn" in said) == (point == "half of a line")
@@ -172,8 +172,8 @@ def test_a_run_killed_in_its_first_line_has_nothing_to_resume(job, tmp_path):
 
     def half():
         at(os, "fsync")
-        original = journal.encode
-        journal.encode = lambda entry: original(entry)[:50]
+        original = journal_file.encode
+        journal_file.encode = lambda entry: original(entry)[:50]
 
     assert ended(start([*job[0], "--out", str(folder)], log, half)) == -signal.SIGKILL
     assert ended(start(["--resume", str(folder)], log)) == 2
@@ -197,7 +197,7 @@ def test_a_full_disk_leaves_whole_lines_and_a_clear_message(job, tmp_path):
     assert f"--resume {folder}" in said
     assert "Traceback" not in said
     content = (folder / journal.JOURNAL).read_bytes()
-    entries, length = journal.decode(content, folder)
+    entries, length = journal_file.decode(content, folder)
     assert len(content) == length
     assert 2 <= len(entries) < 1 + len(PAIRS)
     assert not (folder / "manifest.json").exists()

@@ -20,11 +20,10 @@ from codi_lens.records.journal import (
     JOURNAL,
     PARTS,
     Journal,
-    decode,
-    encode,
-    read_header,
     remove_parts,
 )
+from codi_lens.records.journal_file import read_header
+from codi_lens.records.journal_lines import decode, encode
 from codi_lens.records.manifest import SCHEMA_VERSION
 from codi_lens.records.read import RecordError
 from tests.models.runs import PAIRS
@@ -159,7 +158,7 @@ def test_a_pair_comes_back_as_it_was(tmp_path, dtype, generated):
 def test_a_journal_cut_behind_its_first_line_goes_on(tmp_path_factory, share):
     folder = tmp_path_factory.mktemp("cut")
     with Journal(folder, HEADER) as journal:
-        first = journal._end
+        first = journal._file.end
         for i, pair in enumerate(PAIRS[:2]):
             journal.add(make_outcome(pair, i))
     path = folder / JOURNAL

@@ -16,7 +16,8 @@ from codi_lens.analysis.comparison import TOLERANCE
 from codi_lens.cli import layer_patching, position_patching
 from codi_lens.data.pairs import write_pairs
 from codi_lens.files import write_json
-from codi_lens.records.journal import JOURNAL, PARTS, Journal, decode, encode
+from codi_lens.records.journal import JOURNAL, PARTS, Journal
+from codi_lens.records.journal_lines import decode, encode
 from codi_lens.records.read import RecordError, load
 from tests.models.runs import PAIRS, PROGRAMS, contents, write_job
 from tests.models.tiny import write_tiny
