@@ -16,6 +16,7 @@ from codi_lens.checkpoint.fields import (
     check_fields,
     count,
     flag,
+    known_fields,
     optional,
     positive,
     size,
@@ -99,14 +100,10 @@ class CodiConfig:
         cls, values: Mapping[str, Any], where: str, required: Iterable[str] = ()
     ) -> Self:
         """Builds the record from JSON values; `where` names their origin in errors."""
-        unknown = sorted(set(values) - set(FIELDS))
-        if unknown:
-            raise UserError(
-                f"{where}: unknown field {unknown[0]!r}; known fields: {sorted(FIELDS)}"
-            )
-        require(values, required or REQUIRED, where)
+        checked = known_fields(values, FIELDS, where)
+        require(checked, required or REQUIRED, where)
         try:
-            return cls(**values)
+            return cls(**checked)
         except UserError as error:
             raise UserError(f"{where}: {error}") from error
 
@@ -118,18 +115,13 @@ class CodiConfig:
 
 def require(values: Mapping[str, Any], names: Iterable[str], where: str) -> None:
     """Raises UserError for settings that nothing says; `where` names the place that was asked last."""
-    missing = [name for name in names if values.get(name) is None and not _is_null(values, name)]
+    missing = [name for name in names if values.get(name) is None]
     if missing:
         arguments = ", ".join(f"{name.removeprefix('lora_')}=…" for name in missing)
         raise UserError(
             f"{where}: no value for {', '.join(missing)}, which the tensors cannot tell; write "
             f"{CONFIG_NAME} beside the weights or pass {arguments}"
         )
-
-
-def _is_null(values: Mapping[str, Any], name: str) -> bool:
-    """Whether a field that has no None is given as such, which is a fault of its own."""
-    return name in REQUIRED and name in values
 
 
 REQUIRED = ("num_latents", "answer_stem")

@@ -5,7 +5,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from codi_lens.checkpoint.config import CodiConfig, require
+from codi_lens.checkpoint.config import CONFIG_NAME, CodiConfig, require
 from codi_lens.errors import UserError
 
 OFFICIAL_MODULES: Mapping[str, tuple[str, ...]] = {"1": ("1",), "3": ("3",), "ln": ("ln", "4")}
@@ -135,5 +135,6 @@ class Layout:
         if config.num_latents and config.has_projection is None:
             raise UserError(
                 f"{where}: num_latents is {config.num_latents}, and no projection was found; give its file "
-                "(projection=…), or has_projection=False if final states are fed back as they are"
+                f"(projection=…), or say has_projection: false in {CONFIG_NAME} if final states are fed back "
+                "as they are"
             )

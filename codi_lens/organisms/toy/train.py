@@ -66,7 +66,7 @@ class Recipe:
     seed: int = 0
     family: str = "toy"
     """Name in `FAMILIES`."""
-    size: Size = Size()
+    size: Size = field(default_factory=Size)
     stages: tuple[Stage, ...] = (
         Stage("base", steps=1500, batch=64, lr=4e-3, codi=False),
         Stage("codi", steps=6500, batch=64, lr=2e-3, clip=2.0, sealed=0.5),
