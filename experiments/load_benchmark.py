@@ -104,7 +104,7 @@ def fabricate(folder: Path, shape: dict[str, int], file_format: str) -> None:
     torch.manual_seed(0)
     shape = dict(shape)
     rank, projection_dim = shape.pop("rank"), shape.pop("projection_dim")
-    shape["vocab_size"] += CODI.extra_tokens
+    shape["vocab_size"] += len(CODI.extra_tokens)
     rope = {
         "rope_type": "llama3", "rope_theta": 500000.0, "factor": 32.0, "low_freq_factor": 1.0,
         "high_freq_factor": 4.0, "original_max_position_embeddings": 8192,

@@ -69,7 +69,7 @@ def ask(
     Each prompt is read once; answers are decoded from copies of the state.
     """
     behind = count + len(codi.tokens.end()) + max_new_tokens
-    state = codi.loop.begin(codi.read(questions, behind=behind), codi.ids.bot)
+    state = codi.loop.begin(codi.read(questions, behind=behind))
     given = {latents_name(0): codi.decode(state.copy(), max_new_tokens)}
     for latents in range(1, count + 1):
         codi.loop.latent_step(state, latents - 1)

@@ -36,28 +36,38 @@ class Claims:
         shape = self.file.shape(key) if self.has(key) else ()
         return shape[axis] if axis < len(shape) else None
 
-    def drop(self, prefix: str) -> None:
-        """Leaves out all keys that begin so.
+    def drop(self, prefixes: Iterable[str], modules: Iterable[str]) -> None:
+        """Leaves out all keys that begin so, and those that the layout says only training needs.
+
+        Args:
+            prefixes: of keys; none may be a part of the model itself.
+            modules: the keys of the base model's modules.
 
         Raises:
-            CheckpointError: keys of the model itself may begin so.
+            CheckpointError: a prefix that keys of the model begin with.
         """
-        if self.layout.owns(prefix):
-            raise CheckpointError(
-                f"{self.file.path}: drop_prefixes holds {prefix!r}, which is part of the model itself; it "
-                f"may name anything but {' and '.join(self.layout.prefixes)}"
-            )
-        self.report.dropped[prefix] = self._leave_out(
-            {k for k in self.unclaimed if k.startswith(prefix)}
-        )
+        own = [*modules, *filter(None, (self.layout.adapters, self.layout.projection))]
+        for prefix in prefixes:
+            if any(stem.startswith(prefix) or prefix.startswith(stem) for stem in own):
+                raise CheckpointError(
+                    f"{self.file.path}: drop_prefixes holds {prefix!r}, which is part of the model itself; it "
+                    f"may name anything but {self.layout.needs}"
+                )
+            self.report.dropped[prefix] = self._leave_out(prefix)
+        for prefix, what in self.layout.auxiliary.items():
+            count = self.report.dropped.get(prefix, 0) + self._leave_out(prefix)
+            if count:
+                self.report.dropped[prefix] = count
+                self.report.rules[prefix] = what
 
-    def drop_leftovers(self) -> None:
+    def drop_leftovers(self, endings: Iterable[str]) -> None:
         """Leaves out buffers that the config determines."""
-        for ending in self.layout.leftovers:
-            if keys := {key for key in self.unclaimed if key.endswith("." + ending)}:
-                self.report.leftovers[ending] = self._leave_out(keys)
+        for ending in endings:
+            if count := self._leave_out(ending="." + ending):
+                self.report.leftovers[ending] = count
 
-    def _leave_out(self, keys: set[str]) -> int:
+    def _leave_out(self, prefix: str = "", ending: str = "") -> int:
+        keys = {k for k in self.unclaimed if k.startswith(prefix) and k.endswith(ending)}
         self.unclaimed -= keys
         return len(keys)
 
@@ -102,7 +112,7 @@ class Claims:
     def finish(self) -> None:
         """Raises if any claim failed or any key is left over."""
         foreign = [
-            f"key {key!r} is not part of the model; expected only {'… and '.join(self.layout.prefixes)}… "
+            f"key {key!r} is not part of the model; expected only {self.layout.needs} "
             "(rename it, or name its prefix in drop_prefixes)"
             for key in sorted(self.unclaimed)
         ]

@@ -1,12 +1,12 @@
-"""What a CODI checkpoint's tensors cannot say: `codi_config.json` and its Python twin.
+"""What a checkpoint's tensors cannot say: `codi_config.json` and its Python twin.
 
 The LoRA rank, its target modules, the projection's width and its layer norm are read from the tensors. The
-LoRA scale's numerator, the number of latent thoughts and the layout of the special tokens are not, and a
-wrong guess would silently load another model. So they come from this record, and no field that matters has a
-default.
+LoRA scale's numerator, the number of latent thoughts and the tokens around them are not, and a
+wrong guess would silently load another model. So they come from this record. A field that matters has no
+default, but for what a family of checkpoints has in common: there, None stands for what its layout says.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -16,6 +16,7 @@ from codi_lens.checkpoint.fields import (
     check_fields,
     count,
     flag,
+    known_fields,
     optional,
     positive,
     size,
@@ -28,33 +29,55 @@ from codi_lens.files import write_json
 CONFIG_NAME = "codi_config.json"
 
 
-@dataclass(frozen=True)
-class CodiConfig:
-    """Everything about a CODI model beside its tensors and its base model's config.
+SPECIAL = ("pad", "bot", "eot", "eos", "latent")
+"""What a token is called that is no text: a row of the embedding, or the tokenizer's eos."""
 
-    The last four fields are expectations: where given, the tensors must agree with them.
+
+@dataclass(frozen=True, kw_only=True)
+class CodiConfig:
+    """Everything about a latent-reasoning model beside its tensors and its base model's config.
+
+    Where `begin`, `end`, `question_suffix`, `extra_tokens` and `forbid_eot` are None, the layout of the checkpoint
+    says what they are (`Layout.complete`). The last four fields are expectations: where given, the tensors
+    must agree with them.
     """
 
-    lora_alpha: float
-    """LoRA's alpha; every adapter is scaled by alpha / rank."""
+    lora_alpha: float | None = None
+    """LoRA's alpha; every adapter is scaled by alpha / rank. None: there are no adapters."""
     num_latents: int
-    """Number N of latent thoughts that the model was trained with."""
-    remove_eos: bool
-    """True: `[question][bot] … [eot][answer]`; False: `[question][eos][bot] … [eot][eos][answer]`."""
+    """Number N of latent thoughts that the model was trained with; 0 for a plain language model."""
+    remove_eos: bool | None = None
+    """Whether CODI was trained without eos in front of bot: True `[question][bot] …`, False
+    `[question][eos][bot] …`. None: `begin` and `end` are given, or the layout has no such switch."""
     answer_stem: str
-    """Text between the end token and the answer, e.g. "The answer is: "; may be empty."""
+    """Text in front of the answer, e.g. "The answer is: "; may be empty."""
     bot_token: str | None = None
-    """The tokenizer's own token that begins the thoughts; None: id V + 1 (V: base vocabulary)."""
+    """The tokenizer's own token that begins the thoughts; None: a row behind the base vocabulary."""
     eot_token: str | None = None
-    """The tokenizer's own token that ends the thoughts; None: id V + 2."""
+    """The tokenizer's own token that ends the thoughts; None: a row behind the base vocabulary."""
+    begin: tuple[str, ...] | None = None
+    """Tokens between question and thoughts: each one of `SPECIAL`, or a token of the tokenizer's. If
+    there are none, the question's last token stands where bot would."""
+    end: tuple[str, ...] | None = None
+    """Tokens between thoughts and answer, named as in `begin`. If there are none, the answer begins at
+    the last thought."""
+    question_suffix: str | None = None
+    """Text behind every question, read together with it."""
+    extra_tokens: tuple[str, ...] | None = None
+    """The rows of the embedding behind the base vocabulary, in order, named as in `SPECIAL`."""
+    forbid_eot: bool | None = None
+    """Whether greedy decoding leaves eot out, as CODI's own code does."""
+    judge: str | None = None
+    """How answers are judged (`codi_lens.data.judges`); None: by what the right answer is."""
     base_model: str | None = None
     """Hub id of the base model's config and tokenizer, where they are not beside the weights."""
+    weights: str | None = None
+    """Name of the file of the weights, where it is none of the usual ones."""
     drop_prefixes: tuple[str, ...] = ()
-    """Prefixes of keys that inference has no use for (e.g. "decoder."), dropped and counted."""
-    has_projection: bool = True
-    """False: the final state is fed back as it is. True: a file without a projection is refused."""
-    judge: str | None = None
-    """How an answer is judged right, one of `data.judges.JUDGES`; None: numbers as such, others as text."""
+    """Prefixes of keys that inference has no use for, dropped and counted."""
+    has_projection: bool | None = None
+    """False: the final state is fed back as it is. True: a file without a projection is refused. None: as
+    the layout has it."""
     lora_rank: int | None = None
     lora_targets: tuple[str, ...] | None = None
     projection_dim: int | None = None
@@ -69,24 +92,18 @@ class CodiConfig:
             raise UserError(
                 f"bot_token and eot_token are both {self.bot_token!r}; they must be different tokens"
             )
+        if unknown := sorted(set(self.extra_tokens or ()) - set(SPECIAL)):
+            raise UserError(f"extra_tokens holds {unknown[0]!r}; it may hold {', '.join(SPECIAL)}")
 
     @classmethod
-    def from_mapping(cls, values: Mapping[str, Any], where: str) -> Self:
+    def from_mapping(
+        cls, values: Mapping[str, Any], where: str, required: Iterable[str] = ()
+    ) -> Self:
         """Builds the record from JSON values; `where` names their origin in errors."""
-        unknown = sorted(set(values) - set(FIELDS))
-        if unknown:
-            raise UserError(
-                f"{where}: unknown field {unknown[0]!r}; known fields: {sorted(FIELDS)}"
-            )
-        missing = [name for name in REQUIRED if name not in values]
-        if missing:
-            arguments = ", ".join(f"{name.removeprefix('lora_')}=…" for name in missing)
-            raise UserError(
-                f"{where}: no value for {', '.join(missing)}, which the tensors cannot tell; write "
-                f"{CONFIG_NAME} beside the weights or pass {arguments}"
-            )
+        checked = known_fields(values, FIELDS, where)
+        require(checked, required or REQUIRED, where)
         try:
-            return cls(**values)
+            return cls(**checked)
         except UserError as error:
             raise UserError(f"{where}: {error}") from error
 
@@ -96,18 +113,35 @@ class CodiConfig:
         write_json({folder / CONFIG_NAME: values})
 
 
-REQUIRED = ("lora_alpha", "num_latents", "remove_eos", "answer_stem")
+def require(values: Mapping[str, Any], names: Iterable[str], where: str) -> None:
+    """Raises UserError for settings that nothing says; `where` names the place that was asked last."""
+    missing = [name for name in names if values.get(name) is None]
+    if missing:
+        arguments = ", ".join(f"{name.removeprefix('lora_')}=…" for name in missing)
+        raise UserError(
+            f"{where}: no value for {', '.join(missing)}, which the tensors cannot tell; write "
+            f"{CONFIG_NAME} beside the weights or pass {arguments}"
+        )
+
+
+REQUIRED = ("num_latents", "answer_stem")
 FIELDS: dict[str, Kind] = {
-    "lora_alpha": positive,
+    "lora_alpha": optional(positive),
     "num_latents": count,
-    "remove_eos": flag,
+    "remove_eos": optional(flag),
     "answer_stem": text,
     "bot_token": optional(text),
     "eot_token": optional(text),
-    "base_model": optional(text),
-    "drop_prefixes": texts,
-    "has_projection": flag,
+    "begin": optional(texts),
+    "end": optional(texts),
+    "question_suffix": optional(text),
+    "extra_tokens": optional(texts),
+    "forbid_eot": optional(flag),
     "judge": optional(text),
+    "base_model": optional(text),
+    "weights": optional(text),
+    "drop_prefixes": texts,
+    "has_projection": optional(flag),
     "lora_rank": optional(size),
     "lora_targets": optional(texts),
     "projection_dim": optional(size),

@@ -50,6 +50,19 @@ def check_fields(
     }
 
 
+def known_fields(
+    values: Mapping[str, Any], kinds: Mapping[str, Kind], where: str
+) -> dict[str, Any]:
+    """As `check_fields`, for values of which none may be unknown.
+
+    Raises:
+        UserError: as `check_fields` does; or names the first field that is not known.
+    """
+    if unknown := sorted(set(values) - set(kinds)):
+        raise UserError(f"{where}: unknown field {unknown[0]!r}; known fields: {sorted(kinds)}")
+    return check_fields(values, kinds, where)
+
+
 def text(value: Any, what: str) -> str:
     """A str that can be written as UTF-8: JSON's escapes can spell half a character."""
     if not isinstance(value, str):

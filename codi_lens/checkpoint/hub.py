@@ -44,6 +44,8 @@ class ModelFiles:
     """Where the files are; None on the hub until the first of them came."""
     on_hub: bool = False
     revision: str | None = None
+    only: str | None = None
+    """The file of the weights, where it was named."""
     unreachable: bool = False
     """Whether the hub left a request unanswered, so that a file may be missing for that reason."""
     empty: set[str] = field(default_factory=set, init=False)
@@ -67,7 +69,8 @@ class ModelFiles:
 
     def _local(self, filename: str) -> Path | None:
         path = self.folder / filename if self.folder else None
-        return path if path and path.is_file() else None
+        # Unlike Path.is_file, this is false for a name that no system would take.
+        return path if path and os.path.isfile(path) else None
 
     def _fetch(self, filename: str) -> Path | None:
         try:
@@ -106,16 +109,38 @@ class ModelFiles:
             )
         return UserError(f"{self.name}: this repository has no {what}{empty}")
 
-    def weights(self) -> Path:
-        """The file of the weights, or the index of its shards; safetensors before a pickle."""
-        for filename in WEIGHTS:
-            path = self.get(filename)
+    def weights(self, filename: str | None = None) -> Path:
+        """The file of the weights, or the index of its shards; safetensors before a pickle.
+
+        Args:
+            filename: the one to take; None: the one under a usual name, or the only `checkpoint_…`.
+        """
+        named = self.only or filename
+        for name in (named,) if named else (*WEIGHTS, *self._bare()):
+            path = self.get(name)
             if path is None:
                 continue
-            for shard in shard_names(path) if filename == SHARD_INDEX and self.on_hub else ():
+            for shard in shard_names(path) if name == SHARD_INDEX and self.on_hub else ():
                 self.require(shard)
             return path
+        if named:
+            raise self.lacks(f"{named[:200]}, which is named as the weights,")
         raise self.lacks(f"weights ({', '.join(WEIGHTS[:-1])} or {WEIGHTS[-1]})")
+
+    def _bare(self) -> list[str]:
+        """The file that Coconut's trainer leaves, with a number for a name and without a suffix.
+
+        Raises:
+            UserError: there are several.
+        """
+        folder = None if self.on_hub else self.folder
+        found = sorted(p.name for p in folder.glob("checkpoint_*") if p.is_file()) if folder else []
+        if len(found) > 1:
+            raise UserError(
+                f"{self.folder}: holds {len(found)} checkpoints ({', '.join(found[:5])}); say which, "
+                f'such as weights="{found[-1]}"'
+            )
+        return found
 
     def tokenizer(self) -> list[Path]:
         """The tokenizer's files, `tokenizer.json` first; none without it."""
@@ -127,7 +152,7 @@ def model_files(name_or_folder: str | Path, revision: str | None = None) -> Mode
     """Finds a model.
 
     Args:
-        name_or_folder: "toy" (the embedded model), a folder, or a hub id ("owner/name").
+        name_or_folder: "toy" (the embedded model), a folder, a file of weights, or a hub id ("owner/name").
         revision: branch, tag or commit on the hub.
 
     Raises:
@@ -143,6 +168,8 @@ def model_files(name_or_folder: str | Path, revision: str | None = None) -> Mode
                 f"revision {revision!r} is given, but {name!r} is a folder, not a hub id"
             )
         return ModelFiles(name, folder)
+    if os.path.isfile(folder):
+        return ModelFiles(name, folder.parent, only=folder.name)
     if isinstance(name_or_folder, Path) or not re.fullmatch(r"[\w.-]*\w[\w.-]*/[\w.-]+", name):
         raise UserError(
             f"no model {name!r}: give {' or '.join(map(repr, MODELS))}, a folder, or a hub id ('owner/name')"

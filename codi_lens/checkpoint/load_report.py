@@ -18,8 +18,15 @@ class LoadReport:
     """Name of a weight file -> its own SHA-256."""
     claimed: int = 0
     """Tensors of the file that became part of the model."""
+    layout: str = ""
+    """How the file names its tensors, and what kind of model it holds."""
+    family: str = ""
+    architecture: str = ""
+    """`model_type` of the base model."""
     dropped: dict[str, int] = field(default_factory=dict)
     """Prefix -> number of keys left out under it."""
+    rules: dict[str, str] = field(default_factory=dict)
+    """Such a prefix -> what the layout says is under it."""
     leftovers: dict[str, int] = field(default_factory=dict)
     """Ending of a buffer's key -> number of such keys left out, as the config determines them."""
     wrapper: str = ""
@@ -38,7 +45,8 @@ class LoadReport:
     vocabulary: int = 0
     """Rows of the embedding, special tokens included."""
     num_latents: int = 0
-    remove_eos: bool = True
+    sequence: str = ""
+    """The tokens of a sequence, in words."""
     answer_stem: str = ""
     special_ids: dict[str, int] = field(default_factory=dict)
     """Ids of pad, bot, eot and eos."""
@@ -57,18 +65,22 @@ class LoadReport:
     def _facts(self) -> list[tuple[str, str]]:
         stem = repr(self.answer_stem) if self.answer_stem else "none, the answer is bare"
         wrapper = f", {self.wrapper!r} taken off in front of each" if self.wrapper else ""
-        dropped = _listed(self.dropped, "under {} {}"), _listed(self.leftovers, "buffers {} {}")
+        dropped = ", ".join(map(self._dropped, self.dropped))
+        left_out = filter(None, (dropped, _listed(self.leftovers, "buffers {} {}")))
         facts = [
             ("source", self.source),
+            ("family", self.family),
+            ("layout", self.layout),
+            ("architecture", self.architecture),
             ("model digest", self.digest),
             *(("sha256", f"{digest}  {name}") for name, digest in self.files.items()),
             ("keys claimed", f"{self.claimed}{wrapper}"),
-            ("keys dropped", ", ".join(filter(None, dropped)) or "none"),
-            ("adapters merged", _listed(self.merged, "{} {}")),
-            ("LoRA", f"rank {self.lora_rank}, alpha {self.lora_alpha:g}, scale {self.scale:g}"),
+            ("keys dropped", ", ".join(left_out) or "none"),
+            ("adapters merged", _listed(self.merged, "{} {}") or "none"),
+            *self._lora(),
             ("projection", self._projection()),
             ("thoughts", f"{self.num_latents}"),
-            ("layout", _layout(self.remove_eos)),
+            ("sequence", self.sequence),
             ("answer stem", stem),
             ("embedding rows", f"{self.vocabulary:,}"),
             ("special ids", _listed(self.special_ids, "{} {}")),
@@ -84,6 +96,16 @@ class LoadReport:
     def scale(self) -> float:
         """alpha / rank, by which every adapter was scaled."""
         return self.lora_alpha / self.lora_rank if self.lora_rank else 0.0
+
+    def _lora(self) -> list[tuple[str, str]]:
+        if not self.merged:
+            return []
+        scale = f"rank {self.lora_rank}, alpha {self.lora_alpha:g}, scale {self.scale:g}"
+        return [("LoRA", scale)]
+
+    def _dropped(self, prefix: str) -> str:
+        what = self.rules.get(prefix)
+        return f"under {prefix} {self.dropped[prefix]}" + (f" ({what})" if what else "")
 
     def _projection(self) -> str:
         if self.projection_dim is None:
@@ -101,12 +123,6 @@ def measure_peak(report: LoadReport, device: torch.device) -> None:
 
 def _listed(counts: dict[str, int], pattern: str) -> str:
     return ", ".join(pattern.format(name, count) for name, count in counts.items())
-
-
-def _layout(remove_eos: bool) -> str:
-    if remove_eos:
-        return "[question][bot][thoughts][eot][answer]"
-    return "[question][eos][bot][thoughts][eot][eos][answer]"
 
 
 def _size(count: int | None) -> str:

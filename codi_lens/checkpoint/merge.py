@@ -1,7 +1,7 @@
-"""CODI checkpoint -> merged base model + projection, every tensor accounted for.
+"""Checkpoint -> merged base model + projection, every tensor accounted for.
 
-The file holds the state dict of a whole CODI module: a base model wrapped by peft (each adapted linear as
-`base_layer`, `lora_A.default`, `lora_B.default`) and the projection, under the names of a layout. Loading is strict in both directions: every key of the file is claimed exactly
+The file holds a base model, its adapters if it has any, and the projection if there is one, under the names of a
+layout. Loading is strict in both directions: every key of the file is claimed exactly
 once, and every parameter of the model is filled exactly once. Whatever breaks this is an error that
 names the key, since a checkpoint that loads in part is another model.
 
@@ -10,7 +10,7 @@ weights with float32 adapters), so that a whole second copy of the model never e
 """
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -23,7 +23,7 @@ from transformers import PretrainedConfig, PreTrainedModel
 from codi_lens.checkpoint.architectures import Architecture, architecture_of
 from codi_lens.checkpoint.claims import Claims, most_common
 from codi_lens.checkpoint.config import CodiConfig
-from codi_lens.checkpoint.layouts import Layout, layout_of
+from codi_lens.checkpoint.layouts import Layout
 from codi_lens.checkpoint.load_report import LoadReport
 from codi_lens.checkpoint.projection import load_projection
 from codi_lens.checkpoint.tensor_files import CheckpointError, TensorFile
@@ -41,6 +41,7 @@ class MergedCheckpoint:
 
 def load_checkpoint(
     file: TensorFile,
+    layout: Layout,
     base: PretrainedConfig,
     config: CodiConfig,
     *,
@@ -51,9 +52,9 @@ def load_checkpoint(
 
     Args:
         file: the open weights.
-        base: the base model's config; its `vocab_size` does not count the layout's extra tokens (but does
-            count the tokenizer's own, where `config.bot_token` names them).
-        config: what the tensors cannot say.
+        layout: of their keys.
+        base: the base model's config; its `vocab_size` does not count `config.extra_tokens`.
+        config: what the tensors cannot say, complete (`Layout.complete`).
         dtype: of the merged weights; the merge itself runs in float32 or better.
         device: where the merged weights go.
 
@@ -61,12 +62,12 @@ def load_checkpoint(
         CheckpointError: for anything missing, left over, mis-shaped, not finite, or in conflict.
     """
     architecture = architecture_of(base.model_type)
-    claims = Claims(file, layout_of(file), dtype, device)
-    for prefix in config.drop_prefixes:
-        claims.drop(prefix)
-    claims.drop_leftovers()
+    claims = Claims(file, layout, dtype, device)
     model = _empty_model(claims, architecture, base, config)
-    claims.report.lora_alpha = config.lora_alpha
+    stems = {layout.key(name.rpartition(".")[0]) + "." for name in model.state_dict()}
+    claims.drop(config.drop_prefixes, stems)
+    claims.drop_leftovers(architecture.leftovers)
+    claims.report.lora_alpha = config.lora_alpha or 0.0
     claims.report.lora_rank = config.lora_rank or _found_rank(claims)
     weights = dict(_model_weights(claims, architecture, model, config))
     projection = load_projection(claims, model.config.hidden_size, config)
@@ -79,6 +80,8 @@ def load_checkpoint(
     parameters = [p for module in modules for p in module.parameters()]
     claims.report.parameters = sum(p.numel() for p in parameters)
     claims.report.weight_bytes = sum(p.nbytes for p in parameters)
+    claims.report.layout, claims.report.family = layout.name, layout.family
+    claims.report.architecture = architecture.model_type
     claims.report.vocabulary = model.config.vocab_size
     claims.report.dtype = str(dtype).removeprefix("torch.")
     claims.report.device = str(model.device)
@@ -102,8 +105,7 @@ def embedding_rows(file: TensorFile, layout: Layout, architecture: Architecture)
 
 
 def _found_rank(claims: Claims) -> int:
-    ending = claims.layout.adapter_key("", "A").removeprefix(claims.layout.base)
-    adapters = (key for key in claims.unclaimed if key.endswith(ending))
+    adapters = (key for key in claims.unclaimed if ".lora_A" in key)
     return most_common(claims.size(key, 0) for key in adapters) or 0
 
 
@@ -112,11 +114,11 @@ def _empty_model(
 ) -> PreTrainedModel:
     """The architecture without memory for its weights, with the vocabulary that the file has."""
     rows = embedding_rows(claims.file, claims.layout, architecture)
-    extra = claims.layout.extra_tokens
-    if config.bot_token is None and rows != base.vocab_size + extra:
+    extra = config.extra_tokens or ()
+    if extra and rows != base.vocab_size + len(extra):
         raise CheckpointError(
             f"{claims.file.path}: the embedding has {rows} rows; expected {base.vocab_size} of the "
-            f"base's 'vocab_size' + {extra} (pad, bot, eot): is this the right base model?"
+            f"base's 'vocab_size' + {len(extra)} ({', '.join(extra)}): is this the right base model?"
         )
     grown = type(base).from_dict(base.to_dict() | {"vocab_size": rows})
     with init_empty_weights():
@@ -128,39 +130,46 @@ def _model_weights(
 ) -> Iterator[tuple[str, Tensor]]:
     """Yields every parameter of `model` by name, adapters merged."""
     layout = claims.layout
-    ends = (architecture.embedding, architecture.head)
-    tied = model.config.tie_word_embeddings
+    keys = {
+        architecture.embedding: [layout.key(architecture.embedding), *layout.embedding_names],
+        architecture.head: [layout.key(architecture.head)],
+    }
+    if model.config.tie_word_embeddings:
+        keys = {architecture.embedding: [key for names in keys.values() for key in names]}
     adapted: set[str] = set()
     for name, parameter in model.state_dict().items():
         shape = tuple(parameter.shape)
         module, _, leaf = name.rpartition(".")
-        key, base_key = layout.key(name), layout.adapted_key(module, leaf)
-        if tied and name in ends:
+        wrapped = layout.adapted_key(module, leaf)
+        inside = wrapped != layout.key(name) and claims.has(wrapped)
+        if name == architecture.head and name not in keys:
             continue
-        if leaf == "weight" and (claims.has(base_key) or _has_adapter(claims, module)):
+        if leaf == "weight" and (inside or _has_adapter(claims, module)):
             adapted.add(module)
-            tensor = _merge(claims, module, shape, config)
+            tensor = _merge(claims, architecture, module, shape, config)
+        elif inside:
+            tensor = claims.take(wrapped, shape)
         else:
-            tensor = claims.take(base_key if claims.has(base_key) else key, shape)
-        yield name, claims.place(tensor, key)
-    if tied:
-        keys = [layout.key(name) for name in ends]
-        tensor = _tied_embedding(claims, keys, tuple(model.state_dict()[ends[0]].shape))
-        shared = claims.place(tensor, keys[0])
-        yield from ((name, shared) for name in ends)
+            tensor = _shared(claims, keys.get(name) or [layout.key(name)], shape)
+        placed = claims.place(tensor, layout.key(name))
+        yield name, placed
+        if name == architecture.embedding and architecture.head not in keys:
+            yield architecture.head, placed
     _check_targets(claims, architecture, model.config.num_hidden_layers, adapted, config)
 
 
-def _tied_embedding(claims: Claims, keys: list[str], shape: tuple[int, ...]) -> Tensor:
-    """The one tensor behind embedding and head: either key will do, both must be equal."""
+def _shared(claims: Claims, keys: Sequence[str], shape: tuple[int, ...]) -> Tensor:
+    """One tensor that a file may hold under several keys: any of them will do, all must be equal."""
     present = [key for key in keys if claims.has(key)] or keys[:1]
     tensors = [claims.take(key, shape) for key in present]
-    if len(tensors) == 2 and not any(t.is_meta for t in tensors):
-        one, other = tensors
+    for key, other in zip(present[1:], tensors[1:], strict=True):
+        one = tensors[0]
+        if one.is_meta or other.is_meta:
+            continue
         if one.dtype != other.dtype or not torch.equal(one, other):
             claims.problems.append(
-                f"keys {keys[0]!r} and {keys[1]!r} differ; the config ties them "
-                "(tie_word_embeddings), so they must be equal"
+                f"keys {present[0]!r} and {key!r} differ; they are two names of one tensor (the config "
+                "ties embedding and head, or the layout names the embedding twice), so they must be equal"
             )
     return tensors[0]
 
@@ -169,18 +178,31 @@ def _has_adapter(claims: Claims, module: str) -> bool:
     return any(claims.has(claims.layout.adapter_key(module, matrix)) for matrix in "AB")
 
 
-def _merge(claims: Claims, module: str, shape: tuple[int, ...], config: CodiConfig) -> Tensor:
-    """W + (alpha / r) · B · A for one linear [out, in], by peft, in float32 or better."""
+def _merge(
+    claims: Claims,
+    architecture: Architecture,
+    module: str,
+    shape: tuple[int, ...],
+    config: CodiConfig,
+) -> Tensor:
+    """W + (alpha / r) · B · A for one linear, by peft, in float32 or better."""
     layout, rank = claims.layout, claims.report.lora_rank
     weight = claims.take(layout.adapted_key(module, "weight"), shape)
-    a = claims.take(layout.adapter_key(module, "A"), (rank, shape[1]))
-    b = claims.take(layout.adapter_key(module, "B"), (shape[0], rank))
-    if any(t.is_meta for t in (weight, a, b)):
+    out_size, in_size = reversed(shape) if architecture.transposed else shape
+    a = claims.take(layout.adapter_key(module, "A"), (rank, in_size))
+    b = claims.take(layout.adapter_key(module, "B"), (out_size, rank))
+    if config.lora_alpha is None:
+        claims.problems.append(
+            f"an adapter of {module!r} found; expected none (no lora_alpha given)"
+        )
+    if config.lora_alpha is None or any(t.is_meta for t in (weight, a, b)):
         return torch.empty(shape, device="meta")
-    target = module.rpartition(".")[2]
+    target = architecture.target(module)
     claims.report.merged[target] = claims.report.merged.get(target, 0) + 1
-    precision = torch.promote_types(claims.dtype, torch.float32)
-    return merge_adapter(weight.to(precision), a, b, config.lora_alpha)
+    weight = weight.to(torch.promote_types(claims.dtype, torch.float32))
+    if architecture.transposed:
+        return merge_adapter(weight.T, a, b, config.lora_alpha).T
+    return merge_adapter(weight, a, b, config.lora_alpha)
 
 
 def merge_adapter(
@@ -209,22 +231,32 @@ def _check_targets(
     claims: Claims, architecture: Architecture, layers: int, adapted: set[str], config: CodiConfig
 ) -> None:
     """Every layer must have the same adapters, and those that `config` expects."""
-    counts = Counter(module.rpartition(".")[2] for module in adapted)
-    if not counts:
+    counts = Counter(map(architecture.target, adapted))
+    if not counts and claims.layout.adapted:
         claims.problems.append("no LoRA adapter found; expected `….lora_A.default.weight` keys")
     for target, count in sorted(counts.items()):
         if count != layers:
             have = {
                 module.removeprefix(architecture.layers).partition(".")[0]
                 for module in adapted
-                if module.endswith("." + target)
+                if architecture.target(module) == target
             }
             lacking = sorted(set(map(str, range(layers))) - have, key=int)
             claims.problems.append(
                 f"target {target!r} has adapters in {count} layers; expected all {layers} "
                 f"(none in layer {', '.join(lacking)})"
             )
-    if config.lora_targets is not None and set(config.lora_targets) != set(counts):
-        claims.problems.append(
-            f"adapters found for {sorted(counts)}; expected {sorted(config.lora_targets)}"
-        )
+    expected = config.lora_targets
+    if expected is not None and not same_targets(counts, expected):
+        claims.problems.append(f"adapters found for {sorted(counts)}; expected {sorted(expected)}")
+
+
+def same_targets(found: Collection[str], expected: Collection[str]) -> bool:
+    """Whether adapters are on just the modules that peft's `target_modules` name, by how they end."""
+
+    def named(module: str, target: str) -> bool:
+        return f".{module}".endswith(f".{target}")
+
+    return all(any(named(m, t) for t in expected) for m in found) and all(
+        any(named(m, t) for m in found) for t in expected
+    )

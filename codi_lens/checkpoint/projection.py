@@ -29,6 +29,13 @@ def make_projection(d_model: int, projection_dim: int, layer_norm: bool = True) 
 def load_projection(claims: Claims, d_model: int, config: CodiConfig) -> nn.Sequential | None:
     """The projection, its width and layer norm read from the keys; None if there is to be none."""
     prefix = claims.layout.projection
+    if prefix is None:
+        if config.has_projection:
+            claims.problems.append(
+                f"no projection found, and a file in {claims.layout.name}'s layout has none; expected one "
+                "(has_projection is true)"
+            )
+        return None
     present = {key for key in claims.unclaimed if key.startswith(prefix)}
     if not config.has_projection:
         if present:

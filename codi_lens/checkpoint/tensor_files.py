@@ -1,13 +1,16 @@
 """The tensors of a checkpoint, one by one, from any of the formats that the hub serves.
 
-`model.safetensors`, `model.safetensors.index.json` with its shards, or `pytorch_model.bin`. All are read
+`model.safetensors`, `model.safetensors.index.json` with its shards, or what torch saved, such as
+`pytorch_model.bin`. All are read
 through memory mapping (but for pickles older than torch 1.6), nothing is unpickled but plain tensors
 (`weights_only=True`), and a name that occurs in two shards is an error. A wrapper's prefix in front of
 every key (`module.` of DataParallel, `_orig_mod.` of torch.compile) is taken off.
 """
 
+import copy
 import hashlib
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -21,8 +24,9 @@ from codi_lens.errors import UserError
 SAFETENSORS = "model.safetensors"
 SHARD_INDEX = "model.safetensors.index.json"
 PICKLED = "pytorch_model.bin"
-WEIGHTS = (SAFETENSORS, SHARD_INDEX, PICKLED)
-"""What the weights may be in; where several are there, the first."""
+ADAPTERS = ("adapter_model.safetensors", "adapter_model.bin")
+WEIGHTS = (SAFETENSORS, SHARD_INDEX, PICKLED, "model-00001-of-00001.safetensors", *ADAPTERS)
+"""What the weights may be in; where several are there, the first. One shard may come without an index."""
 WRAPPERS = ("module.", "_orig_mod.")
 
 
@@ -33,25 +37,27 @@ class CheckpointError(UserError):
 class TensorFile:
     """Read access to the named tensors of one checkpoint."""
 
-    def __init__(self, path: Path, sources: dict[str, Any], shards: list[Path]) -> None:
+    def __init__(self, path: Path, sources: Mapping[str, Any], shards: Sequence[Path]) -> None:
         self.path = path
         self.wrapper = _wrapper(sources)
         """What stood in front of every key; keys are named without it."""
-        self._sources = {key.removeprefix(self.wrapper): source for key, source in sources.items()}
-        self._shards = shards
+        self._places = {
+            key.removeprefix(self.wrapper): (source, key) for key, source in sources.items()
+        }
+        self._shards = list(shards)
 
     @classmethod
     def open(cls, path: Path) -> Self:
-        """Opens a file of weights, or the index of its shards: one of `WEIGHTS`.
+        """Opens a file of weights, or the index of its shards; what is no safetensors file is a pickle.
 
         Raises:
             CheckpointError: a file that is damaged or would run code when read.
         """
         if path.name == SHARD_INDEX:
             return cls._open_sharded(path)
-        if path.name == PICKLED:
-            return cls._open_pickled(path)
-        return cls._open_safetensors(path, [path])
+        if path.suffix == ".safetensors":
+            return cls._open_safetensors(path, [path])
+        return cls._open_pickled(path)
 
     @classmethod
     def _open_safetensors(cls, path: Path, shards: list[Path]) -> Self:
@@ -118,21 +124,47 @@ class TensorFile:
         return cls(path, tensors, [path])
 
     def keys(self) -> list[str]:
-        return list(self._sources)
+        return list(self._places)
 
     def shape(self, key: str) -> tuple[int, ...]:
-        source = self._sources[key]
+        source, name = self._places[key]
         if isinstance(source, Tensor):
             return tuple(source.shape)
-        return tuple(source.get_slice(self.wrapper + key).get_shape())
+        return tuple(source.get_slice(name).get_shape())
 
     def get(self, key: str) -> Tensor:
-        source = self._sources[key]
-        return source if isinstance(source, Tensor) else source.get_tensor(self.wrapper + key)
+        source, name = self._places[key]
+        return source if isinstance(source, Tensor) else source.get_tensor(name)
+
+    def renamed(self, name_of: Callable[[str], str]) -> Self:
+        """The same tensors under the names that a function gives for theirs.
+
+        Raises:
+            CheckpointError: two tensors get one name.
+        """
+        found = copy.copy(self)
+        found._places = {name_of(key): place for key, place in self._places.items()}
+        if len(found._places) < len(self._places):
+            counts = Counter(map(name_of, self._places))
+            twice = max(counts, key=lambda name: counts[name])
+            raise CheckpointError(f"{self.path}: key {twice!r} is there in two spellings")
+        return found
+
+    def joined(self, other: "TensorFile") -> Self:
+        """These tensors and those of another file, which take the place of any of the same name."""
+        found = copy.copy(self)
+        found._places = self._places | other._places
+        found._shards = [*self._shards, *other._shards]
+        return found
 
     def digests(self) -> dict[str, str]:
         """File name -> SHA-256 of the file, as `sha256sum` prints it, in order of the names."""
-        return {shard.name: _sha256(shard) for shard in sorted(self._shards)}
+        names = Counter(shard.name for shard in self._shards)
+        labels = {
+            shard.name if names[shard.name] == 1 else f"{shard.parent.name}/{shard.name}": shard
+            for shard in self._shards
+        }
+        return {label: _sha256(labels[label]) for label in sorted(labels)}
 
 
 def model_digest(files: Iterable[str]) -> str:

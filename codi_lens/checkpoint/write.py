@@ -52,9 +52,10 @@ def write_checkpoint(
     Raises:
         UserError: `folder` has weights in another format, or `config` denies the projection.
     """
-    if config.has_projection != (projection is not None):
+    has_projection = layout.complete(config).has_projection
+    if has_projection != (projection is not None):
         raise UserError(
-            f"has_projection is {config.has_projection}; it must be {projection is not None}, as the "
+            f"has_projection is {has_projection}; it must be {projection is not None}, as the "
             f"projection given is {'None' if projection is None else 'a module'}"
         )
     name = PICKLED if file_format == "bin" else SHARD_INDEX if max_shard_size else SAFETENSORS
@@ -72,7 +73,7 @@ def write_checkpoint(
         _save_shards(tensors, folder, max_shard_size)
     else:
         _save(tensors, folder / SAFETENSORS)
-    extra_tokens = 0 if config.bot_token else layout.extra_tokens
+    extra_tokens = len(layout.complete(config).extra_tokens or ())
     base_config = base.config.to_dict() | {"vocab_size": base.config.vocab_size - extra_tokens}
     type(base.config).from_dict(base_config).save_pretrained(folder)
     _completed(config, adapters, projection).write(folder)

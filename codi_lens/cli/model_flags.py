@@ -6,6 +6,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from codi_lens.choices import DTYPES
+from codi_lens.cli.flags import path
 
 if TYPE_CHECKING:
     from codi_lens import HookedCodi
@@ -17,6 +18,8 @@ FLAGS = {
     "remove_eos": "--remove-eos or --no-remove-eos",
     "answer_stem": "--answer-stem",
     "base": "--base",
+    "weights": "--weights",
+    "projection": "--projection",
     "revision": "--revision",
 }
 """Argument of `HookedCodi.from_pretrained` -> what stands for it on the command line."""
@@ -38,6 +41,14 @@ def add_model_flags(parser: argparse.ArgumentParser) -> None:
         help="whether the model was trained without eos around the thoughts (default: as the files say)",
     )
     add("--answer-stem", help="text before the answer (default: as the files say)")
+    add("--weights", metavar="NAME", help="of the file of the weights (default: the usual ones)")
+    add("--projection", type=path, metavar="FILE", help="of the projection (default: as found)")
+    add(
+        "--codi-config",
+        type=path,
+        metavar="FILE",
+        help="settings in place of those in codi_config.json (default: that of the checkpoint)",
+    )
 
 
 def add_device(parser: argparse.ArgumentParser) -> None:
@@ -56,17 +67,26 @@ def load_parts(
     arguments: argparse.Namespace, device: str | None = None, **more: Any
 ) -> "Pretrained":
     """The model that the flags ask for, on `device` if given; `more` goes to `load_pretrained`."""
+    from codi_lens.checkpoint.config import FIELDS
+    from codi_lens.checkpoint.fields import known_fields, read_object
     from codi_lens.model.pretrained import load_pretrained
 
+    file = arguments.codi_config
+    settings = {} if file is None else known_fields(read_object(file), FIELDS, str(file))
+    flags = {
+        "lora_alpha": arguments.alpha,
+        "remove_eos": arguments.remove_eos,
+        "answer_stem": arguments.answer_stem,
+        "weights": arguments.weights,
+    }
     return load_pretrained(
         arguments.model,
         base=arguments.base,
         revision=arguments.revision,
         device=device or arguments.device,
         dtype=arguments.dtype,
-        lora_alpha=arguments.alpha,
-        remove_eos=arguments.remove_eos,
-        answer_stem=arguments.answer_stem,
+        projection=arguments.projection,
+        **settings | {name: value for name, value in flags.items() if value is not None},
         **more,
     )
 

@@ -13,7 +13,7 @@ from codi_lens.errors import UserError, command
 from codi_lens.files import expand
 from codi_lens.records.stopping import Interrupted
 
-PATHS = ("model", "pairs", "data", "activations")
+PATHS = ("model", "base", "projection", "codi_config", "pairs", "data", "activations")
 """Arguments that may be paths, and then mean a place seen from the folder that the program was called in."""
 BUILT_IN = ("toy", *NAMES)
 

@@ -4,6 +4,7 @@
 the architecture says how they are named (`codi_lens.checkpoint.architectures`).
 """
 
+import re
 import threading
 import warnings
 from collections.abc import Collection, Iterator, Sequence
@@ -18,7 +19,7 @@ from transformer_lens import HookedTransformer, TransformerLensKeyValueCache
 from transformers import PreTrainedModel
 
 from codi_lens.checkpoint.architectures import architecture_of
-from codi_lens.errors import set_once
+from codi_lens.errors import UserError, set_once
 from codi_lens.memory import enough_memory
 from codi_lens.model.hooks import HookFn
 from codi_lens.model.prefix_blocks import install
@@ -88,7 +89,8 @@ class HookedBackend:
         self.model.to(where, print_details=False)
         if isinstance(where, torch.dtype):
             # Rotary tables are made anew, as on loading: rounded ones would stay rounded.
-            for block in self.model.blocks:
+            rotary = self.model.cfg.positional_embedding_type == "rotary"
+            for block in self.model.blocks if rotary else ():
                 attention: Any = block.attn
                 attention._extend_rotary_embeddings(len(attention.rotary_sin))
 
@@ -114,13 +116,22 @@ class HookedBackend:
             if isinstance(cache, SharedPrefixCache):
                 cache.begin_pass(self.model, mask, embeddings.shape[1])
             residual = self.model(
-                self.model.hook_embed(embeddings),
+                self._positioned(self.model.hook_embed(embeddings), mask),
                 start_at_layer=0,
                 stop_at_layer=self.model.cfg.n_layers,
                 past_kv_cache=cache,
                 attention_mask=mask,
             )
             return self.model.ln_final(residual)  # type: ignore[no-any-return]
+
+    def _positioned(
+        self, embeddings: Float[Tensor, "batch new d_model"], mask: Int[Tensor, "batch pos"]
+    ) -> Float[Tensor, "batch new d_model"]:
+        """The new positions with learned positions added, which thoughts get as tokens do; left padding has none."""
+        if self.model.cfg.positional_embedding_type != "standard":
+            return embeddings
+        positions = (mask.cumsum(1) - 1).clamp(min=0)[:, -embeddings.shape[1] :]
+        return embeddings + self.model.hook_pos_embed(self.model.pos_embed.W_pos[positions])  # type: ignore[no-any-return]
 
     def unembed(
         self, final: Float[Tensor, "... d_model"], hooks: Hooks = ()
@@ -148,8 +159,14 @@ def to_hooked(model: PreTrainedModel) -> HookedTransformer:
         hooked = HookedTransformer(cfg, move_to_device=False)
     install(hooked)
     state = architecture.hooked_weights(model, cfg)
-    buffers = {name: tensor for name, tensor in hooked.state_dict().items() if name not in state}
-    hooked.load_state_dict(state | buffers, strict=True, assign=True)
+    own = {name: tensor for name, tensor in hooked.state_dict().items() if name not in state}
+    # Buffers, and biases that the model does not have, are as TransformerLens makes them; weights are not.
+    if unfilled := [name for name in own if re.search(r"\.(_?W_\w+|w)$", name)]:
+        raise UserError(
+            f"{unfilled[0]!r} of the hooked model is not filled; expected every weight from the "
+            f"{architecture.model_type!r} architecture"
+        )
+    hooked.load_state_dict(state | own, strict=True, assign=True)
     hooked.cfg.device = str(model.device)
     hooked.to(model.device, print_details=False)
     hooked.eval().requires_grad_(False)

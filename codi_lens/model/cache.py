@@ -3,7 +3,8 @@
 TransformerLens folds the gain of every norm into the weights that follow it, and its cache relies on that: it only
 divides by the norm's scale. A CODI model keeps its gains (the projection reads the state after the
 final one), so here everything that goes through a norm is multiplied by its gain. Then the parts of the
-residual stream sum to the logits.
+residual stream sum to the logits, but for biases behind the stream: those of the final layer norm and of the
+unembedding, where a model has them.
 """
 
 from collections.abc import Sequence
@@ -247,7 +248,9 @@ class CodiCache(ActivationCache):
     ) -> Float[Tensor, "d_model *outputs"]:
         """A projection of a norm's output as one of its input divided by its scale."""
         gain = self._gain(layer, mlp_input)
-        return projection * (gain if projection.ndim == 1 else gain[:, None])
+        gained = projection * (gain if projection.ndim == 1 else gain[:, None])
+        # A layer norm takes the mean off first, which is linear too.
+        return gained - gained.mean(0) if self.model.cfg.normalization_type == "LN" else gained
 
     def _scaled(
         self,
@@ -276,8 +279,10 @@ class CodiCache(ActivationCache):
         return gain
 
     def _check_embeddings(self) -> None:
-        if not self.has_embed:
-            raise UserError(
-                "the cache lacks 'hook_embed', without which the parts do not sum to the residual "
-                "stream; run_with_cache with a names_filter that keeps it"
-            )
+        learned = self.model.cfg.positional_embedding_type == "standard"
+        for name in ("hook_embed", *(["hook_pos_embed"] if learned else [])):
+            if name not in self.cache_dict:
+                raise UserError(
+                    f"the cache lacks {name!r}, without which the parts do not sum to the residual "
+                    "stream; run_with_cache with a names_filter that keeps it"
+                )

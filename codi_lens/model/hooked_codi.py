@@ -30,14 +30,11 @@ class HookedCodi(CodiParts):
 
         `behind`: positions that are to follow the prompt, which the context must have room for.
         """
-        tokens, mask = self._prompts(questions, behind)
-        return self.loop.read(tokens[:, :-1], mask[:, :-1], plan)
+        return self.loop.read(*self._prompts(questions, behind), plan)
 
     def read_to_share(self, questions: Sequence[str], *, through_bot: bool = False) -> LoopState:
         """As `read`, or on through bot; rows of the state can be selected and repeated."""
-        tokens, mask = self._prompts(questions)
-        end = tokens.shape[1] if through_bot else -1
-        return self.loop.read_to_share(tokens[:, :end], mask[:, :end], through_bot=through_bot)
+        return self.loop.read_to_share(*self._prompts(questions), through_bot=through_bot)
 
     def _prompts(
         self, questions: Sequence[str], behind: int = 0
@@ -60,7 +57,7 @@ class HookedCodi(CodiParts):
         """
         count = self.num_latents(num_latents)
         state = self.read(_batch(questions), plan, behind=count + behind)
-        return self.loop.think(self.loop.begin(state, self.ids.bot, plan), count, plan)
+        return self.loop.think(self.loop.begin(state, plan), count, plan)
 
     @overload
     def generate(  # type: ignore[overload-overlap] # a str is a sequence of texts, too
@@ -111,8 +108,10 @@ class HookedCodi(CodiParts):
         self, state: LoopState, plan: HookPlan | None = None
     ) -> Float[Tensor, "batch d_vocab"]:
         """Step `eot`: the logits that predict the answer's first token."""
-        end = torch.tensor(self.tokens.end()).expand(len(state.mask), -1)
-        return self.loop.feed_tokens(state, end, () if plan is None else plan.at("eot"))[:, -1]
+        none = torch.empty((len(state.mask), 0), dtype=torch.long)
+        hooks = () if plan is None else plan.at("eot")
+        final = self.loop.end(state, self.tokens.end(), none, none, hooks)
+        return self.loop.unembed(final, hooks)[:, -1]
 
     def decode_from(
         self,
@@ -131,7 +130,7 @@ class HookedCodi(CodiParts):
             state,
             logits,
             stop=self.ids.eos,
-            forbidden=self.ids.eot,
+            forbidden=self.ids.eot if self.config.forbid_eot else None,
             max_new_tokens=max_new_tokens,
             plan=plan,
             kept=kept,
@@ -146,8 +145,8 @@ class HookedCodi(CodiParts):
         texts = [self.tokens.question(question) + stem for question in _batch(questions)]
         tokens, mask = left_pad(texts, self.ids.pad)
         self.tokens.check_length(tokens.shape[1] + max_new_tokens)
-        state = self.loop.read(tokens[:, :-1], mask[:, :-1])
-        logits = self.loop.feed_tokens(state, tokens[:, -1:])
+        state = self.loop.read(tokens, mask)
+        logits = self.loop.feed_tokens(state, state.bot)
         return self.decode_from(state, logits[:, -1], max_new_tokens)
 
     def run_with_hooks(

@@ -1,4 +1,4 @@
-"""The latent-thought loop of CODI (Shen et al., arXiv 2502.21074): the only one in this project.
+"""The latent-thought loop of CODI (Shen et al., arXiv 2502.21074) and its kin: the only one in this project.
 
     prompt → bot → z_0 = prj(h) → feed z_0 → z_1 = prj(h) → … → feed z_{N-1} → eot → answer
 
@@ -32,6 +32,8 @@ class LoopState:
     cache: KeyValueCache
     mask: Int[Tensor, "batch pos"]
     """1 for a token that was fed, 0 for padding."""
+    bot: Int[Tensor, "batch 1"]
+    """The prompt's last token, which is fed at step `bot`."""
     final_states: list[Float[Tensor, "batch d_model"]] = field(default_factory=list)
     """h at bot and at every latent step so far: N + 1 of them when the loop is through."""
     thoughts: list[Float[Tensor, "batch d_model"]] = field(default_factory=list)
@@ -50,6 +52,7 @@ class LoopState:
             self,
             cache=self.cache.select(rows, index),
             mask=self.mask[index],
+            bot=self.bot[index],
             final_states=[h[index] for h in self.final_states],
             thoughts=[z[index] for z in self.thoughts],
         )
@@ -100,10 +103,11 @@ class LatentLoop:
         """The hooks of a run with `num_latents` thoughts; see `HookPlan`."""
         return HookPlan(self.backend.hook_names, fwd_hooks, num_latents, bwd_hooks)
 
-    def start(self, batch: int, *, shared: bool = False) -> LoopState:
-        """The empty state of `batch` rows; `shared`: as `read_to_share` needs it."""
-        mask = torch.zeros((batch, 0), dtype=torch.long, device=self.device)
-        return LoopState(self.backend.empty_cache(batch, shared=shared), mask)
+    def start(self, bot: Int[Tensor, "batch 1"], *, shared: bool = False) -> LoopState:
+        """The empty state of as many rows as there are last tokens; `shared`: as `read_to_share` needs it."""
+        bot = bot.to(self.device)
+        mask = torch.zeros((len(bot), 0), dtype=torch.long, device=self.device)
+        return LoopState(self.backend.empty_cache(len(bot), shared=shared), mask, bot)
 
     def advance(
         self,
@@ -141,9 +145,9 @@ class LatentLoop:
         mask: Int[Tensor, "batch pos"],
         plan: HookPlan | None = None,
     ) -> LoopState:
-        """Step `prompt`: the left-padded prompt up to, and without, its last token (bot)."""
-        state = self.start(len(tokens))
-        self.advance(state, self.embed(tokens), _at(plan, "prompt"), mask.to(self.device))
+        """Step `prompt`: the left-padded prompt up to, and without, its last token."""
+        state = self.start(tokens[:, -1:])
+        self._read(state, tokens[:, :-1], mask[:, :-1], _at(plan, "prompt"))
         return state
 
     def read_to_share(
@@ -155,22 +159,37 @@ class LatentLoop:
     ) -> LoopState:
         """As `read`, without hooks; rows of the state can be selected and repeated, its prompts shared.
 
-        `through_bot`: the tokens go on to bot, so that step `bot` is done in the same pass.
+        `through_bot`: the prompt's last token is fed in the same pass, so that step `bot` is done.
 
         Raises:
             UserError: the model has attention of a kind that this is not implemented for.
         """
-        state = self.start(len(tokens), shared=True)
-        final = self.advance(state, self.embed(tokens), (), mask.to(self.device))
+        state = self.start(tokens[:, -1:], shared=True)
+        end = tokens.shape[1] if through_bot else -1
+        final = self._read(state, tokens[:, :end], mask[:, :end])
         if through_bot:
             self._think(state, final)
         assert isinstance(state.cache, SharedPrefixCache)
         return replace(state, cache=state.cache.as_prefix())
 
-    def begin(self, state: LoopState, bot: int, plan: HookPlan | None = None) -> LoopState:
+    def _read(
+        self,
+        state: LoopState,
+        tokens: Int[Tensor, "batch pos"],
+        mask: Int[Tensor, "batch pos"],
+        hooks: Hooks = (),
+    ) -> Float[Tensor, "batch pos d_model"]:
+        embeddings = self.embed(tokens)
+        # A question of one token, with nothing behind it, has no position in front of its last.
+        return (
+            self.advance(state, embeddings, hooks, mask.to(self.device))
+            if tokens.shape[1]
+            else embeddings
+        )
+
+    def begin(self, state: LoopState, plan: HookPlan | None = None) -> LoopState:
         """Step `bot`, which yields z_0. Returns `state`."""
-        tokens = torch.full((len(state.mask), 1), bot)
-        self._think(state, self.advance(state, self.embed(tokens), _at(plan, "bot")))
+        self._think(state, self.advance(state, self.embed(state.bot), _at(plan, "bot")))
         return state
 
     def think(self, state: LoopState, num_latents: int, plan: HookPlan | None = None) -> LoopState:
@@ -190,6 +209,32 @@ class LatentLoop:
         state.final_states.append(final[:, -1])
         state.thoughts.append(self.project(final[:, -1]))
 
+    def end(
+        self,
+        state: LoopState,
+        end: Sequence[int],
+        tokens: Int[Tensor, "batch new"],
+        mask: Int[Tensor, "batch new"],
+        hooks: Hooks = (),
+    ) -> Float[Tensor, "batch new_plus_1 d_model"]:
+        """Step `eot`, and in the same pass the tokens that follow it (right-padded where `mask` is 0).
+
+        Args:
+            end: ids of the tokens between thoughts and answer. If there are none, there is no such step,
+                and the answer begins at the last thought.
+
+        Returns:
+            Final states at the last of `end`, and at each token behind it.
+        """
+        before = state.final_states[-1][:, None]
+        ends = torch.tensor(list(end), dtype=torch.long).expand(len(tokens), -1)
+        fed = torch.cat([ends, tokens.cpu()], dim=1)
+        if not fed.shape[1]:
+            return before
+        seen = torch.cat([torch.ones_like(ends), mask.cpu()], dim=1).to(self.device)
+        final = self.advance(state, self.embed(fed), hooks, seen)
+        return final[:, len(end) - 1 :] if len(end) else torch.cat([before, final], dim=1)
+
     def feed_tokens(
         self,
         state: LoopState,
@@ -208,21 +253,22 @@ class LatentLoop:
         logits: Float[Tensor, "batch d_vocab"],
         *,
         stop: int,
-        forbidden: int,
+        forbidden: int | None,
         max_new_tokens: int,
         plan: HookPlan | None = None,
         kept: list[Float[Tensor, "batch d_vocab"]] | None = None,
     ) -> list[list[int]]:
         """Step `answer`, greedily, from the logits that predict its first token.
 
-        `stop` (eos) ends a row's answer and is not part of it; the `forbidden` token (eot) is never
-        chosen, as in the official code. The logits after each token are appended to `kept`.
+        `stop` (eos) ends a row's answer and is not part of it; the `forbidden` token is never
+        chosen (eot, in CODI's own code). The logits after each token are appended to `kept`.
         """
         answers: list[list[int]] = [[] for _ in range(len(state.mask))]
         open_rows = torch.ones(len(answers), dtype=torch.bool, device=self.device)
         for _ in range(max_new_tokens):
-            logits = logits.clone()
-            logits[:, forbidden] = -torch.inf
+            if forbidden is not None:
+                logits = logits.clone()
+                logits[:, forbidden] = -torch.inf
             chosen = logits.argmax(dim=-1)
             open_rows &= chosen != stop
             if not open_rows.any():

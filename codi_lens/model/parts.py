@@ -1,12 +1,13 @@
 """What a `HookedCodi` consists of, where it comes from, and how it moves."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Self
 
 import torch
 from torch import nn
 from transformer_lens import HookedTransformer, HookedTransformerConfig
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from codi_lens.checkpoint.config import CodiConfig
 from codi_lens.checkpoint.load_report import LoadReport
@@ -39,8 +40,8 @@ class CodiParts:
         digest: str = "",
         name: str = "",
     ) -> None:
-        self.config = config
         self.tokens = CodiTokens(tokenizer, config, model.cfg.d_vocab, model.cfg.n_ctx)
+        self.config = self.tokens.config
         self.ids = self.tokens.ids
         self._model = model
         self._loop = LatentLoop(HookedBackend(model), projection)
@@ -64,23 +65,38 @@ class CodiParts:
         revision: str | None = None,
         device: str | torch.device = "cpu",
         dtype: torch.dtype | str = torch.float32,
+        weights: str | None = None,
+        projection: str | Path | None = None,
         alpha: float | None = None,
         num_latents: int | None = None,
         remove_eos: bool | None = None,
         answer_stem: str | None = None,
+        bot_token: str | None = None,
+        eot_token: str | None = None,
+        begin: Sequence[str] | None = None,
+        end: Sequence[str] | None = None,
+        question_suffix: str | None = None,
+        extra_tokens: Sequence[str] | None = None,
+        forbid_eot: bool | None = None,
+        has_projection: bool | None = None,
     ) -> Self:
         """Loads a model.
 
         Args:
-            name_or_folder: "toy" (the embedded model), a folder in the official layout, or a hub id.
+            name_or_folder: "toy" (the embedded model), a folder or a file in one of the known layouts, or a hub id.
             base: folder or hub id of the base model, for its config, and for its tokenizer where
                 none is beside the weights; None: beside the weights, else as the checkpoint's
                 settings say.
             revision: branch, tag or commit of the checkpoint on the hub.
             device: "auto", or a torch device.
             dtype: of the merged weights, such as torch.bfloat16 or "bfloat16".
+            weights: name of the file of the weights, where it is none of the usual ones.
+            projection: file of the projection, where it is neither among the weights nor beside them as
+                `prj.safetensors` or `prj.pt`.
             alpha, num_latents, remove_eos, answer_stem: settings that the tensors do not show. Needed if neither
                 `codi_config.json` nor the table of known checkpoints has them; they override both.
+            bot_token, eot_token, begin, end, question_suffix, extra_tokens, forbid_eot, has_projection: likewise,
+                where they are not those of the checkpoint's layout; see `CodiConfig`.
 
         Raises:
             UserError: no such model, or a setting is missing that the tensors do not show.
@@ -92,12 +108,54 @@ class CodiParts:
             revision=revision,
             device=device,
             dtype=dtype,
+            projection=projection,
+            weights=weights,
             lora_alpha=alpha,
             num_latents=num_latents,
             remove_eos=remove_eos,
             answer_stem=answer_stem,
+            bot_token=bot_token,
+            eot_token=eot_token,
+            begin=begin,
+            end=end,
+            question_suffix=question_suffix,
+            extra_tokens=extra_tokens,
+            forbid_eot=forbid_eot,
+            has_projection=has_projection,
         )
         return cls.from_parts(parts, str(name_or_folder))
+
+    @classmethod
+    def from_model(
+        cls,
+        model: HookedTransformer | PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        projection: nn.Module | None,
+        config: CodiConfig,
+        name: str = "",
+    ) -> Self:
+        """Wraps a model in memory.
+
+        Args:
+            model: a causal language model of transformers with its adapters merged, of a known architecture, which
+                shares its weights with the result; or a `HookedTransformer` with nothing folded or centred.
+            tokenizer: the model's.
+            projection: final state [batch, d_model] -> thought; None: the final state is fed back as it is.
+            config: what tensors cannot say. What it leaves open is as in official CODI.
+            name: for records.
+
+        Raises:
+            UserError: a model of another kind, or settings that do not suit the tokenizer.
+        """
+        if isinstance(model, PreTrainedModel):
+            model = to_hooked(model)
+        if not isinstance(model, HookedTransformer):
+            raise UserError(
+                f"the model is {type(model).__name__}; give a causal language model of transformers, or a "
+                "HookedTransformer"
+            )
+        return cls(model, projection, tokenizer, config, name=name)
 
     @classmethod
     def from_parts(cls, parts: Pretrained, name: str = "") -> Self:

@@ -16,13 +16,14 @@ from transformer_lens.components.abstract_attention import AbstractAttention
 from transformer_lens.components.attention import Attention
 from transformer_lens.components.grouped_query_attention import GroupedQueryAttention
 from transformer_lens.components.mlps.gated_mlp import GatedMLP
+from transformer_lens.components.mlps.mlp import MLP
 from transformer_lens.components.transformer_block import TransformerBlock
 
 from codi_lens.model.prefix_cache import SharedPrefixEntry
 
 
 class SharedPrefixBlock(TransformerBlock):
-    """A LLaMA block."""
+    """A block with a norm in front of its attention and in front of its MLP."""
 
     def forward(
         self,
@@ -52,6 +53,17 @@ class InPlaceGatedMLP(GatedMLP):
         linear = self.hook_pre_linear(F.linear(x, self.W_in.T))
         post = self.hook_post(gate.mul_(linear).add_(self.b_in))
         return F.linear(post, self.W_out.T, self.b_out)
+
+
+class FusedMLP(MLP):
+    """GPT-2's MLP with less memory traffic: its activation function is torch's own, one pass over the tensor.
+
+    On every path; hook points are TransformerLens' own, and so are the values up to rounding.
+    """
+
+    def forward(self, x: Float[Tensor, "batch pos d_model"]) -> Float[Tensor, "batch pos d_model"]:
+        pre = self.hook_pre(F.linear(x, self.W_in.T, self.b_in))
+        return F.linear(self.hook_post(F.gelu(pre, approximate="tanh")), self.W_out.T, self.b_out)
 
 
 class _SharedPrefixForward(AbstractAttention):
@@ -96,6 +108,9 @@ def install(model: HookedTransformer) -> None:
     for layer in range(model.cfg.n_layers):
         block = SharedPrefixBlock(model.cfg, layer)
         block.attn = kind(model.cfg, "global", layer)
-        block.mlp = InPlaceGatedMLP(model.cfg)
+        if model.cfg.gated_mlp:
+            block.mlp = InPlaceGatedMLP(model.cfg)
+        elif model.cfg.act_fn == "gelu_new":
+            block.mlp = FusedMLP(model.cfg)
         model.blocks[layer] = block
     model.setup()

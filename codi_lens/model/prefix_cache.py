@@ -12,7 +12,7 @@ per row.
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
-from typing import Self
+from typing import Any, Self
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -71,21 +71,17 @@ def _index(numbers: list[int], device: torch.device) -> Index:
 class NewPositions:
     """What every layer needs to know about the positions that a pass adds, computed once for all layers."""
 
-    cos: Float[Tensor, "rows pos 1 d_head"]
-    sin: Float[Tensor, "rows pos 1 d_head"]
-    """Negative in the first half of a head, so that rotating is x · cos + roll(x) · sin."""
+    cos: Float[Tensor, "rows pos 1 d_head"] | None
+    sin: Float[Tensor, "rows pos 1 d_head"] | None
+    """Negative in the first half of a head, so that rotating is x · cos + roll(x) · sin. None: no rotary embedding."""
     unseen: Bool[Tensor, "rows_or_1 1 pos last_keys"]
     """Keys that the new positions may not attend to, of the last so many."""
 
     @classmethod
     def of(cls, model: HookedTransformer, mask: Int[Tensor, "rows pos"], new: int) -> Self:
         """The last `new` positions of a batch with this mask."""
-        attention, (rows, length) = model.blocks[0].attn, mask.shape
-        half = model.cfg.d_head // 2
-        probe = model.W_E.new_zeros((rows, new, 1, 2 * half))
-        probe[..., :half] = 1  # turned by an angle, (1, 0) is (cos, sin)
-        turned = attention.apply_rotary(probe, length - new, mask)
-        cos, sin = turned.split(half, dim=-1)
+        length = mask.shape[1]
+        cos, sin = _rotation(model, mask, new)
         later = torch.ones((new, new), dtype=torch.bool, device=mask.device).triu(1)
         unseen = later[None, None]
         if not mask.all():
@@ -94,12 +90,14 @@ class NewPositions:
             own |= later
             # Padding sees itself, so that no row of the pattern is empty; nothing else sees it.
             own.diagonal(dim1=-2, dim2=-1).fill_(False)
-        return cls(torch.cat([cos, cos], -1), torch.cat([-sin, sin], -1), unseen)
+        return cls(cos, sin, unseen)
 
     def rotate(
         self, x: Float[Tensor, "rows pos heads d_head"]
     ) -> Float[Tensor, "rows pos heads d_head"]:
-        """The rotary embedding (Su et al., arXiv 2104.09864) of the new positions' queries or keys."""
+        """The rotary embedding (Su et al., arXiv 2104.09864) of the new positions' queries or keys, if there is one."""
+        if self.cos is None or self.sin is None:
+            return x
         return torch.addcmul(x * self.cos, x.roll(x.shape[-1] // 2, dims=-1), self.sin)
 
     def hide(
@@ -109,6 +107,20 @@ class NewPositions:
         if self.unseen.shape[-1] > 1:
             scores[..., -self.unseen.shape[-1] :].masked_fill_(self.unseen, -torch.inf)
         return scores
+
+
+def _rotation(
+    model: HookedTransformer, mask: Int[Tensor, "rows pos"], new: int
+) -> tuple[Tensor, Tensor] | tuple[None, None]:
+    """Cosines and signed sines of the last `new` positions, as `NewPositions` has them."""
+    if model.cfg.positional_embedding_type != "rotary":
+        return None, None
+    attention, (rows, length) = model.blocks[0].attn, mask.shape
+    half = model.cfg.d_head // 2
+    probe = model.W_E.new_zeros((rows, new, 1, 2 * half))
+    probe[..., :half] = 1  # turned by an angle, (1, 0) is (cos, sin)
+    cos, sin = attention.apply_rotary(probe, length - new, mask).split(half, dim=-1)
+    return torch.cat([cos, cos], -1), torch.cat([-sin, sin], -1)
 
 
 @dataclass
@@ -237,26 +249,26 @@ class SharedPrefixCache:
 
 
 def check_config(cfg: HookedTransformerConfig) -> None:
-    """Refuses attention that differs from LLaMA's.
+    """Refuses attention that this file does not compute.
 
     Raises:
         UserError: naming the first setting that is not implemented.
     """
-    implemented = {
-        "positional_embedding_type": "rotary",
-        "rotary_dim": cfg.d_head,
-        "normalization_type": "RMS",
-        "attention_dir": "causal",
-        "attn_scores_soft_cap": -1.0,
-        "clip_qkv": None,
+    implemented: dict[str, tuple[Any, ...]] = {
+        "positional_embedding_type": ("rotary", "standard"),
+        "rotary_dim": (cfg.d_head, None),
+        "normalization_type": ("RMS", "LN"),
+        "attention_dir": ("causal",),
+        "attn_scores_soft_cap": (-1.0,),
+        "clip_qkv": (None,),
     }
     implemented |= dict.fromkeys(
         (
-            "use_qk_norm",
             "use_local_attn",
             "use_logn_attn",
             "use_dynamic_ntk_rope",
             "use_attention_sinks",
+            "scale_attn_by_inverse_layer_idx",
             "load_in_4bit",
             "rotary_adjacent_pairs",
             "attn_only",
@@ -268,10 +280,11 @@ def check_config(cfg: HookedTransformerConfig) -> None:
             "use_split_qkv_input",
             "ungroup_grouped_query_attention",
         ),
-        False,
+        (False,),
     )
-    for name, value in implemented.items():
-        if getattr(cfg, name) != value:
+    for name, values in implemented.items():
+        if getattr(cfg, name) not in values:
             raise UserError(
-                f"model.cfg.{name} is {getattr(cfg, name)!r}; rows on a shared prompt need {value!r}"
+                f"model.cfg.{name} is {getattr(cfg, name)!r}; rows on a shared prompt need "
+                f"{' or '.join(map(repr, values))}"
             )

@@ -46,7 +46,10 @@ def cached_pass(
     names_filter: NamesFilter,
 ) -> tuple[Float[Tensor, "batch pos d_vocab"], CodiCache]:
     """One pass over question, bot, thoughts, end tokens and answer: its logits and its cache."""
-    loop, end = codi.loop, torch.tensor(codi.tokens.end()).expand(len(answers), -1)
+    loop, end = (
+        codi.loop,
+        torch.tensor(codi.tokens.end(), dtype=torch.long).expand(len(answers), -1),
+    )
     prompt, prompt_mask = codi.tokens.prompts(questions)
     tokens, answer_mask = right_pad(answers, codi.ids.pad)
     parts = [loop.embed(prompt), thoughts, loop.embed(end), loop.embed(tokens)]
@@ -57,7 +60,7 @@ def cached_pass(
     activations, caching, _ = codi.model.get_caching_hooks(names)
     positions = _positions(*lengths)
     hooks = [*plan.over(positions), *caching]
-    final = loop.advance(loop.start(len(answers)), torch.cat(parts, dim=1), hooks, mask)
+    final = loop.advance(loop.start(prompt[:, -1:]), torch.cat(parts, dim=1), hooks, mask)
     logits = loop.unembed(final, hooks)
     return logits, CodiCache(activations, codi.model, positions, mask)
 

@@ -1,4 +1,4 @@
-"""Text <-> the token sequences of CODI: `[BOS question][bot]`, `[eot]`, `[stem][answer]`."""
+"""Text <-> the token sequences of a model: `[BOS question][bot]`, `[eot]`, `[stem][answer]`."""
 
 import reprlib
 from collections.abc import Sequence
@@ -10,8 +10,9 @@ from jaxtyping import Int
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from codi_lens.checkpoint.config import CodiConfig
+from codi_lens.checkpoint.config import SPECIAL, CodiConfig
 from codi_lens.checkpoint.fields import text
+from codi_lens.checkpoint.layouts import CODI
 from codi_lens.data import judges
 from codi_lens.data.answers import Answer, answer_tokens, is_number
 from codi_lens.errors import UserError
@@ -19,12 +20,14 @@ from codi_lens.errors import UserError
 
 @dataclass(frozen=True)
 class SpecialIds:
-    """Ids of the tokens that frame a CODI sequence."""
+    """Ids of the tokens that frame a sequence; those that a model does not have are None."""
 
     pad: int
-    bot: int
-    eot: int
+    bot: int | None
+    eot: int | None
     eos: int
+    latent: int | None = None
+    """Coconut's placeholder of a thought, which pause-token models are fed."""
 
 
 class UnfitSetting(UserError):
@@ -36,21 +39,49 @@ class UnfitSetting(UserError):
 
 
 class CodiTokens:
-    """Builds the parts of a CODI sequence: no chat template, no wrapper words, always a BOS."""
+    """Builds the parts of a sequence: no chat template, no wrapper words, a BOS where the tokenizer puts one."""
 
     def __init__(
         self, tokenizer: PreTrainedTokenizerBase, config: CodiConfig, d_vocab: int, n_ctx: int
     ) -> None:
         self.tokenizer = tokenizer
-        self.config = config
+        self.config = CODI.complete(config)
         self.n_ctx = n_ctx
-        self.ids = _special_ids(tokenizer, config, d_vocab)
+        self.ids = _special_ids(tokenizer, self.config, d_vocab)
+        self._begin = self._frame("begin", d_vocab)
+        self._end = self._frame("end", d_vocab)
         self._special = _special_tokens(tokenizer)
-        _check_template(tokenizer)
+        self._bos = _template_bos(tokenizer)
         try:
             self._check_words(self.stem(), "answer_stem", config.answer_stem)
         except UserError as error:
             raise UnfitSetting("answer_stem", str(error)) from error
+
+    def _frame(self, field: str, d_vocab: int) -> list[int]:
+        """The ids of the tokens in `begin` or `end`."""
+        found = []
+        for name in getattr(self.config, field):
+            index = (
+                getattr(self.ids, name)
+                if name in SPECIAL
+                else _own_id(self.tokenizer, name, d_vocab)
+            )
+            if index is None:
+                raise UnfitSetting(
+                    field,
+                    f"{field} holds {name!r}, which is neither a token of the tokenizer within the model's "
+                    f"{d_vocab} rows nor among extra_tokens ({', '.join(self.config.extra_tokens or ())})",
+                )
+            found.append(index)
+        return found
+
+    def sequence(self) -> str:
+        """The parts of a sequence in words, such as `[question][bot][thoughts][eot][answer]`."""
+        suffix, config = self.config.question_suffix, self.config
+        question = f"question + {suffix!r}" if suffix else "question"
+        begin, end = (config.begin or ()), (config.end or ())
+        thoughts = ["thoughts"] if config.num_latents else []
+        return "".join(f"[{part}]" for part in (question, *begin, *thoughts, *end, "answer"))
 
     def question(self, question: str) -> list[int]:
         """`[BOS question]`.
@@ -67,11 +98,11 @@ class CodiTokens:
         """
         if not all(text(question, "the question").strip() for question in questions):
             raise UserError("the question is empty")
-        rows = self.tokenizer(list(questions), add_special_tokens=False)["input_ids"]
+        texts = [question + (self.config.question_suffix or "") for question in questions]
+        rows = self.tokenizer(texts, add_special_tokens=False)["input_ids"]
         for question, ids in zip(questions, rows, strict=True):
             self._check_words(ids, "the question", question)
-        bos = self.tokenizer.bos_token_id
-        return rows if bos is None else [[bos, *ids] for ids in rows]
+        return [[*self._bos, *ids] for ids in rows]
 
     def _check_words(self, ids: Sequence[int], what: str, words: str) -> None:
         """Refuses text in which not every token is a known word."""
@@ -85,15 +116,12 @@ class CodiTokens:
             )
 
     def prompt(self, question: str) -> list[int]:
-        """`[BOS question]`, eos where the model wants it, bot. Raises as `question` does."""
-        return [*self.question(question), *self._begin()]
-
-    def _begin(self) -> list[int]:
-        return [*([] if self.config.remove_eos else [self.ids.eos]), self.ids.bot]
+        """`[BOS question]` and what is between it and the thoughts. Raises as `question` does."""
+        return [*self.question(question), *self._begin]
 
     def end(self) -> list[int]:
-        """What follows the thoughts: eot, and eos where the model wants it."""
-        return [self.ids.eot, *([] if self.config.remove_eos else [self.ids.eos])]
+        """What is between the thoughts and the answer; empty where the answer begins at the last thought."""
+        return list(self._end)
 
     def answer(self, answer: Answer) -> list[int]:
         """The stem's tokens and the answer's.
@@ -121,15 +149,16 @@ class CodiTokens:
 
     def words(self, ids: Sequence[int]) -> list[str]:
         """Each token's own text; bot and eot, for which the tokenizer may have none, are "<bot>" and "<eot>"."""
-        frame = {self.ids.bot: "<bot>", self.ids.eot: "<eot>"}
+        names = {self.ids.bot: "<bot>", self.ids.eot: "<eot>", self.ids.latent: "<latent>"}
+        frame = {i: name for i, name in names.items() if i is not None}
         return [frame.get(i) or str(self.tokenizer.decode([i])) for i in ids]
 
     def prompts(
         self, questions: Sequence[str]
     ) -> tuple[Int[Tensor, "batch pos"], Int[Tensor, "batch pos"]]:
         """Tokens and mask of a left-padded batch of prompts."""
-        begin = self._begin()
-        return left_pad([[*ids, *begin] for ids in self._questions(questions)], self.ids.pad)
+        rows = [[*ids, *self._begin] for ids in self._questions(questions)]
+        return left_pad(rows, self.ids.pad)
 
     def check_length(self, length: int) -> None:
         """Raises UserError for a sequence that is longer than the model's context."""
@@ -188,43 +217,58 @@ def _special_tokens(tokenizer: PreTrainedTokenizerBase) -> dict[int, str]:
     return marked | dict(zip(tokenizer.all_special_ids, tokenizer.all_special_tokens, strict=True))
 
 
-def _check_template(tokenizer: PreTrainedTokenizerBase) -> None:
-    """Refuses a tokenizer that frames text with more than bos and eos: what that is for is not known."""
-    frame = [
-        token
-        for token in tokenizer("")["input_ids"]
-        if token not in (tokenizer.bos_token_id, tokenizer.eos_token_id)
-    ]
-    if frame:
+def _template_bos(tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """What the tokenizer puts in front of every text: a BOS, or nothing.
+
+    Raises:
+        UserError: it frames text with more than bos and eos; what that is for is not known.
+    """
+    frame = tokenizer("")["input_ids"]
+    bos, eos = tokenizer.bos_token_id, tokenizer.eos_token_id
+    if other := [token for token in frame if token not in (bos, eos)]:
         raise UserError(
-            f"the tokenizer puts {tokenizer.convert_ids_to_tokens(frame)} around every text; CODI's "
+            f"the tokenizer puts {tokenizer.convert_ids_to_tokens(other)} around every text; a "
             "sequence begins [BOS question]: expected a tokenizer that adds bos and eos at most"
         )
+    return [bos] if bos is not None and tokenizer("0")["input_ids"][:1] == [bos] else []
 
 
 def _special_ids(
     tokenizer: PreTrainedTokenizerBase, config: CodiConfig, d_vocab: int
 ) -> SpecialIds:
-    """By arithmetic, the last three of the vocabulary, or the tokenizer's own where they are named."""
+    """Rows behind the base vocabulary, and the tokenizer's own tokens where they are named."""
     eos = tokenizer.eos_token_id
     if eos is None:
         raise UserError("the tokenizer has no eos token; answers could not end")
-    if config.bot_token is None or config.eot_token is None:
-        return SpecialIds(d_vocab - 3, d_vocab - 2, d_vocab - 1, eos)
-    ids = []
+    names = config.extra_tokens or ()
+    rows = dict(zip(names, range(d_vocab - len(names), d_vocab), strict=True))
     taken = {"eos": tokenizer.eos_token, "bos": tokenizer.bos_token}
     for field, token in (("bot_token", config.bot_token), ("eot_token", config.eot_token)):
+        if token is None:
+            continue
         for name, other in taken.items():
             if token == other:
                 raise UnfitSetting(
                     field,
                     f"{field} is {token!r}, which is the tokenizer's {name} token; give a token of its own",
                 )
-        index = tokenizer.get_vocab().get(token)
-        if index is None or index >= d_vocab:
+        index = _own_id(tokenizer, token, d_vocab)
+        if index is None:
             raise UnfitSetting(
                 field, f"the tokenizer has no token {token!r} within the model's {d_vocab} rows"
             )
-        ids.append(index)
+        rows[field.removesuffix("_token")] = index
     pad = tokenizer.pad_token_id
-    return SpecialIds(eos if pad is None else pad, ids[0], ids[1], eos)
+    return SpecialIds(
+        rows.get("pad", eos if pad is None else pad),
+        rows.get("bot"),
+        rows.get("eot"),
+        eos,
+        rows.get("latent"),
+    )
+
+
+def _own_id(tokenizer: PreTrainedTokenizerBase, token: str, d_vocab: int) -> int | None:
+    """The id of one of the tokenizer's tokens, within the model's rows."""
+    index = tokenizer.get_vocab().get(token)
+    return index if index is not None and index < d_vocab else None

@@ -72,7 +72,7 @@ def run_batch(
     state = codi.read_to_share(questions, through_bot=not at_bot)
     state = state.select(found["bot"].taken_from)
     if at_bot:
-        state = loop.begin(state, codi.ids.bot, plan)
+        state = loop.begin(state, plan)
     for step in range(num_latents):
         state = loop.latent_step(state.select(found[step].taken_from), step, plan)
     end = found["eot"]
@@ -88,14 +88,12 @@ def feed_eot(
         HookNeverFired: a patch that no step reached.
     """
     end, rows = codi.tokens.end(), len(done.state.mask)
-    padded, mask = right_pad([[*end, *more] for more in tokens or [[]] * rows], codi.ids.pad)
-    before = done.state.mask.shape[1]
+    padded, mask = right_pad(tokens or [[]] * rows, codi.ids.pad)
+    before = done.state.mask.shape[1] + len(end)
     codi.tokens.check_length(before + padded.shape[1])
-    final = codi.loop.advance(
-        done.state, codi.loop.embed(padded), done.plan.at("eot"), mask.to(codi.loop.device)
-    )
+    final = codi.loop.end(done.state, end, padded, mask, done.plan.at("eot"))
     done.plan.check_fired()
-    return Ended(done.state.crop(before + len(end)), final[:, len(end) - 1 :], done.state)
+    return Ended(done.state.crop(before), final, done.state)
 
 
 class _Writes:

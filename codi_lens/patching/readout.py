@@ -123,8 +123,13 @@ class Readout(ABC):
         """
 
     @abstractmethod
-    def steps(self, empty_stem: bool) -> tuple[Step, ...]:
-        """The steps at whose final states the answer is read."""
+    def steps(self, empty_stem: bool, last: Step) -> tuple[Step, ...]:
+        """The steps at whose final states the answer is read.
+
+        Args:
+            empty_stem: whether nothing is forced in front of the answer.
+            last: the step in front of the answer: "eot" for a model that has one.
+        """
 
 
 class BehindStem(Readout):
@@ -150,8 +155,8 @@ class BehindStem(Readout):
     ) -> AnswerReadout:
         return _forced(codi, done, pairs, answers)
 
-    def steps(self, empty_stem: bool) -> tuple[Step, ...]:
-        return ("eot", "answer") if empty_stem else ("answer",)
+    def steps(self, empty_stem: bool, last: Step) -> tuple[Step, ...]:
+        return (last, "answer") if empty_stem else ("answer",)
 
 
 class AtEot(BehindStem):
@@ -171,8 +176,8 @@ class AtEot(BehindStem):
     ) -> AnswerReadout:
         return AnswerReadout(codi, feed_eot(codi, done), answers, None)
 
-    def steps(self, empty_stem: bool) -> tuple[Step, ...]:
-        return ("eot",)
+    def steps(self, empty_stem: bool, last: Step) -> tuple[Step, ...]:
+        return (last,)
 
 
 READOUTS: dict[str, Readout] = {}

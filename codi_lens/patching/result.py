@@ -10,6 +10,7 @@ from torch import Tensor
 
 from codi_lens.data.pairs import Pair
 from codi_lens.errors import one_of
+from codi_lens.model.hooks import Step
 from codi_lens.patching.experiments import Experiment
 from codi_lens.patching.experiments.base import Axes, Given
 from codi_lens.patching.readout import READOUTS
@@ -63,6 +64,8 @@ class Sweep:
     """Layers that the model has, patched or not."""
     empty_stem: bool
     outcomes: tuple[PairOutcome, ...]
+    has_eot: bool = True
+    """Whether the model has tokens between thoughts and answer."""
     foreign_hooks: tuple[str, ...] = ()
     """Where on the model somebody else's hooks hung, which the runs went through."""
 
@@ -152,8 +155,10 @@ class Sweep:
     def zeros(self) -> Bool[Tensor, "effect row column"]:
         """Cells that are zero by construction (`patching.structural_zeros`)."""
         plan = self.experiment.plan(self.settings, Given(0, 1, with_donor=True))
-        read = READOUTS[self.settings.answer_start].steps(self.empty_stem)
-        return structural_zeros(plan, self.settings.num_latents, self.num_layers, read)
+        latents = self.settings.num_latents
+        last: Step = "eot" if self.has_eot else latents - 1 if latents else "bot"
+        read = READOUTS[self.settings.answer_start].steps(self.empty_stem, last)
+        return structural_zeros(plan, latents, self.num_layers, read)
 
     def structural_zeros(self, effect: Label | None = None) -> Bool[Tensor, "row column"]:
         """The cells of one effect, of the main one if None, that are zero by construction.

@@ -105,6 +105,7 @@ def make_sweep(
         settings,
         num_layers=codi.model.cfg.n_layers,
         empty_stem=not codi.tokens.stem(),
+        has_eot=bool(codi.tokens.end()),
         outcomes=tuple(outcomes),
         foreign_hooks=codi.foreign_hooks(),
     )

@@ -53,6 +53,8 @@ def describe_model(codi: HookedCodi) -> dict[str, Any]:
         "d_model": codi.model.cfg.d_model,
         "trained_latents": codi.config.num_latents,
         "empty_stem": not codi.tokens.stem(),
+        "has_eot": bool(codi.tokens.end()),
+        "sequence": codi.tokens.sequence(),
         "dtype": str(codi.model.cfg.dtype).removeprefix("torch."),
         "device": codi.loop.device.type,
     }

@@ -114,9 +114,14 @@ def _load(folder: Path, manifest: dict[str, Any]) -> Sweep:
         for i, entry in enumerate(entries)
     ]
     model = manifest["model"]
-    left = tuple(manifest.get("foreign_hooks", ()))
     return Sweep(
-        experiment, settings, model["num_layers"], model["empty_stem"], tuple(outcomes), left
+        experiment,
+        settings,
+        model["num_layers"],
+        model["empty_stem"],
+        tuple(outcomes),
+        has_eot=model.get("has_eot", True),  # the first models that were supported all have one
+        foreign_hooks=tuple(manifest.get("foreign_hooks", ())),
     )
 
 
@@ -287,7 +292,7 @@ def _pairs_apart(folder: Path, manifest: dict[str, Any], pairs: Sequence[Pair]) 
 def _decisive(described: dict[str, Any]) -> dict[str, Any]:
     """What source activations depend on."""
     names = ("num_latents", "site", "direction", "layers", "positions")
-    settings = ("lora_alpha", "remove_eos")
+    settings = ("lora_alpha", "remove_eos", "sequence")
     return {
         "model digest": described["model"]["digest"],
         "dtype": described["model"]["dtype"],

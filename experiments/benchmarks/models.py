@@ -62,7 +62,7 @@ def make_bench(
     llama.to(pick_device(device))  # type: ignore[arg-type]
     projection = make_projection(chosen.d_model, chosen.d_model).to(llama.device, dtype).eval()
     projection.requires_grad_(False)
-    config = CodiConfig(1.0, chosen.latents, remove_eos=True, answer_stem=STEM)
+    config = CodiConfig(num_latents=chosen.latents, remove_eos=True, answer_stem=STEM)
     codi = HookedCodi(to_hooked(llama), projection, word_tokenizer(), config, name="random")
     return Bench(codi, llama, random_pairs(limit or 1, chosen.prompt - FRAME))
 

@@ -9,6 +9,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from codi_lens import HookedCodi, UserError
+from codi_lens.checkpoint.config import CONFIG_NAME
 from codi_lens.checkpoint.tensor_files import PICKLED, SAFETENSORS, SHARD_INDEX, CheckpointError
 from tests.models.tiny import TARGETS, write_tiny
 
@@ -271,14 +272,27 @@ class TestFiles:
         (folder / SAFETENSORS).unlink()
         refused(folder, folder, "no weights", SAFETENSORS, PICKLED, error=UserError)
 
-    def test_the_weights_of_a_plain_llama(self, folder):
+    def test_the_weights_of_a_plain_llama_where_thoughts_are_expected(self, folder):
         tensors = {
             key.removeprefix(LLAMA).replace(".base_layer", ""): tensor
             for key, tensor in load_file(folder / SAFETENSORS).items()
             if key.startswith(LLAMA) and "lora_" not in key
         }
         path = save(folder, tensors)
-        refused(folder, path, "keys such as 'lm_head", "begin with codi.base_model.model. and prj.")
+        refused(folder, path.with_name(CONFIG_NAME), "num_latents is 3", "no projection was found")
+
+    def test_keys_of_no_layout(self, folder):
+        tensors = {
+            f"student.{key}": tensor for key, tensor in load_file(folder / SAFETENSORS).items()
+        }
+        path = save(folder, tensors)
+        refused(
+            folder,
+            path,
+            "keys such as 'student.codi",
+            "nearest is CODI,",
+            "Coconut: base_causallm.*",
+        )
 
     def test_a_model_that_was_trained_without_adapters(self, folder):
         tensors = {
@@ -287,7 +301,7 @@ class TestFiles:
             if "lora_" not in key
         }
         path = save(folder, tensors)
-        refused(folder, path, "such as 'codi.lm_head.weight'", "expected", "with its adapters")
+        refused(folder, path, "adapters found for []; expected ['down_proj'")
 
 
 class TestShards:

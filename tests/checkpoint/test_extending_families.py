@@ -55,8 +55,7 @@ NESTED = Layout(
     base="student.lm.",
     projection="student.to_thought.",
     projection_modules={"1": ("first",), "3": ("second",), "ln": ("norm",)},
-    extra_tokens=3,
-    leftovers=("rotary_emb.inv_freq",),
+    family="CODI",
 )
 
 
@@ -122,14 +121,14 @@ def test_every_key_is_accounted_for_in_a_new_layout_too(registered, folder):
 
 
 def test_what_no_registry_knows_is_refused_with_what_each_needs(folder, monkeypatch):
-    with pytest.raises(UserError, match="'model_type' is 'alpaca'; it must be 'llama'"):
+    with pytest.raises(UserError, match="'model_type' is 'alpaca'; it must be 'llama' or"):
         HookedCodi.from_pretrained(folder / "alpaca")
     monkeypatch.setitem(ARCHITECTURES, "alpaca", ALPACA)
     other = replace(CODI, name="Other", base="o.", projection="p.")
     monkeypatch.setattr("codi_lens.checkpoint.layouts.LAYOUTS", [CODI, other])
     with pytest.raises(
         CheckpointError,
-        match=r"keys such as 'student.lm.lm_head.weight'.* CODI's, which begin with codi\..* and prj\.; "
-        r"or Other's, which begin with o\. and p\.",
+        match=r"keys such as 'student.lm.lm_head.weight'.* \(CODI: codi\..* and prj\.\*; Other: o\.\* and "
+        r"p\.\*\); nearest is Other",
     ):
         HookedCodi.from_pretrained(folder / "alpaca")

@@ -10,6 +10,7 @@ from safetensors.torch import load_file, save_file
 from codi_lens import HookedCodi, UserError
 from codi_lens.checkpoint.config import CONFIG_NAME, CodiConfig
 from codi_lens.checkpoint.fields import read_object
+from codi_lens.checkpoint.layouts import CODI
 from codi_lens.checkpoint.merge import merge_adapter
 from codi_lens.checkpoint.projection import make_projection
 from codi_lens.checkpoint.tensor_files import PICKLED, SAFETENSORS, SHARD_INDEX, CheckpointError
@@ -127,9 +128,14 @@ class TestDroppedKeys:
         assert report.dropped == {"decoder.": 2}
         assert report.claimed == len(tensors)
 
+    def test_are_dropped_by_the_layout_s_rule(self, tmp_path):
+        report = HookedCodi.from_pretrained(write_tiny(tmp_path, extra=DECODER)).load_report
+        assert report.dropped == {"decoder.": 2}
+        assert "under decoder. 2 (SIM-CoT's auxiliary decoder)" in report.text()
+
     def test_are_an_error_where_no_rule_names_them(self, tmp_path):
-        write_tiny(tmp_path, extra=DECODER)
-        with pytest.raises(CheckpointError, match=r"'decoder\.lm_head\.weight' is not part of"):
+        write_tiny(tmp_path, extra={"teacher.lm_head.weight": torch.zeros(4)})
+        with pytest.raises(CheckpointError, match=r"'teacher\.lm_head\.weight' is not part of"):
             HookedCodi.from_pretrained(tmp_path)
 
     @pytest.mark.parametrize(
@@ -380,7 +386,7 @@ class TestSettings:
             HookedCodi.from_pretrained(folder)
         given = {"num_latents": 3, "remove_eos": True, "answer_stem": "The answer is: "}
         codi = HookedCodi.from_pretrained(folder, alpha=12.0, **given)
-        assert codi.config == tiny_config()
+        assert codi.config == CODI.complete(tiny_config())
 
     def test_written_and_read_back(self, tmp_path):
         config = tiny_config(drop_prefixes=("decoder.",), bot_token="<b>", eot_token="<e>")

@@ -192,7 +192,7 @@ def test_the_loop_runs_on_any_backend(tiny_folder):
     loop = LatentLoop(PlainBackend(parts.model), parts.projection)
     questions = ["one plus 2?", "5 plus 6 plus 7 plus two plus one?"]
     tokens, mask = codi.tokens.prompts(questions)
-    state = loop.think(loop.begin(loop.read(tokens[:, :-1], mask[:, :-1]), codi.ids.bot), 3)
+    state = loop.think(loop.begin(loop.read(tokens, mask)), 3)
     expected = codi.think(questions, 3)
     end = torch.tensor([codi.tokens.end()] * 2)
     found = [*state.thoughts, loop.feed_tokens(state, end)]

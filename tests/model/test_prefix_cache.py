@@ -145,9 +145,8 @@ def test_rows_need_shared_prompts(tiny):
         ("use_split_qkv_input", True),
         ("ungroup_grouped_query_attention", True),
         ("attn_scores_soft_cap", 30.0),
-        ("use_qk_norm", True),
         ("clip_qkv", 8.0),
-        ("positional_embedding_type", "standard"),
+        ("positional_embedding_type", "alibi"),
     ],
 )
 def test_other_attention_is_refused(tiny_folder, name, value):

@@ -26,11 +26,22 @@ def test_the_prompt_is_the_trained_one_under_every_template(template, remove_eos
     words = ["one", " plus", " two", "?"]
     tokens = tiny_tokens(template, remove_eos=remove_eos)
     end = [tokens.ids.bot] if remove_eos else [tokens.ids.eos, tokens.ids.bot]
-    prompt = [0, *tokens.tokenizer.convert_tokens_to_ids(words), *end]
+    bos = [0] if template.startswith("<bos>") else []
+    prompt = [*bos, *tokens.tokenizer.convert_tokens_to_ids(words), *end]
     assert tokens.prompt(QUESTION) == prompt
     batch, mask = tokens.prompts([QUESTION, "one?"])
     assert batch[0].tolist() == prompt
     assert batch[1][mask[1].bool()].tolist() == tokens.prompt("one?")
+
+
+def test_a_bos_that_is_eos_is_put_in_front_only_where_the_template_does():
+    """GPT-2's tokenizer has one token for both; a template that puts it behind a text puts none in front."""
+    for template, front in (("$A", []), ("$A <eos>", []), ("<eos> $A", [1])):
+        tokenizer = tiny_tokenizer()
+        tokenizer.bos_token = tokenizer.eos_token
+        tokens = tiny_tokens(template, tokenizer=tokenizer)
+        words = tokenizer.convert_tokens_to_ids(["one", " plus", " two", "?"])
+        assert tokens.question(QUESTION) == front + words
 
 
 def test_what_the_template_leaves_is_what_llama3_itself_gives():

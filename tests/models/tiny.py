@@ -256,7 +256,10 @@ class PlainCodi:
                 handle.remove()
             states.append(out.hidden_states[-1][:, -1])
             thoughts.append(self.project(states[-1]))
-        end = [eot] if self.config.remove_eos else [eot, eos]
+        own = (
+            self.config.bot_token is not None
+        )  # with tokens of its own, a model has no eos behind eot
+        end = [eot] if self.config.remove_eos or own else [eot, eos]
         tail = torch.tensor([end + answer_ids])
         out = call(input_ids=tail)
         return {

@@ -8,13 +8,18 @@ from pathlib import Path
 from transformers import PretrainedConfig
 
 from codi_lens.checkpoint.architectures.base import Architecture
+from codi_lens.checkpoint.architectures.gpt2 import GPT2
 from codi_lens.checkpoint.architectures.llama import LLAMA
+from codi_lens.checkpoint.architectures.qwen2 import QWEN2
+from codi_lens.checkpoint.architectures.qwen3 import QWEN3
 from codi_lens.checkpoint.fields import read_object
 from codi_lens.errors import UserError
 
-__all__ = ["ARCHITECTURES", "LLAMA", "Architecture", "architecture_of", "read_base_config"]
+__all__ = ["ARCHITECTURES", "GPT2", "LLAMA", "Architecture", "architecture_of", "read_base_config"]
 
-ARCHITECTURES: dict[str, Architecture] = {known.model_type: known for known in (LLAMA,)}
+ARCHITECTURES: dict[str, Architecture] = {
+    known.model_type: known for known in (LLAMA, GPT2, QWEN2, QWEN3)
+}
 
 
 def architecture_of(model_type: object, where: str = "the config") -> Architecture:

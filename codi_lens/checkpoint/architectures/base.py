@@ -42,6 +42,12 @@ class Architecture(ABC):
     """The prefix of the layers; a number follows."""
     lora_targets: tuple[str, ...]
     """The linear modules of a layer."""
+    leftovers: tuple[str, ...] = ()
+    """How the keys of buffers end that the config determines: they are left out."""
+    transposed: bool = False
+    """Whether the weights of a layer's modules are [in, out] (GPT-2's `Conv1D`), not [out, in]."""
+    depth: str = "num_hidden_layers"
+    """The field that says how many layers there are."""
 
     @abstractmethod
     def check(self, config: PretrainedConfig) -> None:
@@ -66,6 +72,11 @@ class Architecture(ABC):
         self, model: PreTrainedModel, cfg: HookedTransformerConfig
     ) -> dict[str, Tensor]:
         """The weights under TransformerLens' names: views wherever possible, nothing folded or centred."""
+
+    def target(self, module: str) -> str:
+        """The name of a layer's linear module, which it has in every layer."""
+        known = (target for target in self.lora_targets if module.endswith("." + target))
+        return next(known, module.rpartition(".")[2])
 
     def read_fields(self, values: Mapping[str, Any], path: Path) -> dict[str, Any]:
         """The fields of `config.json` that count, each checked by itself; those that are null are left out.
@@ -121,7 +132,7 @@ class Architecture(ABC):
                 shapes.setdefault(found["module"], []).append(file.shape(key))
         if config.num_hidden_layers > len(layers):
             raise CheckpointError(
-                f"{path}: field 'num_hidden_layers' is {config.num_hidden_layers}; {file.path} has "
+                f"{path}: field {self.depth!r} is {config.num_hidden_layers}; {file.path} has "
                 f"tensors of {len(layers)} layers; expected one number in both: is this the right base "
                 "model?"
             )

@@ -1,4 +1,4 @@
-"""LLaMA: its config, read strictly, and its weights under TransformerLens' names.
+"""LLaMA, on which the Qwen models build: its config, read strictly, and its weights under TransformerLens' names.
 
 TransformerLens' own loader knows models by name, fixes LLaMA-3's vocabulary and may process weights. Here the
 config is derived from the model's own `LlamaConfig`, and the tensors are converted by TransformerLens' LLaMA
@@ -29,6 +29,8 @@ REQUIRED = (
     "max_position_embeddings",
     "rms_norm_eps",
 )
+TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+LEFTOVERS = ("rotary_emb.inv_freq",)
 ROPE: dict[str, Kind] = {
     "rope_type": text,
     "type": text,
@@ -83,10 +85,10 @@ class Llama(Architecture):
 
     def check(self, config: PretrainedConfig) -> None:
         """Refuses biases in the MLP, other activations, and rotary embeddings of other kinds."""
-        if config.mlp_bias:
+        if getattr(config, "mlp_bias", False):
             raise UserError("mlp_bias is true; TransformerLens' gated MLP has no such bias")
         if config.hidden_act != "silu":
-            raise UserError(f"hidden_act is {config.hidden_act!r}; LLaMA models use 'silu'")
+            raise UserError(f"hidden_act is {config.hidden_act!r}; it must be 'silu'")
         heads, kv_heads, d_head = attention_sizes(config)
         if heads % kv_heads:
             raise UserError(
@@ -131,7 +133,7 @@ class Llama(Architecture):
             positional_embedding_type="rotary",
             rotary_adjacent_pairs=False,
             rotary_dim=d_head,
-            original_architecture="LlamaForCausalLM",
+            original_architecture=self.model_class.__name__,
             tie_word_embeddings=config.tie_word_embeddings,
             init_weights=False,
             dtype=dtype,
@@ -142,9 +144,9 @@ class Llama(Architecture):
     def hooked_weights(
         self, model: PreTrainedModel, cfg: HookedTransformerConfig
     ) -> dict[str, Tensor]:
-        """TransformerLens' conversion, and the attention's biases, which it leaves out."""
+        """TransformerLens' conversion, and the attention's biases and norms, which it leaves out."""
         weights: dict[str, Tensor] = convert_llama_weights(model, cfg)
-        return weights | _attention_biases(model, cfg)
+        return weights | _attention_extras(model, cfg)
 
 
 def attention_sizes(config: PretrainedConfig) -> tuple[int, int, int]:
@@ -153,7 +155,7 @@ def attention_sizes(config: PretrainedConfig) -> tuple[int, int, int]:
     return (
         heads,
         config.num_key_value_heads or heads,
-        config.head_dim or config.hidden_size // heads,
+        getattr(config, "head_dim", None) or config.hidden_size // heads,
     )
 
 
@@ -163,7 +165,7 @@ def rotary_settings(config: PretrainedConfig) -> dict[str, Any]:
     kind = rope.get("rope_type", "default")
     if rope.get("partial_rotary_factor", 1.0) != 1.0:
         raise UserError(
-            f"partial_rotary_factor is {rope['partial_rotary_factor']}; LLaMA rotates all of a head"
+            f"partial_rotary_factor is {rope['partial_rotary_factor']}; it must be 1, all of a head is rotated"
         )
     settings: dict[str, Any] = {"rotary_base": rope["rope_theta"]}
     if kind == "linear":
@@ -184,19 +186,21 @@ def rotary_settings(config: PretrainedConfig) -> dict[str, Any]:
     return settings
 
 
-def _attention_biases(model: PreTrainedModel, cfg: HookedTransformerConfig) -> dict[str, Tensor]:
-    """The biases of q, k, v, o where the config has them; the converter writes zeros in their place."""
-    biases: dict[str, Tensor] = {}
-    if not model.config.attention_bias:
-        return biases
+def _attention_extras(model: PreTrainedModel, cfg: HookedTransformerConfig) -> dict[str, Tensor]:
+    """Biases of q, k, v, o and norms of queries and keys, where a model has them."""
+    extras: dict[str, Tensor] = {}
     mark = "" if cfg.n_key_value_heads is None else "_"
     for layer, block in enumerate(model.model.layers):
         attention, stem = block.self_attn, f"blocks.{layer}.attn."
-        biases[f"{stem}b_Q"] = attention.q_proj.bias.view(-1, cfg.d_head)
-        biases[f"{stem}{mark}b_K"] = attention.k_proj.bias.view(-1, cfg.d_head)
-        biases[f"{stem}{mark}b_V"] = attention.v_proj.bias.view(-1, cfg.d_head)
-        biases[f"{stem}b_O"] = attention.o_proj.bias
-    return biases
+        for module, name in (("q_proj", "b_Q"), ("k_proj", f"{mark}b_K"), ("v_proj", f"{mark}b_V")):
+            if (bias := getattr(attention, module).bias) is not None:
+                extras[stem + name] = bias.view(-1, cfg.d_head)
+        if attention.o_proj.bias is not None:
+            extras[f"{stem}b_O"] = attention.o_proj.bias
+        if cfg.use_qk_norm:
+            extras[f"{stem}q_norm.w"] = attention.q_norm.weight
+            extras[f"{stem}k_norm.w"] = attention.k_norm.weight
+    return extras
 
 
 LLAMA = Llama(
@@ -208,5 +212,6 @@ LLAMA = Llama(
     embedding="model.embed_tokens.weight",
     head="lm_head.weight",
     layers="model.layers.",
-    lora_targets=("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"),
+    lora_targets=TARGETS,
+    leftovers=LEFTOVERS,
 )

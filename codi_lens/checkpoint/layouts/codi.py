@@ -1,14 +1,25 @@
-"""The official CODI checkpoints: the state dict of one module with `codi`, a base model inside two wrappers of
-peft, and `prj`, the projection."""
+"""CODI (Shen et al., arXiv 2502.21074) and SIM-CoT, whose auxiliary decoder serves training alone: the state
+dict of one module with `codi`, the base model, and `prj`, the projection."""
+
+import re
+from dataclasses import replace
 
 from codi_lens.checkpoint.layouts.base import Layout
 
+DECODER = "SIM-CoT's auxiliary decoder"
+
 CODI = Layout(
     name="CODI",
+    family="CODI",
+    # Inside two wrappers of peft.
     base="codi.base_model.model.",
     projection="prj.",
-    # The layer norm has a name of its own or, in older files, is known by its place.
-    projection_modules={"1": ("1",), "3": ("3",), "ln": ("ln", "4")},
-    extra_tokens=3,
-    leftovers=("rotary_emb.inv_freq",),
+    auxiliary=dict.fromkeys(("decoder.", "pj_in.", "pj_out."), DECODER),
+)
+CODI_MERGED = replace(
+    CODI,
+    name="CODI without adapters",
+    base="codi.",
+    adapted=False,
+    marks=re.compile(r"codi\.(?!base_model\.)"),
 )

@@ -14,19 +14,20 @@ computes exactly what it would compute alone.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import cast
 
 import torch
 from einops import rearrange, repeat
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
-from transformers import LlamaForCausalLM, PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.cache_utils import DynamicCache, DynamicLayer
 
 from codi_lens.checkpoint.plain_cache import cached
+from codi_lens.organisms.toy.family import FAMILIES, Family
 from codi_lens.organisms.toy.task import Problem
-from codi_lens.organisms.toy.tokenizer import ANSWER_STEM, cot_text
+from codi_lens.organisms.toy.tokenizer import cot_text
 
 
 @dataclass(frozen=True)
@@ -40,8 +41,10 @@ class Batch:
     """Steps that the teacher writes out, padded on the right."""
     cot_mask: Bool[Tensor, "batch cot"]
     answer: Int[Tensor, "batch answer"]
-    """[The, answer, is, :, ␣, number, eos]"""
+    """[stem, number, eos]"""
     eot: int
+    may_say_eot: bool
+    """Whether greedy decoding may choose eot."""
 
     @property
     def length(self) -> Int[Tensor, "batch 1"]:
@@ -50,25 +53,36 @@ class Batch:
 
 
 def encode(
-    problems: Sequence[Problem], tokenizer: PreTrainedTokenizerBase, *, drop_last_step: bool = True
+    problems: Sequence[Problem],
+    tokenizer: PreTrainedTokenizerBase,
+    family: Family = FAMILIES["toy"],
+    *,
+    drop_last_step: bool = True,
 ) -> Batch:
     """Tokenize problems. As in the official default, the teacher leaves its last step unwritten."""
-    n_vocab = len(tokenizer)
-    pad, bot, eot = n_vocab, n_vocab + 1, n_vocab + 2
+    extra, layout = family.extra_ids(len(tokenizer)), family.layout
+    pad = extra.get(
+        "pad", len(tokenizer) + len(extra)
+    )  # no token at all, where there is none: it is masked
     keep = slice(None, -1) if drop_last_step else slice(None)
 
     def ids(texts: list[str], special: bool) -> list[list[int]]:
         encoded: list[list[int]] = tokenizer(texts, add_special_tokens=special)["input_ids"]
         return encoded
 
-    questions = [[*row, bot] for row in ids([p.question for p in problems], True)]
+    asked = [p.question + layout.question_suffix for p in problems]
+    questions = [[*row, extra["bot"]] for row in ids(asked, True)]
     cots = ids([cot_text(p.cot[keep]) for p in problems], False)
-    answers = ids([f"{ANSWER_STEM}{p.answer}" for p in problems], False)
+    answers = ids([f"{family.answer_stem}{p.answer}" for p in problems], False)
     width, cot_width = max(map(len, questions)), max(map(len, cots))
     question = torch.tensor([[pad] * (width - len(row)) + row for row in questions])
     cot = torch.tensor([row + [pad] * (cot_width - len(row)) for row in cots])
     answer = torch.tensor([[*row, tokenizer.eos_token_id] for row in answers])
-    return Batch(question, question != pad, cot, cot != pad, answer, eot)
+    masks = question != pad, cot != pad
+    none = extra["bot"]
+    question, cot = question.masked_fill(~masks[0], none), cot.masked_fill(~masks[1], none)
+    may_say_eot = not layout.forbids_eot
+    return Batch(question, masks[0], cot, masks[1], answer, extra["eot"], may_say_eot)
 
 
 @dataclass(frozen=True)
@@ -82,7 +96,7 @@ class Prefix:
 
 
 def _extend(
-    model: LlamaForCausalLM,
+    model: PreTrainedModel,
     inputs: Float[Tensor, "batch query d_model"],
     positions: Int[Tensor, "batch query"],
     cache: DynamicCache,
@@ -104,7 +118,7 @@ def _extend(
     mask = rearrange(torch.cat([prefix, block], dim=2), "batch query key -> batch 1 query key")
     # Of the inputs' own dtype: attention takes a mask of another one and answers wrongly.
     bias = torch.zeros(mask.shape, dtype=inputs.dtype)
-    output = model.model(
+    output = model.base_model(
         inputs_embeds=inputs,
         attention_mask=bias.masked_fill_(~mask, torch.finfo(inputs.dtype).min),
         position_ids=positions,
@@ -120,9 +134,9 @@ def _branch(cache: DynamicCache) -> DynamicCache:
     return DynamicCache([(layer.keys, layer.values) for layer in layers])
 
 
-def read_question(model: LlamaForCausalLM, batch: Batch) -> tuple[Prefix, Tensor]:
+def read_question(model: PreTrainedModel, batch: Batch) -> tuple[Prefix, Tensor]:
     """Feed [bos question bot]. Returns the prefix, and the final state at the question's last token."""
-    inputs = model.model.embed_tokens(batch.question)
+    inputs = model.get_input_embeddings()(batch.question)
     positions = (batch.question_mask.cumsum(1) - 1).clamp(min=0)
     cache = DynamicCache()
     nothing = batch.question_mask[:, :0]
@@ -131,19 +145,19 @@ def read_question(model: LlamaForCausalLM, batch: Batch) -> tuple[Prefix, Tensor
 
 
 def think(
-    model: LlamaForCausalLM,
+    model: PreTrainedModel,
     projection: nn.Module,
     batch: Batch,
     prefix: Prefix,
     n_latents: int,
-    replace: Float[Tensor, "batch latent d_model"] | None = None,
+    fed: Float[Tensor, "batch latent d_model"] | None = None,
 ) -> tuple[Prefix, list[Float[Tensor, "batch d_model"]]]:
-    """Feed `n_latents` thoughts, each the projected state before it, or those in `replace`."""
+    """Feed `n_latents` thoughts, each the projected state before it, or those in `fed`."""
     cache, visible, state = _branch(prefix.cache), prefix.visible, prefix.state
     thoughts: list[Tensor] = []
     one = torch.ones_like(visible[:, :1])
     for step in range(n_latents):
-        thought = projection(state) if replace is None else replace[:, step]
+        thought = projection(state) if fed is None else fed[:, step]
         (states,) = _extend(model, thought[:, None], batch.length + step, cache, visible, one)
         thoughts.append(thought)
         visible, state = torch.cat([visible, one], dim=1), states[:, -1]
@@ -151,7 +165,7 @@ def think(
 
 
 def student_states(
-    model: LlamaForCausalLM,
+    model: PreTrainedModel,
     batch: Batch,
     prefix: Prefix,
     n_latents: int,
@@ -160,7 +174,7 @@ def student_states(
 ) -> tuple[Float[Tensor, "batch answer d_model"], ...]:
     """Feed [eot, answer without eos] after the thoughts; states at t predict `batch.answer[:, t]`."""
     eot = torch.full_like(batch.answer[:, :1], batch.eot)
-    inputs = model.model.embed_tokens(torch.cat([eot, batch.answer[:, :-1]], dim=1))
+    inputs = model.get_input_embeddings()(torch.cat([eot, batch.answer[:, :-1]], dim=1))
     positions = batch.length + n_latents + torch.arange(inputs.shape[1])
     own = torch.ones(inputs.shape[:2], dtype=torch.bool)
     return _extend(
@@ -169,7 +183,7 @@ def student_states(
 
 
 def teacher_states(
-    model: LlamaForCausalLM, batch: Batch, prefix: Prefix, *, all_layers: bool = False
+    model: PreTrainedModel, batch: Batch, prefix: Prefix, *, all_layers: bool = False
 ) -> tuple[Float[Tensor, "batch cot_answer d_model"], ...]:
     """Feed [cot, answer without eos] after the question, from which bot is hidden."""
     ids = torch.cat([batch.cot, batch.answer[:, :-1]], dim=1)
@@ -179,7 +193,7 @@ def teacher_states(
     positions = batch.length - 1 + (own.cumsum(1) - 1).clamp(min=0)
     visible = prefix.visible.clone()
     visible[:, -1] = False
-    inputs = model.model.embed_tokens(ids)
+    inputs = model.get_input_embeddings()(ids)
     return _extend(
         model, inputs, positions, _branch(prefix.cache), visible, own, all_layers=all_layers
     )
@@ -187,7 +201,7 @@ def teacher_states(
 
 @torch.no_grad()
 def thoughts_of(
-    model: LlamaForCausalLM, projection: nn.Module, batch: Batch, n_latents: int
+    model: PreTrainedModel, projection: nn.Module, batch: Batch, n_latents: int
 ) -> Float[Tensor, "batch latent d_model"]:
     """The thoughts that the model has on each question."""
     prefix, _ = read_question(model, batch)
@@ -196,12 +210,12 @@ def thoughts_of(
 
 @torch.no_grad()
 def greedy_answers(
-    model: LlamaForCausalLM,
+    model: PreTrainedModel,
     projection: nn.Module,
     tokenizer: PreTrainedTokenizerBase,
     batch: Batch,
     n_latents: int,
-    replace: Float[Tensor, "batch latent d_model"] | None = None,
+    fed: Float[Tensor, "batch latent d_model"] | None = None,
 ) -> list[int | None]:
     """The number that greedy decoding answers, or None where it writes anything but stem, number, eos.
 
@@ -210,21 +224,21 @@ def greedy_answers(
     forced, which tells whether eos follows.
     """
     prefix, _ = read_question(model, batch)
-    prefix, _ = think(model, projection, batch, prefix, n_latents, replace)
+    prefix, _ = think(model, projection, batch, prefix, n_latents, fed)
 
     def argmax(forced: Batch) -> Int[Tensor, "batch answer"]:
         logits = model.lm_head(student_states(model, forced, prefix, n_latents)[0])
-        return cast(Tensor, logits[..., : batch.eot].argmax(-1))  # every id but eot may be chosen
+        # CODI's eot is the last id, so that its official code leaves it out by its place.
+        allowed = logits if batch.may_say_eot else logits[..., : batch.eot]
+        return cast(Tensor, allowed.argmax(-1))
 
     first = argmax(batch)
     number = first[:, -2:-1]
     forced = torch.cat([batch.answer[:, :-2], number, batch.answer[:, -1:]], dim=1)
-    second = argmax(
-        Batch(batch.question, batch.question_mask, batch.cot, batch.cot_mask, forced, batch.eot)
-    )
+    second = argmax(replace(batch, answer=forced))
     whole = (second == forced).all(1)
     texts = tokenizer.convert_ids_to_tokens(number.flatten().clamp(max=len(tokenizer) - 1).tolist())
     return [
-        int(text) if ok and text.isdigit() else None
+        int(text) if ok and text.strip(" ").isdigit() else None
         for ok, text in zip(whole.tolist(), texts, strict=True)
     ]

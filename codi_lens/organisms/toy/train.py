@@ -22,11 +22,10 @@ import torch
 from einops import rearrange, repeat
 from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from codi_lens.checkpoint.layouts import CODI
-from codi_lens.checkpoint.projection import make_projection
 from codi_lens.organisms.toy import task
+from codi_lens.organisms.toy.family import FAMILIES, Family, Size
 from codi_lens.organisms.toy.forward import (
     Batch,
     Prefix,
@@ -37,23 +36,9 @@ from codi_lens.organisms.toy.forward import (
     teacher_states,
     think,
 )
-from codi_lens.organisms.toy.tokenizer import build_tokenizer
 
 EMPTY_WEIGHT = 0.25
 """Of the loss without thoughts, which has nothing to learn from and would drown the others."""
-
-
-@dataclass(frozen=True)
-class Size:
-    """Shape of the model."""
-
-    n_layers: int = 3
-    d_model: int = 96
-    d_mlp: int = 256
-    n_heads: int = 4
-    n_kv_heads: int = 2
-    d_projection: int = 128
-    n_latents: int = 6
 
 
 @dataclass(frozen=True)
@@ -79,7 +64,9 @@ class Recipe:
     """Everything that the trained weights depend on."""
 
     seed: int = 0
-    size: Size = Size()
+    family: str = "toy"
+    """Name in `FAMILIES`."""
+    size: Size = field(default_factory=Size)
     stages: tuple[Stage, ...] = (
         Stage("base", steps=1500, batch=64, lr=4e-3, codi=False),
         Stage("codi", steps=6500, batch=64, lr=2e-3, clip=2.0, sealed=0.5),
@@ -112,36 +99,26 @@ class Trained:
 
     recipe: Recipe
     tokenizer: PreTrainedTokenizerBase
-    model: LlamaForCausalLM
+    model: PreTrainedModel
     projection: nn.Module
     base: dict[str, Tensor] = field(default_factory=dict)
     """State dict of the model after its last stage without a student."""
     curve: list[Progress] = field(default_factory=list)
 
-
-def make_model(size: Size, n_vocab: int) -> LlamaForCausalLM:
-    """A LLaMA with random weights, with rows for CODI's three extra tokens."""
-    config = LlamaConfig(
-        vocab_size=n_vocab + CODI.extra_tokens,
-        hidden_size=size.d_model,
-        intermediate_size=size.d_mlp,
-        num_hidden_layers=size.n_layers,
-        num_attention_heads=size.n_heads,
-        num_key_value_heads=size.n_kv_heads,
-        max_position_embeddings=256,
-        tie_word_embeddings=True,
-        initializer_range=1 / math.sqrt(size.d_model) / 2,
-    )
-    return LlamaForCausalLM(config)
+    @property
+    def family(self) -> Family:
+        """What tells the model from the others."""
+        return FAMILIES[self.recipe.family]
 
 
 def start(recipe: Recipe) -> Trained:
     """Random weights that depend on the recipe's seed alone; global random state stays as it was."""
-    tokenizer, size = build_tokenizer(), recipe.size
+    family, size = FAMILIES[recipe.family], recipe.size
+    tokenizer = family.make_tokenizer()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.seed)
-        model = make_model(size, len(tokenizer))
-        projection = make_projection(size.d_model, size.d_projection)
+        model = family.make_base(size, len(tokenizer) + len(family.layout.extra_tokens))
+        projection = family.make_projection(size)
     return Trained(recipe, tokenizer, model, projection)
 
 
@@ -152,7 +129,7 @@ def _cross_entropy(logits: Tensor, targets: Tensor, keep: Tensor | None = None) 
 
 
 def _teacher_loss(
-    model: LlamaForCausalLM, batch: Batch, prefix: Prefix, last: Tensor, all_layers: bool
+    model: PreTrainedModel, batch: Batch, prefix: Prefix, last: Tensor, all_layers: bool
 ) -> tuple[Tensor, list[Tensor]]:
     """Cross-entropy of the steps and the answer; states of each layer before the answer number."""
     layers = teacher_states(model, batch, prefix, all_layers=all_layers)
@@ -191,7 +168,7 @@ def _swapped_loss(run: Trained, batch: Batch, prefix: Prefix, thoughts: Tensor) 
     loss = torch.zeros(())
     for n_latents, weight in ((run.recipe.size.n_latents, 1.0), (0, EMPTY_WEIGHT)):
         fed = thoughts.roll(-1, dims=0)
-        thinking, _ = think(run.model, run.projection, batch, prefix, n_latents, replace=fed)
+        thinking, _ = think(run.model, run.projection, batch, prefix, n_latents, fed)
         states = student_states(run.model, other, thinking, n_latents)[-1]
         loss = loss + weight * _cross_entropy(run.model.lm_head(states), other.answer)
     return loss
@@ -236,13 +213,13 @@ def _schedule(step: int, stage: Stage) -> float:
 def _batches(run: Trained, stage: Stage, rng: random.Random) -> Iterator[Batch]:
     for _ in range(stage.steps):
         problems = [task.sample_training(rng, run.recipe.kind_weights) for _ in range(stage.batch)]
-        yield encode(problems, run.tokenizer)
+        yield encode(problems, run.tokenizer, run.family)
 
 
 @torch.no_grad()
 def teacher_accuracy(run: Trained, problems: list[task.Problem]) -> float:
     """Share of problems whose answer the teacher gives right, its steps forced."""
-    batch = encode(problems, run.tokenizer)
+    batch = encode(problems, run.tokenizer, run.family)
     prefix, _ = read_question(run.model, batch)
     states = teacher_states(run.model, batch, prefix)[-1][:, -2:]
     right = run.model.lm_head(states).argmax(-1) == batch.answer[:, -2:]
@@ -251,7 +228,7 @@ def teacher_accuracy(run: Trained, problems: list[task.Problem]) -> float:
 
 def student_accuracy(run: Trained, problems: list[task.Problem]) -> float:
     """Share of problems that the student answers right, decoding greedily."""
-    batch = encode(problems, run.tokenizer)
+    batch = encode(problems, run.tokenizer, run.family)
     n_latents = run.recipe.size.n_latents
     answers = greedy_answers(run.model, run.projection, run.tokenizer, batch, n_latents)
     right = [answer == p.answer for answer, p in zip(answers, problems, strict=True)]
