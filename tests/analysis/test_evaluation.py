@@ -31,6 +31,23 @@ def test_batches_give_what_each_question_gives_alone(tiny, batch, prepare):
     assert found.with_latents() is found.with_latents(3)
 
 
+@pytest.mark.parametrize(
+    "frame",
+    [
+        {"begin": ("eos", "bot"), "end": ("eot", "eos"), "forbid_eot": False},
+        {"begin": (), "end": ()},
+        {"begin": (), "end": (), "num_latents": 0},
+        {"question_suffix": " ?", "answer_stem": ""},
+    ],
+)
+def test_batches_give_the_same_whatever_is_around_the_thoughts(tiny_folder, frame):
+    codi = HookedCodi.from_pretrained(tiny_folder, dtype=torch.float64, **frame)
+    found = evaluate(codi, DATA, batch=3)
+    for count in range(codi.config.num_latents + 1):
+        texts = tuple(codi.generate(as_tested(q), num_latents=count) for q in QUESTIONS)
+        assert found.with_latents(count).texts == texts
+
+
 def test_the_questions_matter_to_the_letter(tiny):
     """Or the test above could not tell whether they were prepared."""
     one, other = (evaluate(tiny, DATA, prepare=prepare) for prepare in (True, False))
