@@ -7,8 +7,9 @@ from functools import cached_property
 from codi_lens.analysis.asking import Condition, ask, latents_name, right
 from codi_lens.checkpoint.known import PublishedScore
 from codi_lens.data.datasets import Dataset, as_tested
-from codi_lens.errors import UserError, whole_number
-from codi_lens.memory import in_batches
+from codi_lens.data.judges import JUDGES
+from codi_lens.errors import UserError, one_of, whole_number
+from codi_lens.memory import fitting_rows, in_batches
 from codi_lens.model.hooked_codi import DECODED, HookedCodi
 
 BATCH = 128
@@ -111,6 +112,8 @@ def make_exam(
         judge or dataset.judge,
         whole_number(max_new_tokens, "max_new_tokens", at_least=1),
     )
+    if exam.judge is not None:
+        one_of(exam.judge, JUDGES, "judge")
     behind = exam.num_latents + len(codi.tokens.end()) + exam.max_new_tokens
     asked = zip(dataset.ids, exam.questions, dataset.answers, strict=True)
     for name, question, answer in asked:
@@ -142,8 +145,15 @@ def answered(
         asked = ask(codi, [exam.questions[i] for i in batch], exam.num_latents, exam.max_new_tokens)
         return [Answered(tuple(batch), asked.texts, asked.cut)]
 
+    size = exam.batch
+    if left:
+        # Memory is largest in the pass over the prompts: each position attends to all before it.
+        behind = exam.num_latents + len(codi.tokens.end()) + exam.max_new_tokens
+        longest = lengths[left[0]]
+        shape = {"prompt": 0, "latents": behind, "answer": longest}
+        size = min(size, fitting_rows(codi.model.cfg, codi.loop.device, **shape))
     less = "fewer --num-latents, --max-new-tokens or --dtype bfloat16"
-    yield from in_batches(left, exam.batch, run, stopped=stopped, unit="question", less=less)
+    yield from in_batches(left, size, run, stopped=stopped, unit="question", less=less)
 
 
 def evaluated(codi: HookedCodi, exam: Exam, parts: Sequence[Answered]) -> Evaluation:

@@ -77,12 +77,22 @@ def test_the_longest_questions_go_first_and_what_is_done_is_not_asked_again(tiny
     assert whole.conditions == evaluate(tiny, DATA).conditions
 
 
+def test_scarce_memory_makes_smaller_batches_of_the_same_answers(tiny, monkeypatch):
+    whole = evaluate(tiny, DATA)
+    monkeypatch.setattr("codi_lens.memory.free_memory", lambda _: 2**17)
+    parts = list(answered(tiny, make_exam(tiny, DATA)))
+    assert 1 < len(parts) <= len(QUESTIONS)
+    assert evaluated(tiny, make_exam(tiny, DATA), parts).conditions == whole.conditions
+
+
 def test_the_call_s_judge_comes_before_the_data_s(tiny):
     texts = evaluate(tiny, DATA).with_latents().texts
     own = Dataset("own", tuple(map(as_tested, QUESTIONS)), texts, DATA.ids, judge="exact")
     assert evaluate(tiny, own).with_latents().accuracy == 1
     other = Dataset("other", own.questions, tuple(t + "?" for t in texts), own.ids, judge="exact")
     assert evaluate(tiny, other).with_latents().accuracy == 0
+    with pytest.raises(UserError, match=r"^no judge 'close'; known are number, text, exact"):
+        evaluate(tiny, own, judge="close")
     with pytest.raises(UserError, match='question a of own: the judge "number" cannot judge'):
         evaluate(tiny, own, judge="number")
 
