@@ -79,12 +79,22 @@ def keep_freed_memory() -> None:
     Left alone it gives large ones back to the system, and every page of the next has to be mapped anew: about a
     tenth of a sweep on the CPU. With another C library, or none to be found, nothing is done.
     """
+    _glibc("mallopt", M_TRIM_THRESHOLD, 2**31 - 1)
+    _glibc("mallopt", M_MMAP_THRESHOLD, 2**30)
+
+
+def return_freed_memory() -> None:
+    """Has glibc give back what is freed, where it would keep the pages between tensors that stay."""
+    _glibc("malloc_trim", 0)
+
+
+def _glibc(function: str, *arguments: int) -> None:
+    """Calls a function of the C library, where it has it."""
     try:
-        mallopt = ctypes.CDLL(None).mallopt
+        call = getattr(ctypes.CDLL(None), function)
     except (AttributeError, OSError, TypeError):
         return
-    mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
-    mallopt(M_MMAP_THRESHOLD, 2**30)
+    call(*arguments)
 
 
 def in_batches(

@@ -28,7 +28,7 @@ from codi_lens.cli.folders import fresh_folder
 from codi_lens.cli.model_flags import add_device, add_dtype
 from codi_lens.cli.program import Program
 
-SHAPES = ("toy", "medium", "llama-1b")
+SHAPES = ("toy", "medium", "gpt2", "llama-1b")
 MIB = 2**20
 
 

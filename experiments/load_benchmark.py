@@ -1,4 +1,4 @@
-"""Memory and seconds that loading takes, on a fabricated checkpoint of LLaMA-3.2-1B's shape.
+"""Memory and seconds that loading takes, on a fabricated checkpoint of LLaMA-3.2-1B's or GPT-2's shape.
 
     python -m experiments.load_benchmark --dtype bfloat16
 
@@ -26,31 +26,55 @@ from codi_lens.cli.model_flags import add_device, add_dtype
 from codi_lens.cli.program import Program
 from codi_lens.errors import UserError
 
-SHAPES = {
-    "1b": {
+LLAMA3 = {
+    "model_type": "llama",
+    "max_position_embeddings": 131072,
+    "tie_word_embeddings": True,
+    "rms_norm_eps": 1e-5,
+    "rope_parameters": {
+        "rope_type": "llama3",
+        "rope_theta": 500000.0,
+        "factor": 32.0,
+        "low_freq_factor": 1.0,
+        "high_freq_factor": 4.0,
+        "original_max_position_embeddings": 8192,
+    },
+}
+SHAPES: dict[str, dict[str, Any]] = {
+    "1b": LLAMA3
+    | {
         "vocab_size": 128256,
         "hidden_size": 2048,
         "intermediate_size": 8192,
         "num_hidden_layers": 16,
         "num_attention_heads": 32,
         "num_key_value_heads": 8,
-        "max_position_embeddings": 131072,
         "rank": 128,
         "projection_dim": 2048,
     },
-    "small": {
+    "gpt2": {
+        "model_type": "gpt2",
+        "vocab_size": 50257,
+        "n_embd": 768,
+        "n_layer": 12,
+        "n_head": 12,
+        "n_positions": 1024,
+        "layer_norm_epsilon": 1e-5,
+        "rank": 128,
+        "projection_dim": 768,
+    },
+    "small": LLAMA3
+    | {
         "vocab_size": 2000,
         "hidden_size": 64,
         "intermediate_size": 128,
         "num_hidden_layers": 2,
         "num_attention_heads": 4,
         "num_key_value_heads": 2,
-        "max_position_embeddings": 131072,
         "rank": 8,
         "projection_dim": 64,
     },
 }
-TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 FORMATS = ("safetensors", "sharded", "bin")
 MIB = 2**20
 
@@ -89,12 +113,12 @@ def benchmark(arguments: argparse.Namespace) -> None:
     print(table(json.loads(done.stdout)))
 
 
-def fabricate(folder: Path, shape: dict[str, int], file_format: str) -> None:
+def fabricate(folder: Path, shape: dict[str, Any], file_format: str) -> None:
     """Writes a random checkpoint: base in bfloat16, adapters and projection in float32."""
     import torch
     from accelerate import init_empty_weights
-    from transformers import LlamaConfig, LlamaForCausalLM
 
+    from codi_lens.checkpoint.architectures import architecture_of
     from codi_lens.checkpoint.config import CodiConfig
     from codi_lens.checkpoint.layouts import CODI
     from codi_lens.checkpoint.projection import make_projection
@@ -104,25 +128,21 @@ def fabricate(folder: Path, shape: dict[str, int], file_format: str) -> None:
     torch.manual_seed(0)
     shape = dict(shape)
     rank, projection_dim = shape.pop("rank"), shape.pop("projection_dim")
+    architecture = architecture_of(shape["model_type"])
     shape["vocab_size"] += len(CODI.extra_tokens)
-    rope = {
-        "rope_type": "llama3", "rope_theta": 500000.0, "factor": 32.0, "low_freq_factor": 1.0,
-        "high_freq_factor": 4.0, "original_max_position_embeddings": 8192,
-    }  # fmt: skip
-    options = {"rope_parameters": rope, "tie_word_embeddings": True, "rms_norm_eps": 1e-5}
     with init_empty_weights():
-        base = LlamaForCausalLM(LlamaConfig.from_dict(shape | options)).bfloat16()
+        base = architecture.model_class(architecture.config_class.from_dict(shape)).bfloat16()
     base.to_empty(device="cpu").tie_weights()
     for name, parameter in base.named_parameters():
-        parameter.data.fill_(1.0) if "norm" in name else parameter.data.normal_(std=0.02)
-    adapters = {
-        name: (
-            torch.randn(rank, linear.in_features) * 0.02,
-            torch.randn(linear.out_features, rank) * 0.02,
-        )
-        for name, linear in base.named_modules()
-        if isinstance(linear, torch.nn.Linear) and name.endswith(TARGETS)
-    }
+        norm = "norm" in name or ".ln_" in name
+        parameter.data.fill_(1.0) if norm else parameter.data.normal_(std=0.02)
+    adapters = {}
+    for name, parameter in base.named_parameters():
+        module, _, leaf = name.rpartition(".")
+        if leaf == "weight" and module.endswith(architecture.lora_targets):
+            out_size, in_size = parameter.shape[:: -1 if architecture.transposed else 1]
+            a, b = torch.randn(rank, in_size), torch.randn(out_size, rank)
+            adapters[module] = a * 0.02, b * 0.02
     write_checkpoint(
         folder,
         base=base,

@@ -27,6 +27,7 @@ from codi_lens.checkpoint.layouts import Layout
 from codi_lens.checkpoint.load_report import LoadReport
 from codi_lens.checkpoint.projection import load_projection
 from codi_lens.checkpoint.tensor_files import CheckpointError, TensorFile
+from codi_lens.memory import return_freed_memory
 
 
 @dataclass
@@ -147,6 +148,7 @@ def _model_weights(
         if leaf == "weight" and (inside or _has_adapter(claims, module)):
             adapted.add(module)
             tensor = _merge(claims, architecture, module, shape, config)
+            return_freed_memory()  # of the merge before, whose parts lie between tensors that stay
         elif inside:
             tensor = claims.take(wrapped, shape)
         else:

@@ -86,8 +86,9 @@ class _SharedPrefixForward(AbstractAttention):
         now = entry.now
         assert now is not None, "the pass was not begun"
         q, k, v = self.calculate_qkv_matrices(query_input, key_input, value_input)
-        q = self.hook_rot_q(now.rotate(q))
-        entry.append(self.hook_rot_k(now.rotate(k)), v)
+        if now.cos is not None:
+            q, k = self.hook_rot_q(now.rotate(q)), self.hook_rot_k(now.rotate(k))
+        entry.append(k, v)
         scores = self.hook_attn_scores(now.hide(entry.scores(q / self.attn_scale)))
         z = self.hook_z(entry.mix(self.hook_pattern(F.softmax(scores, dim=-1))))
         return F.linear(z.flatten(2), self.W_O.flatten(0, 1).T, self.b_O)

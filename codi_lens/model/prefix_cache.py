@@ -95,9 +95,9 @@ class NewPositions:
     def rotate(
         self, x: Float[Tensor, "rows pos heads d_head"]
     ) -> Float[Tensor, "rows pos heads d_head"]:
-        """The rotary embedding (Su et al., arXiv 2104.09864) of the new positions' queries or keys, if there is one."""
-        if self.cos is None or self.sin is None:
-            return x
+        """The rotary embedding (Su et al., arXiv 2104.09864) of the new positions' queries or keys."""
+        assert self.cos is not None, "positions are learned, not rotated"
+        assert self.sin is not None
         return torch.addcmul(x * self.cos, x.roll(x.shape[-1] // 2, dims=-1), self.sin)
 
     def hide(

@@ -43,7 +43,7 @@ def counted(loop: LatentLoop) -> Iterator[Passes]:
 
 def floor(bench: Bench, passes: Passes, own_shapes: bool) -> Callable[[], None]:
     """A run over c's tokens in plain transformers: in prompt-sized sequences, or in c's own shapes."""
-    llama = bench.llama
+    plain = bench.plain
     shapes = passes.fed
     if not own_shapes:
         total = sum(batch * new for batch, new in passes.fed)
@@ -52,14 +52,14 @@ def floor(bench: Bench, passes: Passes, own_shapes: bool) -> Callable[[], None]:
         whole, rest = divmod(total, width)
         shapes = [(min(most, whole - i), width) for i in range(0, whole, most)]
         shapes += [(1, rest)] if rest else []
-    final = torch.zeros(1, max(passes.read), llama.config.hidden_size, device=llama.device)
-    final = final.to(llama.dtype)
-    tokens = [torch.randint(0, 8, shape, device=llama.device) for shape in shapes]
+    final = torch.zeros(1, max(passes.read), plain.config.hidden_size, device=plain.device)
+    final = final.to(plain.dtype)
+    tokens = [torch.randint(0, 8, shape, device=plain.device) for shape in shapes]
 
     def run() -> None:
         for ids in tokens:
-            llama.model(input_ids=ids, use_cache=False)
+            plain.base_model(input_ids=ids, use_cache=False)
         for positions in passes.read:
-            llama.lm_head(final[:, :positions])
+            plain.lm_head(final[:, :positions])
 
     return run

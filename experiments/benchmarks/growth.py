@@ -43,7 +43,8 @@ def grow(repeats: int) -> dict[str, Any]:
 
 def measure(axis: str, value: int, repeats: int) -> dict[str, Any]:
     """One point of the curves; the runs take turns."""
-    shape = BASE if axis == "pairs" else replace(BASE, **{axis: value})
+    changed: dict[str, Any] = {} if axis == "pairs" else {axis: value}
+    shape = replace(BASE, **changed)
     work = make_work(make_bench(shape, value if axis == "pairs" else 1), None, sample=2)
     with counted(work.bench.codi.loop) as passes:
         sweep(work)

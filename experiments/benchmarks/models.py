@@ -1,11 +1,19 @@
 """Models and pairs to measure speed on: the embedded one, and random weights of a given shape."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import (
+    GPT2Config,
+    GPT2LMHeadModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+)
 
 from codi_lens import HookedCodi, Pair, Variant, load_pairs
 from codi_lens.checkpoint.config import CodiConfig
@@ -23,6 +31,7 @@ FRAME = 2
 class Shape:
     """A random model, and the length of the prompts that it is asked."""
 
+    architecture: str = "llama"
     layers: int = 16
     d_model: int = 512
     heads: int = 8
@@ -35,6 +44,7 @@ class Shape:
 
 SHAPES = {
     "medium": Shape(),
+    "gpt2": Shape("gpt2", 12, 768, 12, 12, 3072, 50_260),
     "llama-1b": Shape(d_model=2048, heads=32, kv_heads=8, d_mlp=8192, d_vocab=128_259),
 }
 
@@ -44,7 +54,7 @@ class Bench:
     """One model twice, hooked and plain, sharing its weights; and pairs."""
 
     codi: HookedCodi
-    llama: LlamaForCausalLM
+    plain: PreTrainedModel
     pairs: list[Pair]
 
 
@@ -54,22 +64,32 @@ def make_bench(
     """The model and pairs of a shape; "toy" is the embedded model with its own pairs."""
     if shape == "toy":
         parts = load_pretrained("toy", device=device, dtype=dtype)
-        assert isinstance(parts.model, LlamaForCausalLM)
         pairs = [pair for pair in load_pairs("toy") if not pair.same_answer][: limit or 60]
         return Bench(HookedCodi.from_parts(parts, "toy"), parts.model, pairs)
     chosen = SHAPES[shape] if isinstance(shape, str) else shape
-    llama = random_llama(chosen, dtype)
-    llama.to(pick_device(device))  # type: ignore[arg-type]
-    projection = make_projection(chosen.d_model, chosen.d_model).to(llama.device, dtype).eval()
+    plain = random_model(chosen, dtype)
+    plain.to(pick_device(device))  # type: ignore[arg-type]
+    projection = make_projection(chosen.d_model, chosen.d_model).to(plain.device, dtype).eval()
     projection.requires_grad_(False)
     config = CodiConfig(num_latents=chosen.latents, remove_eos=True, answer_stem=STEM)
-    codi = HookedCodi(to_hooked(llama), projection, word_tokenizer(), config, name="random")
-    return Bench(codi, llama, random_pairs(limit or 1, chosen.prompt - FRAME))
+    codi = HookedCodi(to_hooked(plain), projection, word_tokenizer(), config, name="random")
+    return Bench(codi, plain, random_pairs(limit or 1, chosen.prompt - FRAME))
 
 
-def random_llama(shape: Shape, dtype: torch.dtype) -> LlamaForCausalLM:
-    """A LLaMA of the shape whose weights are random and tame: logits of order one."""
+def random_model(shape: Shape, dtype: torch.dtype) -> PreTrainedModel:
+    """A model of the shape whose weights are random and tame: logits of order one."""
     torch.manual_seed(0)
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        model = _MODELS[shape.architecture](shape)
+    finally:
+        torch.set_default_dtype(before)
+    model.eval().requires_grad_(False)
+    return model
+
+
+def _llama(shape: Shape) -> LlamaForCausalLM:
     config = LlamaConfig(
         vocab_size=shape.d_vocab,
         hidden_size=shape.d_model,
@@ -81,14 +101,23 @@ def random_llama(shape: Shape, dtype: torch.dtype) -> LlamaForCausalLM:
         tie_word_embeddings=True,
         rope_parameters={"rope_type": "default", "rope_theta": 500_000.0},
     )
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(dtype)
-    try:
-        llama = LlamaForCausalLM(config)
-    finally:
-        torch.set_default_dtype(before)
-    llama.eval().requires_grad_(False)
-    return llama
+    return LlamaForCausalLM(config)
+
+
+def _gpt2(shape: Shape) -> GPT2LMHeadModel:
+    config = GPT2Config(
+        vocab_size=shape.d_vocab,
+        n_embd=shape.d_model,
+        n_inner=shape.d_mlp,
+        n_layer=shape.layers,
+        n_head=shape.heads,
+        bos_token_id=0,
+        eos_token_id=0,
+    )
+    return GPT2LMHeadModel(config)
+
+
+_MODELS: dict[str, Callable[[Shape], PreTrainedModel]] = {"llama": _llama, "gpt2": _gpt2}
 
 
 def word_tokenizer() -> PreTrainedTokenizerFast:

@@ -15,6 +15,7 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from codi_lens import Site, UserError
+from codi_lens.checkpoint.architectures import architecture_of
 from codi_lens.checkpoint.plain_cache import cached
 from codi_lens.memory import in_batches
 from codi_lens.model.hooks import replace
@@ -84,17 +85,18 @@ class Plain:
     def __init__(self, bench: Bench, keep_prompt: bool) -> None:
         self.bench = bench
         self.keep_prompt = keep_prompt
+        self.layers = architecture_of(bench.plain.config.model_type).layers
         self.prompts: dict[int, tuple[DynamicCache, Tensor, int]] = {}
 
     def run(self, job: Job, index: int, cell: Cell) -> Float[Tensor, "pos d_vocab"]:
         """Logits from eot on, the clean answer forced, of one patched run."""
-        llama, codi = self.bench.llama, self.bench.codi
+        model, codi = self.bench.plain, self.bench.codi
         past, hidden, length = self._prompt(job, index)
         for step in range(codi.config.num_latents):
             thought = hidden if codi.projection is None else codi.projection(hidden)
             handle = None
             if step == cell.step:
-                layer = llama.model.layers[cell.layer]
+                layer = model.get_submodule(f"{self.layers}{cell.layer}")
                 handle = layer.register_forward_hook(
                     lambda *_: rearrange(cell.value, "d_model -> 1 1 d_model")
                 )
@@ -102,10 +104,10 @@ class Plain:
             if handle is not None:
                 handle.remove()
         tail = [*codi.tokens.end(), *job.answer.stem, *job.answer.clean[:-1]]
-        final = self._pass(past, input_ids=torch.tensor([tail], device=llama.device))
+        final = self._pass(past, input_ids=torch.tensor([tail], device=model.device))
         if self.keep_prompt:
             past.crop(length - past.get_seq_length())  # negative: as many are removed
-        logits: Tensor = llama.lm_head(final)
+        logits: Tensor = model.lm_head(final)
         return logits[0, len(codi.tokens.end()) - 1 :]
 
     def _prompt(self, job: Job, index: int) -> tuple[DynamicCache, Tensor, int]:
@@ -113,14 +115,14 @@ class Plain:
             return self.prompts[index]
         ids = self.bench.codi.tokens.prompt(job.pair.corrupted.question)
         past = DynamicCache()
-        tokens = torch.tensor([ids], device=self.bench.llama.device)
+        tokens = torch.tensor([ids], device=self.bench.plain.device)
         read = (past, self._pass(past, input_ids=tokens)[:, -1], len(ids))
         if self.keep_prompt:
             self.prompts[index] = read
         return read
 
     def _pass(self, past: DynamicCache, **inputs: Tensor) -> Float[Tensor, "1 new d_model"]:
-        model = self.bench.llama.model
+        model = self.bench.plain.base_model
         states: Tensor = model(**inputs, **cached(past)).last_hidden_state
         return states
 
@@ -203,7 +205,7 @@ def compare(arguments: argparse.Namespace) -> dict[str, Any]:
             "unembedded": sum(passes.read),
         },
         "peak_bytes": peak,
-        "weight_bytes": sum(p.numel() * p.element_size() for p in bench.llama.parameters()),
+        "weight_bytes": sum(p.numel() * p.element_size() for p in bench.plain.parameters()),
     }
 
 
@@ -239,11 +241,11 @@ def take_turns(runs: Runs, bench: Bench, repeats: int) -> dict[str, dict[str, fl
 
 def timed(run: Callable[[], Any], bench: Bench) -> float:
     """Seconds of one run."""
-    if bench.llama.device.type == "cuda":
+    if bench.plain.device.type == "cuda":
         torch.cuda.synchronize()
     started = time.perf_counter()
     run()
-    if bench.llama.device.type == "cuda":
+    if bench.plain.device.type == "cuda":
         torch.cuda.synchronize()
     return time.perf_counter() - started
 
@@ -261,7 +263,7 @@ def summary(values: Sequence[float]) -> dict[str, float]:
 
 def peak_memory(bench: Bench, run: Callable[[], Any]) -> int:
     """Bytes that a run takes beyond what was there before it."""
-    if bench.llama.device.type == "cuda":
+    if bench.plain.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()
         run()

@@ -58,7 +58,7 @@ def test_the_floor_feeds_as_many_tokens(small):
     total = sum(batch * new for batch, new in passes.fed)
     for own_shapes in (False, True):
         fed, read = [], []
-        model, head = bench.llama.model, bench.llama.lm_head
+        model, head = bench.plain.base_model, bench.plain.lm_head
         handles = [
             model.register_forward_pre_hook(
                 lambda m, a, k, fed=fed: fed.append(k["input_ids"].shape), with_kwargs=True
