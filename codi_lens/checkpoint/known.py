@@ -1,6 +1,7 @@
 """What is known of public checkpoints that their files do not say: `known_checkpoints.json`."""
 
 import functools
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,9 +25,15 @@ def known_checkpoints() -> dict[str, dict[str, Any]]:
 
 
 def known_config(name: str) -> dict[str, Any]:
-    """Fields of `CodiConfig` for a hub id; empty for one that is not known."""
-    config: dict[str, Any] = known_checkpoints().get(name, {}).get("config", {})
-    return dict(config)
+    """Fields of `CodiConfig` for a hub id; empty for one that is not known.
+
+    An author's many checkpoints have patterns for entries, of which every one that fits says its part.
+    """
+    entries = [e for e in _table()["patterns"] if re.fullmatch(e["id"], name)]
+    config: dict[str, Any] = {}
+    for entry in (*entries, known_checkpoints().get(name, {})):
+        config |= entry.get("config", {})
+    return config
 
 
 @dataclass(frozen=True)

@@ -24,6 +24,7 @@ from tests.models.llama3_tokenizer import llama3_tokenizer
 from tests.models.tiny import LLAMA3_ROPE, PlainCodi, tiny_config, write_tiny
 
 ZEN = "zen-E/CODI-llama3.2-1b-Instruct"
+GPT2 = "openai-community/gpt2"
 SIM_COT = "internlm/SIM_COT-LLaMA3-CODI-1B"
 CYWINSKI = "bcywinski/codi_llama1b-answer_only"
 META, MIRROR = "meta-llama/Llama-3.2-1B-Instruct", "unsloth/Llama-3.2-1B-Instruct"
@@ -302,17 +303,47 @@ def outcome(folder, where, cache):
 
 class TestKnownCheckpoints:
     def test_every_entry_is_valid_and_says_where_it_is_from(self):
-        assert set(known_checkpoints()) == {ZEN, SIM_COT, CYWINSKI}
+        assert {ZEN, SIM_COT, CYWINSKI} < set(known_checkpoints())
         for name, entry in known_checkpoints().items():
-            config = CodiConfig.from_mapping(entry["config"], name)
             assert entry["source"]
-            assert config.base_model == META
-            assert (config.lora_alpha, config.lora_rank, config.num_latents) == (32, 128, 6)
-            assert len(config.lora_targets) == 7
+            config = CodiConfig.from_mapping({"answer_stem": ""} | entry["config"], name)
+            assert config.num_latents in (6, 8, 10)
+            assert (config.lora_alpha, config.lora_rank) in ((32, 128), (None, None))
+            assert len(config.lora_targets or "abc") in (3, 7)
+            for score in entry.get("published", {}).values():
+                assert 0 < score["accuracy"] <= 1
+                assert score["source"]
+
+    @pytest.mark.parametrize("base", ["gpt2", "llama32-1b"])
+    @pytest.mark.parametrize("data", ["gsm8k", "prosqa", "prontoqa"])
+    def test_checkpoints_by_pattern(self, base, data):
+        """Of one author: the same names for all bases, data and methods."""
+        stem = f"connordilgren/{base}-{data}-"
+        found = {
+            method: CodiConfig.from_mapping(known_config(stem + method), method)
+            for method in (
+                "coconut",
+                "cot",
+                "no-cot",
+                "no_cot",
+                "codi",
+                "multimode-codi",
+                "multimode",
+            )
+        }
+        for config in found.values():
+            assert config.base_model == (GPT2 if base == "gpt2" else META)
+        assert found["coconut"].num_latents == 6
+        for plain in ("cot", "no-cot", "no_cot"):
+            assert (found[plain].num_latents, found[plain].begin, found[plain].end) == (0, (), ())
+        bot = ("bot",) if base == "gpt2" else ("<|eot_id|>", "bot")
+        assert found["multimode"].begin == found["multimode-codi"].begin == bot
+        assert found["multimode-codi"].extra_tokens == ("bot", "eot")
+        assert found["codi"].extra_tokens is None
 
     def test_what_sets_them_apart(self):
         assert known_config(ZEN)["projection_dim"] == 2048
-        assert known_config(SIM_COT)["drop_prefixes"] == ["decoder."]
+        assert known_config(SIM_COT.replace("1B", "3B"))["projection_dim"] == 3072
         assert known_config(CYWINSKI)["bot_token"] == "<|bocot|>"
         assert known_config(CYWINSKI)["remove_eos"] is False
         assert known_config("someone/else") == {}
