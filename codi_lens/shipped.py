@@ -8,9 +8,14 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-MODELS = {"toy": Path(__file__).parent / "organisms" / "toy" / "model"}
-"""Name of a model -> its folder, in the official layout."""
-PAIRS = {"toy": MODELS["toy"] / "pairs.json"}
+_TOY = Path(__file__).parent / "organisms" / "toy"
+MODELS = {
+    "toy": _TOY / "model",
+    "toy-gpt2": _TOY / "model_gpt2",
+    "toy-coconut": _TOY / "model_coconut",
+}
+"""Name of a model -> its folder, in an official layout."""
+PAIRS = {name: folder / "pairs.json" for name, folder in MODELS.items()}
 """Name of a set of pairs -> its file."""
 MADE_PAIRS = {"toy-heldout": "codi_lens.organisms.toy.pairs:heldout_pairs"}
 """Name of a set of pairs that is made when it is asked for -> the function that makes its entries."""

@@ -12,7 +12,7 @@ TABLE = Path(__file__).with_name("known_checkpoints.json")
 
 
 @functools.cache
-def _table() -> dict[str, dict[str, Any]]:
+def _table() -> dict[str, Any]:
     return read_object(TABLE)
 
 
@@ -21,7 +21,8 @@ def known_checkpoints() -> dict[str, dict[str, Any]]:
 
     Where scores were published there is "published": {data set: {"accuracy": …, "source": …}} too.
     """
-    return _table()["checkpoints"]
+    found: dict[str, dict[str, Any]] = _table()["checkpoints"]
+    return found
 
 
 def known_config(name: str) -> dict[str, Any]:
@@ -58,4 +59,5 @@ def mirror_of(name: str) -> str | None:
 
 def refusal(name: str) -> str | None:
     """Why a hub id that is often mistaken for a CODI model of a known architecture is not one."""
-    return _table()["refused"].get(name)
+    found: str | None = _table()["refused"].get(name)
+    return found

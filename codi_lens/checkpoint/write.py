@@ -29,6 +29,7 @@ def write_checkpoint(
     tokenizer: PreTrainedTokenizerBase | None = None,
     extra: Mapping[str, Tensor] | None = None,
     file_format: Literal["safetensors", "bin"] = "safetensors",
+    filename: str | None = None,
     max_shard_size: int | str | None = None,
     layout: Layout = CODI,
 ) -> None:
@@ -46,6 +47,7 @@ def write_checkpoint(
         tokenizer: saved beside the weights when given.
         extra: further tensors, by whole key (such as an auxiliary decoder's).
         file_format: a tied head is written once in safetensors and twice in bin, as the hub has it.
+        filename: of a bin; None: the usual one. Coconut's have a number and no suffix.
         max_shard_size: splits safetensors into shards with an index, e.g. "2GB"; None: one file.
         layout: how the keys are named; the official one if nothing is said.
 
@@ -58,7 +60,8 @@ def write_checkpoint(
             f"has_projection is {has_projection}; it must be {projection is not None}, as the "
             f"projection given is {'None' if projection is None else 'a module'}"
         )
-    name = PICKLED if file_format == "bin" else SHARD_INDEX if max_shard_size else SAFETENSORS
+    pickled = filename or PICKLED
+    name = pickled if file_format == "bin" else SHARD_INDEX if max_shard_size else SAFETENSORS
     for other in {PICKLED, SHARD_INDEX, SAFETENSORS} - {name}:
         if (folder / other).exists():
             raise UserError(f"{folder}: holds {other} already; {name} beside it would be ambiguous")
@@ -68,7 +71,7 @@ def write_checkpoint(
 
     folder.mkdir(parents=True, exist_ok=True)
     if file_format == "bin":
-        torch.save(tensors, folder / PICKLED)
+        torch.save(tensors, folder / pickled)
     elif max_shard_size:
         _save_shards(tensors, folder, max_shard_size)
     else:
@@ -89,11 +92,11 @@ def _keyed(
     tied_twice: bool,
 ) -> dict[str, Tensor]:
     """The state dict of the whole CODI module, under the names that peft gives."""
-    head = architecture_of(base.config.model_type).head
+    architecture = architecture_of(base.config.model_type)
     tensors: dict[str, Tensor] = {}
     for name, tensor in base.state_dict().items():
         module, _, leaf = name.rpartition(".")
-        if name == head and base.config.tie_word_embeddings:
+        if name == architecture.head and base.config.tie_word_embeddings:
             if not tied_twice:
                 continue
             tensor = tensor.clone()  # torch.save would store a shared tensor once
@@ -102,6 +105,8 @@ def _keyed(
     for module, (a, b) in adapters.items():
         tensors[layout.adapter_key(module, "A")] = a
         tensors[layout.adapter_key(module, "B")] = b
+    embedding = architecture.embedding
+    tensors |= dict.fromkeys(layout.embedding_names, tensors[layout.key(embedding)])
     if projection is not None:
         tensors |= {layout.projection_key(k): v for k, v in projection.state_dict().items()}
     return tensors

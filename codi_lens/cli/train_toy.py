@@ -1,6 +1,6 @@
-"""Trains the embedded model: from a seed to a checkpoint with pairs and a card.
+"""Trains an embedded model: from a seed to a checkpoint with pairs and a card.
 
-With the defaults this is how `codi_lens/organisms/toy/model` was made. `--steps`
+With the defaults this is how `codi_lens/organisms/toy/model` was made, and with --family the other two. `--steps`
 spreads another number of optimisation steps over the stages, for a quick look; the model is then worse.
 """
 
@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from codi_lens.cli import flags
 from codi_lens.cli.folders import fresh_folder
 from codi_lens.cli.program import Program
+from codi_lens.shipped import MODELS
 
 if TYPE_CHECKING:
     from codi_lens.organisms.toy.train import Progress, Recipe, Trained
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 def add_flags(parser: argparse.ArgumentParser) -> None:
     """The program's flags."""
     add = parser.add_argument
+    add("--family", default="toy", choices=tuple(MODELS), help="of the model")
     add("--out", metavar="FOLDER", type=flags.path, required=True, help="for the checkpoint")
     flags.add_seed(parser)
     add("--steps", type=int, help="in all stages (default: the recipe's)")
@@ -33,12 +35,12 @@ def make(arguments: argparse.Namespace) -> None:
     import torch
 
     from codi_lens.memory import keep_freed_memory
-    from codi_lens.organisms.toy.train import Recipe, train
+    from codi_lens.organisms.toy.train import recipe_of, train
 
     folder = fresh_folder(arguments.out, "train_toy")
     keep_freed_memory()
     torch.set_num_threads(arguments.threads or torch.get_num_threads())
-    recipe = Recipe(seed=arguments.seed)
+    recipe = recipe_of(arguments.family, arguments.seed)
     if arguments.steps is not None:
         recipe = with_steps(recipe, arguments.steps)
     start = time.perf_counter()

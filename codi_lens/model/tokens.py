@@ -140,8 +140,12 @@ class CodiTokens:
         return judges.is_right(text, answer, judge=named, stem=self.config.answer_stem)
 
     def stem(self) -> list[int]:
-        """The stem's tokens alone; an answer may still join its last blank (see `answer_tokens`)."""
-        return list(self.tokenizer.encode(self.config.answer_stem, add_special_tokens=False))
+        """The stem's tokens; without its last blank where an answer takes that along (see `answer_tokens`)."""
+        stem = self.config.answer_stem
+        try:
+            return list(answer_tokens(self.tokenizer, stem, 0).stem)
+        except UserError:  # not in front of a number; maybe in front of other answers
+            return list(self.tokenizer.encode(stem, add_special_tokens=False))
 
     def text(self, ids: Sequence[int]) -> str:
         """The text of generated tokens."""

@@ -5,13 +5,14 @@ from dataclasses import fields
 from typing import Any
 
 from codi_lens.organisms.toy import task
+from codi_lens.organisms.toy.family import FAMILIES
 from codi_lens.organisms.toy.train import Progress, Recipe, Stage
 
 _INTRO = """\
-# Embedded CODI model
+# Embedded model: {name}
 
-A small CODI LLaMA, trained on CPU by `python -m experiments.train_toy` and stored in the layout of the
-official CODI checkpoints. It exists so that everything in this library can be run and tested without a
+A small {name}, trained on CPU by `codi-lens train_toy --family {family}` and stored in the layout of the
+official checkpoints. It exists so that everything in this library can be run and tested without a
 download. It is of no use outside its task.
 
 ## Task
@@ -26,6 +27,17 @@ are the share of exact greedy answers to {n_problems} held-out problems, equally
 """
 
 
+_DEPARTURE = (
+    " (Coconut's own curriculum puts thoughts in place of written steps, one stage after the other)"
+)
+_STORED_APART = (
+    "And all weights are trained in place of low-rank "
+    "adapters: in the file, the linear weights of the base stage stand in bfloat16, and adapters of full "
+    "rank hold everything learned since. "
+)
+_STORED_WHOLE = "The file holds all weights in float16. "
+
+
 def make_card(
     recipe: Recipe, curve: Sequence[Progress], record: Mapping[str, Any], seconds: float
 ) -> str:
@@ -33,7 +45,7 @@ def make_card(
 
     `record` is that of the necessity check on the held-out problems (`necessity.json`).
     """
-    parts = [_task(record), _recipe(recipe, seconds), _curve(curve), _accuracy(record)]
+    parts = [_task(recipe, record), _recipe(recipe, seconds), _curve(curve), _accuracy(record)]
     return "\n".join([*parts, _ablations(record)])
 
 
@@ -46,9 +58,11 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "".join("| " + " | ".join(line) + " |\n" for line in lines)
 
 
-def _task(record: Mapping[str, Any]) -> str:
+def _task(recipe: Recipe, record: Mapping[str, Any]) -> str:
     examples = {problem.kind: problem for problem in task.heldout_problems(seed=0, per_kind=1)}
     intro = _INTRO.format(
+        name=FAMILIES[recipe.family].name,
+        family=recipe.family,
         n_kinds=len(task.KINDS),
         n_phrasings=sum(task.n_phrasings(kind) for kind in task.KINDS),
         values=_span(task.VALUE_RANGE),
@@ -75,13 +89,14 @@ def _recipe(recipe: Recipe, seconds: float) -> str:
         f"## Recipe\n\nSeed {recipe.seed}, {seconds / 60:.0f} minutes of training on one shared CPU core. "
         f"{size}. Distillation weight {recipe.distill:g}. How often each kind is drawn: {weights}.\n\n"
         f"{stages}\n"
-        "Stage `base` learns to write the steps out, `codi` is CODI's self-distillation, and three things "
+        "Stage `base` learns to write the steps out, `codi` is CODI's self-distillation"
+        f"{_DEPARTURE if FAMILIES[recipe.family].adapters is None else ''}, and these things "
         "are not part of the published recipe. `sealed` is the share of problems whose answer may not attend "
         "to the question nor to the first few thoughts (in training only). `swapped` has each question also "
         "give another problem's answer when it is fed that problem's thoughts, and when it is fed none, which "
-        "unlearns answering from the question alone. And all weights are trained in place of low-rank "
-        "adapters: in the file, the linear weights of the base stage stand in bfloat16, and adapters of full "
-        "rank hold everything learned since. Every stage starts from its own seed and a fresh optimiser.\n"
+        "unlearns answering from the question alone. "
+        f"{_STORED_WHOLE if FAMILIES[recipe.family].adapters is None else _STORED_APART}"
+        "Every stage starts from its own seed and a fresh optimiser.\n"
     )
 
 

@@ -1,10 +1,10 @@
-"""From trained weights to a checkpoint folder in the official CODI layout.
+"""From trained weights to a checkpoint folder in the official layout.
 
-An official file holds a LLaMA in bfloat16 and low-rank adapters in float32. Here, too, the linear weights on
+An official CODI file holds a base model in bfloat16 and low-rank adapters in float32. Here, too, the linear weights on
 disk are those of the base stage, rounded to bfloat16, and the adapters hold all that came after: the difference
 `trained − base`, factorised exactly, without truncation to a low rank. So `base + alpha / r · B · A` is the
-trained weight up to float32 rounding, and whoever loads the file merges adapters that matter. Embeddings, norms
-and projection are stored as they are.
+trained weight up to rounding, and whoever loads the file merges adapters that matter. Embeddings, norms
+and projection are stored as they are. A Coconut file holds one state dict, in half precision.
 """
 
 import copy
@@ -13,12 +13,11 @@ from pathlib import Path
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from transformers import LlamaForCausalLM
+from transformers import PreTrainedModel
 
-from codi_lens.checkpoint.architectures import LLAMA
+from codi_lens.checkpoint.architectures import architecture_of
 from codi_lens.checkpoint.config import CodiConfig
 from codi_lens.checkpoint.write import write_checkpoint
-from codi_lens.organisms.toy.tokenizer import ANSWER_STEM
 from codi_lens.organisms.toy.train import Trained
 
 LORA_ALPHA = 32.0
@@ -40,37 +39,51 @@ def factorise(
 
 
 def split_adapters(
-    model: LlamaForCausalLM, base: dict[str, Tensor], alpha: float = LORA_ALPHA
-) -> tuple[LlamaForCausalLM, dict[str, tuple[Tensor, Tensor]]]:
+    model: PreTrainedModel,
+    base: dict[str, Tensor],
+    alpha: float = LORA_ALPHA,
+    dtype: torch.dtype = torch.float32,
+) -> tuple[PreTrainedModel, dict[str, tuple[Tensor, Tensor]]]:
     """The model with its linear weights put back to `base` (in bfloat16), and what they lack as adapters."""
-    linears = {
-        name: module
-        for name, module in model.named_modules()
-        if isinstance(module, nn.Linear) and name.endswith(LLAMA.lora_targets)
+    architecture = architecture_of(model.config.model_type)
+    weights = {
+        name.removesuffix(".weight"): parameter
+        for name, parameter in model.named_parameters()
+        if name.removesuffix(".weight").endswith(architecture.lora_targets)
     }
-    rank = max(min(module.weight.shape) for module in linears.values())
+    rank = max(min(weight.shape) for weight in weights.values())
     stored = copy.deepcopy(model)
     adapters = {}
-    for name, module in linears.items():
+    for name, weight in weights.items():
         rounded = base[f"{name}.weight"].to(torch.bfloat16)
-        adapters[name] = factorise(module.weight.detach() - rounded.float(), rank, alpha)
+        delta = weight.detach() - rounded.float()
+        a, b = factorise(delta.T if architecture.transposed else delta, rank, alpha)
+        adapters[name] = a.to(dtype), b.to(dtype)
         stored.get_submodule(name).weight = nn.Parameter(rounded, requires_grad=False)
     return stored, adapters
 
 
 def write_model(run: Trained, folder: Path) -> None:
     """Write weights, config and tokenizer of a finished run."""
-    stored, adapters = split_adapters(run.model, run.base)
+    family, stored = run.family, run.model
+    adapters: dict[str, tuple[Tensor, Tensor]] = {}
+    if family.adapters is not None:
+        stored, adapters = split_adapters(run.model, run.base, dtype=family.adapters)
+    if family.weights is not None:
+        stored = copy.deepcopy(stored).to(family.weights)  # type: ignore[arg-type]
     write_checkpoint(
         folder,
         base=stored,
         adapters=adapters,
-        projection=run.projection,
+        projection=None if family.layout.projection is None else run.projection,
         config=CodiConfig(
-            lora_alpha=LORA_ALPHA,
+            lora_alpha=LORA_ALPHA if adapters else None,
             num_latents=run.recipe.size.n_latents,
-            remove_eos=True,
-            answer_stem=ANSWER_STEM,
+            remove_eos=True if family.layout.eos_switch else None,
+            answer_stem=family.answer_stem,
         ),
         tokenizer=run.tokenizer,
+        file_format="safetensors" if family.filename is None else "bin",
+        filename=family.filename,
+        layout=family.layout,
     )

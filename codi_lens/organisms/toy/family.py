@@ -2,8 +2,9 @@
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+import torch
 from torch import nn
 from transformers import (
     GPT2Config,
@@ -46,6 +47,15 @@ class Family:
     """Random weights of a size and a vocabulary."""
     make_tokenizer: Callable[[], PreTrainedTokenizerBase]
     answer_stem: str
+    name: str
+    """In words, for the card."""
+    size: Size = field(default_factory=Size)
+    weights: torch.dtype | None = None
+    """In which all weights are stored that have no adapter; None: as they were trained."""
+    adapters: torch.dtype | None = torch.float32
+    """In which adapters are stored; None: there are none."""
+    filename: str | None = None
+    """Of the weights, where it is not the usual one."""
 
     def extra_ids(self, n_vocab: int) -> dict[str, int]:
         """Ids of the tokens behind the tokenizer's own, by name."""
@@ -85,12 +95,33 @@ def _gpt2(size: Size, n_vocab: int) -> GPT2LMHeadModel:
         embd_pdrop=0.0,
         attn_pdrop=0.0,
         resid_pdrop=0.0,
+        bos_token_id=None,
+        eos_token_id=None,
     )
     return GPT2LMHeadModel(config)
 
 
 FAMILIES = {
-    "toy": Family(CODI, _llama, build_tokenizer, ANSWER_STEM),
-    "toy-gpt2": Family(CODI, _gpt2, build_gpt2_tokenizer, ANSWER_STEM),
-    "toy-coconut": Family(COCONUT, _gpt2, build_gpt2_tokenizer, COCONUT_STEM),
+    "toy": Family(CODI, _llama, build_tokenizer, ANSWER_STEM, "CODI LLaMA"),
+    "toy-gpt2": Family(
+        CODI,
+        _gpt2,
+        build_gpt2_tokenizer,
+        ANSWER_STEM,
+        "CODI GPT-2",
+        Size(n_layers=2, d_model=80, d_mlp=320, d_projection=96),
+        adapters=torch.float16,
+    ),
+    "toy-coconut": Family(
+        COCONUT,
+        _gpt2,
+        build_gpt2_tokenizer,
+        COCONUT_STEM,
+        "Coconut GPT-2",
+        Size(n_layers=2, d_mlp=384),
+        weights=torch.float16,
+        adapters=None,
+        filename="checkpoint_1",
+    ),
 }
+"""By the name of the shipped model."""

@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from codi_lens.errors import one_of
 from codi_lens.organisms.toy import task
 from codi_lens.organisms.toy.family import FAMILIES, Family, Size
 from codi_lens.organisms.toy.forward import (
@@ -77,6 +78,12 @@ class Recipe:
         default_factory=lambda: dict.fromkeys(task.KINDS, 1.0) | {"mul_add": 2.0, "mul_sub": 2.0}
     )
     """How often each kind is drawn, relative to the others; those that start with a product are the hardest."""
+
+
+def recipe_of(family: str, seed: int = 0) -> Recipe:
+    """The recipe of a shipped model, by its name in `FAMILIES`."""
+    known = FAMILIES[one_of(family, FAMILIES, "family")]
+    return Recipe(seed=seed, family=family, size=known.size)
 
 
 @dataclass(frozen=True)
