@@ -20,6 +20,7 @@ def test_a_twin_is_what_its_file_says(name, tmp_path):
     assert counted + made.replaced == keys
     assert (report.dropped, report.leftovers) == (made.dropped, made.leftovers)
     batch = codi.run_with_hooks(QUESTIONS, ANSWERS)
+    said = codi.decode(codi.think(QUESTIONS, made.num_latents), 5)
     worst = {}
 
     def agree(what, found, expected):
@@ -41,6 +42,6 @@ def test_a_twin_is_what_its_file_says(name, tmp_path):
         agree("all logits", logits[0], expected["all_logits"])
         for layer, residual in enumerate(expected["residual"]):
             agree(f"layer {layer}", cache["resid_post", layer][0], residual)
-        state = codi.think([question], made.num_latents)
-        assert codi.decode(state, 5)[0] == oracle.greedy(question, 5)
+        greedy = oracle.greedy(question, 5)
+        assert said[row] == codi.decode(codi.think([question], made.num_latents), 5)[0] == greedy
     assert max(worst.values()) < 1e-9
