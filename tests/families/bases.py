@@ -54,8 +54,8 @@ def fresh(kind: str, rows: int) -> PreTrainedModel:
         gain = norm and name.endswith("weight")
         nn.init.normal_(parameter, mean=float(gain), std=0.1 if norm else 0.3)
     if not model.config.tie_word_embeddings:
-        # The last row is eot in most layouts: often the most likely token, so that leaving it out shows.
-        model.lm_head.weight.data[-1] *= 4
+        # One of the last two rows is eot: often the most likely token, so that leaving it out shows.
+        model.lm_head.weight.data[-2:] *= 4
     return model.eval()
 
 

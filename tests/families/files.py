@@ -96,6 +96,12 @@ def under(prefix: str, tensors: Tensors) -> Tensors:
     return {prefix + key: value for key, value in tensors.items()}
 
 
+def around(model: PreTrainedModel) -> Tensors:
+    """The state dict of Coconut's module, which has the embedding twice."""
+    embedding = model.get_input_embeddings().weight.detach()
+    return under("base_causallm.", own(model)) | {"embedding.weight": embedding}
+
+
 def adapted(kind: str, model: PreTrainedModel) -> nn.Module:
     lora = LoraConfig(
         r=4, lora_alpha=ALPHA, target_modules=TARGETS[kind], fan_in_fan_out=kind == "gpt2"

@@ -21,6 +21,7 @@ class Oracle:
         for found in twin.tensors():
             tensors |= {key.removeprefix(twin.wrapper): t.double() for key, t in found.items()}
         self.projection = self._projection(tensors)
+        self.merged = 0
         self.model = AutoModelForCausalLM.from_config(twin.config, dtype=torch.float64)
         weights = {name: self._weight(tensors, name) for name in self.model.state_dict()}
         self.model.load_state_dict(weights, strict=True)
@@ -61,6 +62,7 @@ class Oracle:
             return stored
         b = tensors[f"{stem}{module}.lora_B{label}.weight"]
         delta = ALPHA / len(a) * b @ a
+        self.merged += 1
         return stored + (delta.T if twin.config.model_type == "gpt2" else delta)
 
     def _projection(self, tensors: Tensors) -> Tensors | None:

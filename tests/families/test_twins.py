@@ -1,8 +1,9 @@
 """Every checkpoint that people have, as a small twin: loaded, it is what plain transformers makes of its file."""
 
 import pytest
+import torch
 
-from codi_lens import HookedCodi
+from codi_lens import HookedCodi, UserError
 from tests.families.oracle import Oracle
 from tests.families.twins import TWINS, twin
 
@@ -19,6 +20,8 @@ def test_a_twin_is_what_its_file_says(name, tmp_path):
     counted = report.claimed + sum((*report.dropped.values(), *report.leftovers.values()))
     assert counted + made.replaced == keys
     assert (report.dropped, report.leftovers) == (made.dropped, made.leftovers)
+    assert (report.architecture, report.wrapper) == (made.config.model_type, made.wrapper)
+    assert sum(report.merged.values()) == oracle.merged
     batch = codi.run_with_hooks(QUESTIONS, ANSWERS)
     said = codi.decode(codi.think(QUESTIONS, made.num_latents), 5)
     worst = {}
@@ -45,3 +48,15 @@ def test_a_twin_is_what_its_file_says(name, tmp_path):
         greedy = oracle.greedy(question, 5)
         assert said[row] == codi.decode(codi.think([question], made.num_latents), 5)[0] == greedy
     assert max(worst.values()) < 1e-9
+
+
+@pytest.mark.parametrize("name", ["gpt2-merged", "qwen3-adapter"])
+def test_the_projection_may_lie_in_a_file_that_the_caller_names(name, tmp_path):
+    made = twin(name, tmp_path)
+    whole = HookedCodi.from_pretrained(made.source, **made.options)
+    elsewhere = made.files[-1].rename(tmp_path / f"elsewhere{made.files[-1].suffix}")
+    with pytest.raises(UserError, match=r"no projection was found|'prj\.1\.weight' is missing"):
+        HookedCodi.from_pretrained(made.source, **made.options)
+    named = HookedCodi.from_pretrained(made.source, projection=elsewhere, **made.options)
+    one, other = (codi.run_with_hooks(QUESTIONS, ANSWERS).logits for codi in (whole, named))
+    assert torch.equal(one, other)

@@ -3,6 +3,7 @@
 Nothing here is shared with the package. `TWINS` has all of them by name.
 """
 
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from tests.families.files import (
     SHARP,
     Twin,
     adapted,
+    around,
     base_parts,
     own,
     settings,
@@ -49,19 +51,14 @@ def codi_bin(folder: Path, kind: str) -> Twin:
     tokenizer, v = TOKENIZERS[kind]()
     model = fresh(kind, v + 3)
     state = under("codi.", dict(adapted(kind, model).state_dict()))
-    state |= {
-        f"codi.base_model.model.{key}": value
-        for key, value in LEFTOVERS[kind](model.config).items()
-    }
+    buffers = LEFTOVERS[kind](model.config)
+    state |= under("codi.base_model.model.", buffers)
     state |= {f"prj.{key.replace('ln', '4')}": value for key, value in projection().items()}
     file = folder / "pytorch_model.bin"
     write(file, under("module.", state))
     base_parts(folder, model.config, tokenizer, 3)
     settings(folder, lora_alpha=ALPHA, remove_eos=True)
-    leftovers = {}
-    for key in LEFTOVERS[kind](model.config):
-        ending = ".".join(key.split(".")[-2:])
-        leftovers[ending] = leftovers.get(ending, 0) + 1
+    leftovers = dict(Counter(".".join(key.split(".")[-2:]) for key in buffers))
     return Twin(
         folder, {}, [file], model.config, tokenizer, [v + 1], [v + 2], never=v + 2,
         wrapper="module.", base="codi.base_model.model.", projection="prj.", layer_norm="4",
@@ -70,15 +67,17 @@ def codi_bin(folder: Path, kind: str) -> Twin:
 
 
 def codi_without_lora(folder: Path, kind: str) -> Twin:
+    """From torch.compile's wrapper, in the format that torch saved before 1.6; no layer norm in the projection."""
     tokenizer, v = TOKENIZERS[kind]()
     model = fresh(kind, v + 3)
     file = folder / "pytorch_model.bin"
-    write(file, under("codi.", own(model)) | under("prj.", projection(norm=False)))
+    state = under("codi.", own(model)) | under("prj.", projection(norm=False))
+    torch.save(under("_orig_mod.", state), file, _use_new_zipfile_serialization=False)
     base_parts(folder, model.config, tokenizer, 3)
     settings(folder, remove_eos=True)
     return Twin(
         folder, {}, [file], model.config, tokenizer, [v + 1], [v + 2], never=v + 2,
-        base="codi.", projection="prj.",
+        wrapper="_orig_mod.", base="codi.", projection="prj.",
     )  # fmt: skip
 
 
@@ -136,10 +135,8 @@ def coconut(folder: Path, kind: str) -> Twin:
     """A bare file without a suffix, given as such; config and tokenizer are the base's."""
     tokenizer, v = TOKENIZERS[kind]()
     model = fresh(kind, v + 3)
-    state = under("base_causallm.", own(model))
-    state["embedding.weight"] = model.get_input_embeddings().weight.detach()
     file = folder / "checkpoint_33"
-    write(file, state)
+    write(file, around(model))
     (folder / "base").mkdir()
     base = base_parts(folder / "base", model.config, tokenizer, 3)
     options = {"base": base, "num_latents": LATENTS, "answer_stem": SHARP}
@@ -153,11 +150,9 @@ def sim_cot_coconut(folder: Path, kind: str) -> Twin:
     """Coconut trained by SIM-CoT, in a folder with everything beside it."""
     tokenizer, v = TOKENIZERS[kind]()
     model = fresh(kind, v + 3)
-    state = under("base_causallm.", own(model))
-    state["embedding.weight"] = model.get_input_embeddings().weight.detach()
     decoder = under("expainable_llm.", own(fresh(kind, v + 3)))
     file = folder / "checkpoint_33"
-    write(file, state | decoder)
+    write(file, around(model) | decoder)
     base_parts(folder, model.config, tokenizer, 3)
     settings(folder, SHARP)
     return Twin(
@@ -224,10 +219,8 @@ def pauses(folder: Path, kind: str) -> Twin:
     """Coconut's three tokens, and its placeholder in the places of thoughts."""
     tokenizer, v = TOKENIZERS[kind]()
     model = fresh(kind, v + 3)
-    state = under("base_causallm.", own(model))
-    state["embedding.weight"] = model.get_input_embeddings().weight.detach()
     file = folder / "checkpoint_33"
-    write(file, state)
+    write(file, around(model))
     base_parts(folder, model.config, tokenizer, 3)
     begin = ["bot", *["latent"] * LATENTS, "eot"]
     settings(folder, SHARP, 0, begin=begin, end=[])
