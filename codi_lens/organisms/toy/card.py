@@ -46,7 +46,7 @@ def make_card(
     `record` is that of the necessity check on the held-out problems (`necessity.json`).
     """
     parts = [_task(recipe, record), _recipe(recipe, seconds), _curve(curve), _accuracy(record)]
-    return "\n".join([*parts, _ablations(record)])
+    return "\n".join([*parts, _ablations(recipe, record)])
 
 
 def _span(values: range) -> str:
@@ -128,7 +128,7 @@ def _accuracy(record: Mapping[str, Any]) -> str:
     return "## Accuracy by kind\n\n" + _table(["kind", "held-out"], rows)
 
 
-def _ablations(record: Mapping[str, Any]) -> str:
+def _ablations(recipe: Recipe, record: Mapping[str, Any]) -> str:
     rows = []
     for row in record["conditions"]:
         low, high = row["interval_95"]
@@ -139,6 +139,7 @@ def _ablations(record: Mapping[str, Any]) -> str:
         "## Are the thoughts needed?\n\nThe same problems with fewer thoughts, without the wrapper, with the "
         "thoughts of another problem whose answer differs, with the mean over all problems, and with noise "
         "of the same norm. The `swap` stage trains on two of these interventions (another problem's thoughts, none), "
-        "so their figures are in part what was asked for. `python -m experiments.necessity --pairs toy-heldout` prints this table and the "
+        "so their figures are in part what was asked for. "
+        f"`python -m experiments.necessity --model {recipe.family} --pairs toy-heldout` prints this table and the "
         "one above.\n\n" + _table(head, rows)
     )
