@@ -4,8 +4,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from typing import Any
 
+import torch
+
 from codi_lens.organisms.toy import task
-from codi_lens.organisms.toy.family import FAMILIES
+from codi_lens.organisms.toy.family import FAMILIES, Family
 from codi_lens.organisms.toy.train import Progress, Recipe, Stage
 
 _INTRO = """\
@@ -33,9 +35,9 @@ _DEPARTURE = (
 _STORED_APART = (
     "And all weights are trained in place of low-rank "
     "adapters: in the file, the linear weights of the base stage stand in bfloat16, and adapters of full "
-    "rank hold everything learned since. "
+    "rank, in {dtype}, hold everything learned since. "
 )
-_STORED_WHOLE = "The file holds all weights in float16. "
+_STORED_WHOLE = "And all weights are trained; the file holds them in {dtype}. "
 
 
 def make_card(
@@ -81,6 +83,12 @@ def _stage(stage: Stage) -> list[str]:
     return [format(getattr(stage, name.name), "") for name in fields(Stage)]
 
 
+def _stored(family: Family) -> str:
+    text = _STORED_WHOLE if family.adapters is None else _STORED_APART
+    dtype = str(family.adapters or family.weights or torch.float32)
+    return text.format(dtype=dtype.removeprefix("torch."))
+
+
 def _recipe(recipe: Recipe, seconds: float) -> str:
     size = ", ".join(f"{f.name} {getattr(recipe.size, f.name)}" for f in fields(recipe.size))
     weights = ", ".join(f"{kind} {weight:g}" for kind, weight in recipe.kind_weights.items())
@@ -95,7 +103,7 @@ def _recipe(recipe: Recipe, seconds: float) -> str:
         "to the question nor to the first few thoughts (in training only). `swapped` has each question also "
         "give another problem's answer when it is fed that problem's thoughts, and when it is fed none, which "
         "unlearns answering from the question alone. "
-        f"{_STORED_WHOLE if FAMILIES[recipe.family].adapters is None else _STORED_APART}"
+        f"{_stored(FAMILIES[recipe.family])}"
         "Every stage starts from its own seed and a fresh optimiser.\n"
     )
 
