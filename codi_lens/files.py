@@ -45,6 +45,24 @@ def read_text(path: Path) -> str:
         raise UserError(f"{path}: not UTF-8 text (byte {error.start})") from error
 
 
+def parse_json(content: str | bytes) -> Any:
+    """What a JSON text says.
+
+    Raises:
+        ValueError: not JSON; or an object has a key twice, of which JSON would silently take the last.
+    """
+
+    def once(entries: list[tuple[str, Any]]) -> dict[str, Any]:
+        found: dict[str, Any] = {}
+        for key, value in entries:
+            if key in found:
+                raise ValueError(f"the key {key[:100]!r} is given twice in one object")
+            found[key] = value
+        return found
+
+    return json.loads(content, object_pairs_hook=once)
+
+
 def write_json(files: Mapping[Path, Any]) -> None:
     """Writes JSON files so that all appear or none: each beside its place first, then moved.
 

@@ -61,6 +61,9 @@ class CodiConfig:
     end: tuple[str, ...] | None = None
     """Tokens between thoughts and answer, named as in `begin`. If there are none, the answer begins at
     the last thought."""
+    bos: bool | None = None
+    """Whether the tokenizer's BOS stands in front. None: where the tokenizer puts it, and where it has one
+    that is not its eos too: files of LLaMA's tokenizers may lack the rule, GPT-2's has none."""
     question_suffix: str | None = None
     """Text behind every question, read together with it."""
     extra_tokens: tuple[str, ...] | None = None
@@ -134,6 +137,7 @@ FIELDS: dict[str, Kind] = {
     "eot_token": optional(text),
     "begin": optional(texts),
     "end": optional(texts),
+    "bos": optional(flag),
     "question_suffix": optional(text),
     "extra_tokens": optional(texts),
     "forbid_eot": optional(flag),

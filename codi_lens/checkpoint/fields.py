@@ -4,7 +4,6 @@ A kind takes a value and what it is called, and returns the value as the package
 `UserError`. A table of kinds by field name describes all fields of a file.
 """
 
-import json
 import math
 import numbers
 import reprlib
@@ -13,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from codi_lens.errors import UserError, whole_number
-from codi_lens.files import read_text
+from codi_lens.files import parse_json, read_text
 
 Kind = Callable[[Any, str], Any]
 LARGEST = 2**31 - 1
@@ -28,7 +27,7 @@ def read_object(path: Path) -> dict[str, Any]:
     """
     content = read_text(path)
     try:
-        values = json.loads(content)
+        values = parse_json(content)
     except RecursionError as error:
         raise UserError(f"{path}: nested too deep to be read; expected a JSON object") from error
     except ValueError as error:

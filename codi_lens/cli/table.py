@@ -14,29 +14,29 @@ def table(sweep: "Sweep") -> str:
     from codi_lens.analysis.aggregates import aggregate, competent, donor_threshold, top_cells
 
     group = aggregate(sweep)
-    names, labels = sweep.experiment.cell_names, (sweep.axes["row"], sweep.axes["column"])
-    effects = range(len(sweep.axes["effect"])) if not sweep.experiment.has_controls else (0,)
+    # Where the other effects are controls and parts of the first, the cells of the first are listed.
+    first_alone = sweep.experiment.has_controls
+    names = [*([] if first_alone else ["effect"]), *sweep.experiment.cell_names]
+    effects = range(1 if first_alone else len(sweep.axes["effect"]))
     cells = [
         (float(group.means["recovery"][effect][cell]), (effect, *cell))
         for effect in effects
         for cell in top_cells(group.means["recovery"][effect], sweep.zeros[effect], count=TOP)
     ]
-    listed = names if sweep.experiment.has_controls else ("effect", *names)
     lines = [
         f"{group.n} pairs, both questions answered right in {int(competent(sweep).sum())}; "
         f"recovery defined for {group.n_recovery}",
         "",
-        "".join(f"{name:>10}" for name in listed) + "  recovery   95% interval      KL  flipped",
+        "".join(f"{name:>10}" for name in names) + "  recovery   95% interval      KL  flipped",
     ]
     for _, (effect, *cell) in sorted(cells, key=lambda one: (-one[0], one[1]))[:TOP]:
         where = (effect, *cell)
-        shown = [labels[axis][cell[axis]] for axis in range(len(names))]
-        if not sweep.experiment.has_controls:
-            shown = [sweep.axes["effect"][effect], *shown]
+        labels = [known[i] for known, i in zip(sweep.axes.values(), where, strict=True)]
+        shown = labels[1:] if first_alone else labels
         means = {name: float(v[where]) for name, v in group.means.items()}
         low, high = float(group.low["recovery"][where]), float(group.high["recovery"][where])
         lines.append(
-            f"{''.join(f'{label!s:>10}' for label in shown)}  {means['recovery']:>8.3f}"
+            f"{''.join(f'{label!s:>10}' for label in shown[: len(names)])}  {means['recovery']:>8.3f}"
             f"  {low:>6.3f} – {high:<6.3f}{means['kl_divergence']:>7.3f}  {means['flipped']:>7.0%}"
         )
     threshold = donor_threshold(sweep, group)

@@ -19,7 +19,7 @@ from typing import Any
 from codi_lens.data.answers import Answer, as_stored, spell
 from codi_lens.data.pairs import SIDES, load_pairs, side_of
 from codi_lens.errors import UserError, whole_number
-from codi_lens.files import expand, read_text
+from codi_lens.files import expand, parse_json, read_text
 from codi_lens.shipped import MADE_PAIRS, PAIRS
 
 PAIR_FIELDS = {"pair_id", "clean", "corrupted", "variant"}
@@ -171,10 +171,10 @@ def _rows(path: Path, content: str) -> list[Any]:
     """The problems of a file as its format has them, told by how it begins."""
     try:
         if content.lstrip().startswith("["):
-            return list(json.loads(content))
+            return list(parse_json(content))
         lines = [line for line in content.split("\n") if line.strip()]
         if content.lstrip().startswith("{"):
-            return [json.loads(line) for line in lines]
+            return [parse_json(line) for line in lines]
     except (ValueError, RecursionError) as error:
         raise UserError(f"{path} is not readable JSON: {error}") from error
     parted = [line.partition("||") for line in lines]

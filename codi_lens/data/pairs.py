@@ -30,7 +30,7 @@ from typing import Any, Literal, TypeAlias
 
 from codi_lens.data.answers import Answer, as_stored, same_answer, spell
 from codi_lens.errors import UserError
-from codi_lens.files import expand, read_text, write_json
+from codi_lens.files import expand, parse_json, read_text, write_json
 from codi_lens.shipped import MADE_PAIRS, PAIRS, made_pairs
 
 PAIRS_FILE = "pairs.json"
@@ -150,7 +150,7 @@ def _entries(file: Path) -> list[Json]:
             f"or a folder that holds {PAIRS_FILE}"
         ) from error
     try:
-        entries = json.loads(content)
+        entries = parse_json(content)
     except (ValueError, RecursionError) as error:
         fault = f"is not readable JSON: {error}" if content.strip() else "is empty"
         raise UserError(f"{file} {fault}; a JSON list of pairs would do") from error

@@ -14,9 +14,10 @@ from codi_lens.checkpoint.load_report import LoadReport
 from codi_lens.choices import DTYPES
 from codi_lens.errors import UserError
 from codi_lens.model.backend import HookedBackend, lock_of, to_hooked
+from codi_lens.model.devices import pick_device, pick_dtype
 from codi_lens.model.hooks import foreign_hooks
 from codi_lens.model.loop import LatentLoop
-from codi_lens.model.pretrained import Pretrained, load_pretrained, pick_device, pick_dtype
+from codi_lens.model.pretrained import Pretrained, load_pretrained
 from codi_lens.model.tokens import CodiTokens
 
 

@@ -39,7 +39,7 @@ class UnfitSetting(UserError):
 
 
 class CodiTokens:
-    """Builds the parts of a sequence: no chat template, no wrapper words, a BOS where the tokenizer puts one."""
+    """Builds the parts of a sequence: no chat template, no wrapper words, a BOS where the model has one."""
 
     def __init__(
         self, tokenizer: PreTrainedTokenizerBase, config: CodiConfig, d_vocab: int, n_ctx: int
@@ -51,7 +51,7 @@ class CodiTokens:
         self._begin = self._frame("begin", d_vocab)
         self._end = self._frame("end", d_vocab)
         self._special = _special_tokens(tokenizer)
-        self._bos = _template_bos(tokenizer)
+        self._bos = _bos(tokenizer, self.config.bos)
         try:
             self._check_words(self.stem(), "answer_stem", config.answer_stem)
         except UserError as error:
@@ -76,12 +76,13 @@ class CodiTokens:
         return found
 
     def sequence(self) -> str:
-        """The parts of a sequence in words, such as `[question][bot][thoughts][eot][answer]`."""
+        """The parts of a sequence in words, such as `[BOS][question][bot][thoughts][eot][answer]`."""
         suffix, config = self.config.question_suffix, self.config
         question = f"question + {suffix!r}" if suffix else "question"
         begin, end = (config.begin or ()), (config.end or ())
         thoughts = ["thoughts"] if config.num_latents else []
-        return "".join(f"[{part}]" for part in (question, *begin, *thoughts, *end, "answer"))
+        bos = ["BOS"] if self._bos else []
+        return "".join(f"[{part}]" for part in (*bos, question, *begin, *thoughts, *end, "answer"))
 
     def question(self, question: str) -> list[int]:
         """`[BOS question]`.
@@ -221,11 +222,12 @@ def _special_tokens(tokenizer: PreTrainedTokenizerBase) -> dict[int, str]:
     return marked | dict(zip(tokenizer.all_special_ids, tokenizer.all_special_tokens, strict=True))
 
 
-def _template_bos(tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """What the tokenizer puts in front of every text: a BOS, or nothing.
+def _bos(tokenizer: PreTrainedTokenizerBase, wanted: bool | None) -> list[int]:
+    """What stands in front of every text: a BOS, or nothing. See `CodiConfig.bos`.
 
     Raises:
-        UserError: it frames text with more than bos and eos; what that is for is not known.
+        UserError: the tokenizer frames text with more than bos and eos, and what that is for is not known; or
+            a BOS is wanted and it has none.
     """
     frame = tokenizer("")["input_ids"]
     bos, eos = tokenizer.bos_token_id, tokenizer.eos_token_id
@@ -234,7 +236,13 @@ def _template_bos(tokenizer: PreTrainedTokenizerBase) -> list[int]:
             f"the tokenizer puts {tokenizer.convert_ids_to_tokens(other)} around every text; a "
             "sequence begins [BOS question]: expected a tokenizer that adds bos and eos at most"
         )
-    return [bos] if bos is not None and tokenizer("0")["input_ids"][:1] == [bos] else []
+    if bos is None:
+        if wanted:
+            raise UnfitSetting("bos", "bos is true, and the tokenizer has no BOS token")
+        return []
+    if wanted is None:
+        wanted = bos != eos or tokenizer("0")["input_ids"][:1] == [bos]
+    return [bos] if wanted else []
 
 
 def _special_ids(

@@ -1,7 +1,7 @@
 """Pairs made ready to run, run side by side, and measured: what every experiment does with its plan."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float
@@ -16,7 +16,7 @@ from codi_lens.patching.experiments import Experiment
 from codi_lens.patching.experiments.base import Given
 from codi_lens.patching.interventions import constant
 from codi_lens.patching.metrics import Measured, cell_metrics
-from codi_lens.patching.plan import BASE, SOURCE, Plan
+from codi_lens.patching.plan import BASE, SOURCE, Plan, grid_of
 from codi_lens.patching.readout import READOUTS, AnswerReadout
 from codi_lens.patching.schedule import Run, shifted
 from codi_lens.patching.settings import Settings
@@ -47,13 +47,10 @@ def make_job(
         saved: source activations to patch in instead of the run's own.
     """
     given = Given(pair.pair_id, codi.model.cfg.d_model, donor is not None)
-    plan = experiment.plan(settings, given)
     if saved is not None:
-        values = dict(zip(plan.grid, saved.flatten(0, 1), strict=True))
-        kept = Given(
-            given.pair_id, given.d_model, given.with_donor, lambda site: constant(values[site])
-        )
-        plan = experiment.plan(settings, kept)
+        values = dict(zip(grid_of(settings), saved.flatten(0, 1), strict=True))
+        given = replace(given, source=lambda site: constant(values[site]))
+    plan = experiment.plan(settings, given)
     return Job(pair, plan, READOUTS[settings.answer_start].answer(codi, pair), donor)
 
 

@@ -24,7 +24,7 @@ from torch import Tensor
 
 from codi_lens.data.pairs import Pair, Variant
 from codi_lens.errors import UserError, command
-from codi_lens.files import expand, read_text
+from codi_lens.files import expand, parse_json, read_text
 from codi_lens.model.hooked_codi import HookedCodi
 from codi_lens.patching.answer_logits import sides
 from codi_lens.patching.experiments import Experiment, experiment_named
@@ -169,15 +169,21 @@ def verify(folder: Path, manifest: Mapping[str, Any], names: Collection[str] | N
     Raises:
         RecordError: a file is gone, or not the one that was written.
     """
-    for name, written in manifest.get("files", {}).items():
-        if names is not None and name not in names:
-            continue
+    listed = manifest.get("files", {})
+    needed = set(names or ()) if "files" in manifest else set()
+    if missing := sorted(name for name in needed - set(listed) if (folder / name).exists()):
+        raise RecordError(
+            f"{folder} is damaged: its manifest does not list {missing[0]}; run the experiment again"
+        )
+    for name, written in listed.items():
+        path = folder / name
         try:
-            found = describe_file(folder / name)
+            whole = names is None or name in names
+            found = describe_file(path) if whole else {"bytes": path.stat().st_size}
         except OSError as error:
             fault = f"cannot be read ({error.strerror})"
         else:
-            if found == written:
+            if found == {field: written[field] for field in found}:
                 continue
             sizes = f"{found['bytes']} bytes, {written['bytes']} were written"
             fault = "has other content than the run wrote" + (
@@ -198,7 +204,7 @@ def _settings(manifest: dict[str, Any]) -> Settings:
 
 def _read_json(path: Path) -> Any:
     try:
-        return json.loads(read_text(path))
+        return parse_json(read_text(path))
     except (OSError, ValueError, RecursionError) as error:
         raise RecordError(f"cannot read {path}: {error}") from error
 

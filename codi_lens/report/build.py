@@ -29,6 +29,7 @@ from codi_lens.patching.answer_logits import sides
 from codi_lens.patching.experiments.iterative import CHAINED
 from codi_lens.patching.metrics import METRICS
 from codi_lens.patching.result import PairOutcome, Sweep
+from codi_lens.records.manifest import one_model
 
 DIGITS = 6
 """Significant digits of the numbers in the page."""
@@ -201,8 +202,7 @@ def _comparison(
     entry: dict[str, Any] = {"figures": []}
     drawn = [plots.heatmaps(runs)]
     try:
-        if len({manifest["model"]["digest"] for manifest in manifests.values()}) > 1:
-            raise UserError("these runs are of different models (their digests differ)")
+        one_model(manifests)
         found = compare(runs, {name: m["model"]["dtype"] for name, m in manifests.items()})
     except UserError as error:
         entry["refused"] = f"Not compared: {error}."

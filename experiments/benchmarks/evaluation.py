@@ -9,7 +9,7 @@ from codi_lens import HookedCodi
 from codi_lens.analysis.evaluation import Evaluation, evaluate
 from codi_lens.data.datasets import Dataset, load_dataset
 from codi_lens.errors import UserError
-from codi_lens.model.pretrained import pick_dtype
+from codi_lens.model.devices import pick_dtype
 from codi_lens.threads import choose_threads
 
 LIMIT = 200

@@ -19,7 +19,8 @@ from codi_lens import HookedCodi, Pair, Variant, load_pairs
 from codi_lens.checkpoint.config import CodiConfig
 from codi_lens.checkpoint.projection import make_projection
 from codi_lens.model.backend import to_hooked
-from codi_lens.model.pretrained import load_pretrained, pick_device
+from codi_lens.model.devices import pick_device
+from codi_lens.model.pretrained import load_pretrained
 
 STEM = "a b c d e f g h "
 """Eight words: with the end token, nine positions are fed and read for an answer of one token."""

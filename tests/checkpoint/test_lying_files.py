@@ -62,6 +62,15 @@ def test_any_value_in_any_field_loads_or_is_one_error(folder, name, path):
             message.encode()
 
 
+def test_a_field_given_twice_is_refused(tmp_path):
+    """JSON would take the last of them in silence."""
+    path = write_tiny(tmp_path, layers=1) / "codi_config.json"
+    path.write_text(
+        path.read_text().replace('"num_latents": 3', '"num_latents": 3, "num_latents": 2')
+    )
+    assert "the key 'num_latents' is given twice" in str(refusal(tmp_path))
+
+
 def refusal(folder):
     try:
         load_pretrained(folder)

@@ -20,7 +20,7 @@ from codi_lens.cli import (
 )
 from codi_lens.cli.program import Program
 from codi_lens.data.pairs import Pair, Variant, write_pairs
-from codi_lens.model.pretrained import pick_device
+from codi_lens.model.devices import pick_device
 from codi_lens.patching.checks import NotFinite
 from codi_lens.records.journal_lines import encode
 from codi_lens.records.manifest import SCHEMA_VERSION

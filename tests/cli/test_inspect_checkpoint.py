@@ -44,7 +44,7 @@ def test_settings_reach_the_loader(folder, capsys):
     assert code == 0
     assert "LoRA             rank 4, alpha 8, scale 2" in out
     assert "thoughts         2" in out
-    assert "sequence         [question][eos][bot][thoughts][eot][eos][answer]" in out
+    assert "sequence         [BOS][question][eos][bot][thoughts][eot][eos][answer]" in out
     assert "answer stem      'The'" in out
 
 

@@ -91,7 +91,7 @@ def test_files_that_are_no_data_set(tmp_path, content, message):
 def test_a_file_that_is_not_there_names_what_there_is(tmp_path):
     with pytest.raises(UserError, match=r"No such file or directory; give one of gsm8k, gsm8k-aug"):
         load_dataset(tmp_path / "absent.jsonl")
-    assert {"gsm8k", "gsm8k-aug", "prosqa", "toy", "toy-heldout"} == set(NAMES)
+    assert {"gsm8k", "gsm8k-aug", "prosqa", "toy", "toy-heldout"} < set(NAMES)
 
 
 @pytest.fixture

@@ -140,14 +140,14 @@ class TestPrompt:
         assert prompt[1:-1] == tokenizer.encode(QUESTION, add_special_tokens=False)
         assert prompt[-1] == tiny.ids.bot
 
-    def test_bos_is_where_the_tokenizer_puts_it(self, folder):
-        """As the training code has it, which calls the tokenizer; GPT-2's puts none."""
+    def test_bos_is_put_there_where_the_tokenizer_does_not(self, folder):
         expected = HookedCodi.from_pretrained(folder).tokens.prompt(QUESTION)
         tokenizer = tiny_tokenizer()
-        assert expected[0] == tokenizer.bos_token_id
         tokenizer.backend_tokenizer.post_processor = processors.ByteLevel()
         tokenizer.save_pretrained(folder)
-        assert HookedCodi.from_pretrained(folder).tokens.prompt(QUESTION) == expected[1:]
+        codi = HookedCodi.from_pretrained(folder)
+        assert codi.tokens.tokenizer(QUESTION)["input_ids"][0] != codi.tokens.tokenizer.bos_token_id
+        assert codi.tokens.prompt(QUESTION) == expected
 
     def test_a_chat_template_is_not_applied(self, folder):
         expected = HookedCodi.from_pretrained(folder).tokens.prompt(QUESTION)

@@ -26,8 +26,7 @@ def test_the_prompt_is_the_trained_one_under_every_template(template, remove_eos
     words = ["one", " plus", " two", "?"]
     tokens = tiny_tokens(template, remove_eos=remove_eos)
     end = [tokens.ids.bot] if remove_eos else [tokens.ids.eos, tokens.ids.bot]
-    bos = [0] if template.startswith("<bos>") else []
-    prompt = [*bos, *tokens.tokenizer.convert_tokens_to_ids(words), *end]
+    prompt = [0, *tokens.tokenizer.convert_tokens_to_ids(words), *end]
     assert tokens.prompt(QUESTION) == prompt
     batch, mask = tokens.prompts([QUESTION, "one?"])
     assert batch[0].tolist() == prompt
@@ -42,6 +41,17 @@ def test_a_bos_that_is_eos_is_put_in_front_only_where_the_template_does():
         tokens = tiny_tokens(template, tokenizer=tokenizer)
         words = tokenizer.convert_tokens_to_ids(["one", " plus", " two", "?"])
         assert tokens.question(QUESTION) == front + words
+
+
+@pytest.mark.parametrize(("wanted", "front"), [(True, [0]), (False, []), (None, [0])])
+def test_a_config_can_say_whether_a_bos_stands_in_front(wanted, front):
+    for template in TEMPLATES:
+        tokens = tiny_tokens(template, bos=wanted)
+        assert tokens.question("one?")[: len(front) + 1] == [
+            *front,
+            *tokens.tokenizer.encode("one", add_special_tokens=False),
+        ]
+        assert tokens.sequence().startswith("[BOS]") == bool(front)
 
 
 def test_what_the_template_leaves_is_what_llama3_itself_gives():

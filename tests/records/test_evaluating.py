@@ -130,9 +130,9 @@ def test_what_is_written_and_said(flags, whole, monkeypatch, capsys, tmp_path):
 
     model = flags[flags.index("--model") + 1]
     published = {"gsm8k": {"accuracy": 0.995, "source": "a paper"}}
-    monkeypatch.setattr(
-        known, "_table", lambda: {"checkpoints": {model: {"published": published}}, "refused": {}}
-    )
+    table = known._table()
+    more = {"checkpoints": {**table["checkpoints"], model: {"published": published}}}
+    monkeypatch.setattr(known, "_table", lambda: table | more)
     monkeypatch.setattr("codi_lens.data.datasets.KNOWN", {record["data"]["digest"]: "gsm8k"})
     capsys.readouterr()
     assert program.main([*flags, "--out", str(tmp_path / "known")]) == 0

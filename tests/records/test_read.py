@@ -277,7 +277,9 @@ def test_files_that_are_damaged_or_gone_are_named(record):
 
 def test_what_a_manifest_without_a_list_of_files_belongs_to_is_checked_as_it_is_read(record):
     """As earlier versions have written them."""
-    edit(record / "manifest.json", files={})
+    manifest = read_manifest(record)
+    del manifest["files"]
+    (record / "manifest.json").write_text(json.dumps(manifest))
     results = record / "iterative_patching_results.json"
     entries = json.loads(results.read_text())
     for content, message in (
@@ -288,6 +290,25 @@ def test_what_a_manifest_without_a_list_of_files_belongs_to_is_checked_as_it_is_
         results.write_text(content)
         with pytest.raises(RecordError, match=message):
             load(record)
+
+
+@pytest.mark.parametrize("lost", [METRICS, "heatmap.html"])
+def test_what_a_manifest_lists_is_there_and_what_is_read_is_listed(record, lost):
+    path = record / "manifest.json"
+    manifest = json.loads(path.read_text())
+    manifest["files"]["heatmap.html"] = {"bytes": 3, "sha256": "0" * 64}
+    path.write_text(json.dumps(manifest))
+    with pytest.raises(RecordError, match=r"heatmap\.html cannot be read"):
+        load(record)
+    (record / "heatmap.html").write_text("map")  # what is not read is not hashed, either
+    load(record)
+    del manifest["files"][lost]
+    path.write_text(json.dumps(manifest))
+    if lost == METRICS:
+        with pytest.raises(RecordError, match="its manifest does not list metrics"):
+            load(record)
+    else:
+        load(record)
 
 
 def test_every_file_of_a_record_is_in_its_manifest(recorded):
