@@ -37,7 +37,7 @@ _STORED_APART = (
     "adapters: in the file, the linear weights of the base stage stand in bfloat16, and adapters of full "
     "rank, in {dtype}, hold everything learned since. "
 )
-_STORED_WHOLE = "And all weights are trained; the file holds them in {dtype}. "
+_STORED_WHOLE = "The file holds all weights in {dtype}. "
 
 
 def make_card(
