@@ -40,5 +40,10 @@ def test_a_saved_notebook_reads_well_without_running_it(path):
     assert all("image/png" in figure.data for figure in figures)
 
 
-def test_the_three_notebooks_are_there():
-    assert [path.stem for path in NOTEBOOKS] == ["01_tour", "02_patching", "03_reading_results"]
+def test_the_notebooks_are_there():
+    assert [path.stem for path in NOTEBOOKS] == [
+        "01_tour",
+        "02_patching",
+        "03_reading_results",
+        "04_other_models",
+    ]
