@@ -152,7 +152,7 @@ def model_files(name_or_folder: str | Path, revision: str | None = None) -> Mode
     """Finds a model.
 
     Args:
-        name_or_folder: "toy" (the embedded model), a folder, a file of weights, or a hub id ("owner/name").
+        name_or_folder: "toy" (an embedded model), a folder, a file of weights, or a hub id ("owner/name").
         revision: branch, tag or commit on the hub.
 
     Raises:
@@ -172,7 +172,7 @@ def model_files(name_or_folder: str | Path, revision: str | None = None) -> Mode
         return ModelFiles(name, folder.parent, only=folder.name)
     if isinstance(name_or_folder, Path) or not re.fullmatch(r"[\w.-]*\w[\w.-]*/[\w.-]+", name):
         raise UserError(
-            f"no model {name!r}: give {' or '.join(map(repr, MODELS))}, a folder, or a hub id ('owner/name')"
+            f"no model {name!r}: give {', '.join(map(repr, MODELS))}, a folder, or a hub id ('owner/name')"
         )
     return ModelFiles(name, on_hub=True, revision=revision)
 

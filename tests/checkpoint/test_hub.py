@@ -195,7 +195,9 @@ class TestErrors:
 
     def test_neither_folder_nor_hub_id(self):
         for name in ("nothing", "./a/b", "/a/b", "~/a", "a/b/c", "a b/c", Path("a/b")):
-            assert "give 'toy', a folder, or a hub id" in self.advice(name)
+            assert "give 'toy', 'toy-gpt2', 'toy-coconut', a folder, or a hub id" in self.advice(
+                name
+            )
 
     def test_a_revision_of_a_folder(self, tiny_files):
         assert "is a folder, not a hub id" in self.advice(tiny_files, revision="main")

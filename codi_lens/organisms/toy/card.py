@@ -4,8 +4,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from typing import Any
 
+import torch
+
 from codi_lens.organisms.toy import task
-from codi_lens.organisms.toy.family import FAMILIES
+from codi_lens.organisms.toy.family import FAMILIES, Family
 from codi_lens.organisms.toy.train import Progress, Recipe, Stage
 
 _INTRO = """\
@@ -33,9 +35,9 @@ _DEPARTURE = (
 _STORED_APART = (
     "And all weights are trained in place of low-rank "
     "adapters: in the file, the linear weights of the base stage stand in bfloat16, and adapters of full "
-    "rank hold everything learned since. "
+    "rank, in {dtype}, hold everything learned since. "
 )
-_STORED_WHOLE = "The file holds all weights in float16. "
+_STORED_WHOLE = "The file holds all weights in {dtype}. "
 
 
 def make_card(
@@ -46,7 +48,7 @@ def make_card(
     `record` is that of the necessity check on the held-out problems (`necessity.json`).
     """
     parts = [_task(recipe, record), _recipe(recipe, seconds), _curve(curve), _accuracy(record)]
-    return "\n".join([*parts, _ablations(record)])
+    return "\n".join([*parts, _ablations(recipe, record)])
 
 
 def _span(values: range) -> str:
@@ -81,6 +83,12 @@ def _stage(stage: Stage) -> list[str]:
     return [format(getattr(stage, name.name), "") for name in fields(Stage)]
 
 
+def _stored(family: Family) -> str:
+    text = _STORED_WHOLE if family.adapters is None else _STORED_APART
+    dtype = str(family.adapters or family.weights or torch.float32)
+    return text.format(dtype=dtype.removeprefix("torch."))
+
+
 def _recipe(recipe: Recipe, seconds: float) -> str:
     size = ", ".join(f"{f.name} {getattr(recipe.size, f.name)}" for f in fields(recipe.size))
     weights = ", ".join(f"{kind} {weight:g}" for kind, weight in recipe.kind_weights.items())
@@ -95,7 +103,7 @@ def _recipe(recipe: Recipe, seconds: float) -> str:
         "to the question nor to the first few thoughts (in training only). `swapped` has each question also "
         "give another problem's answer when it is fed that problem's thoughts, and when it is fed none, which "
         "unlearns answering from the question alone. "
-        f"{_STORED_WHOLE if FAMILIES[recipe.family].adapters is None else _STORED_APART}"
+        f"{_stored(FAMILIES[recipe.family])}"
         "Every stage starts from its own seed and a fresh optimiser.\n"
     )
 
@@ -128,7 +136,7 @@ def _accuracy(record: Mapping[str, Any]) -> str:
     return "## Accuracy by kind\n\n" + _table(["kind", "held-out"], rows)
 
 
-def _ablations(record: Mapping[str, Any]) -> str:
+def _ablations(recipe: Recipe, record: Mapping[str, Any]) -> str:
     rows = []
     for row in record["conditions"]:
         low, high = row["interval_95"]
@@ -139,6 +147,7 @@ def _ablations(record: Mapping[str, Any]) -> str:
         "## Are the thoughts needed?\n\nThe same problems with fewer thoughts, without the wrapper, with the "
         "thoughts of another problem whose answer differs, with the mean over all problems, and with noise "
         "of the same norm. The `swap` stage trains on two of these interventions (another problem's thoughts, none), "
-        "so their figures are in part what was asked for. `python -m experiments.necessity --pairs toy-heldout` prints this table and the "
+        "so their figures are in part what was asked for. "
+        f"`python -m experiments.necessity --model {recipe.family} --pairs toy-heldout` prints this table and the "
         "one above.\n\n" + _table(head, rows)
     )

@@ -35,6 +35,7 @@ class Size:
     n_heads: int = 4
     n_kv_heads: int = 2
     d_projection: int = 128
+    """Of the projection's middle; 0 where a family has none."""
     n_latents: int = 6
 
 
@@ -109,7 +110,7 @@ FAMILIES = {
         build_gpt2_tokenizer,
         ANSWER_STEM,
         "CODI GPT-2",
-        Size(n_layers=2, d_model=80, d_mlp=320, d_projection=96),
+        Size(n_layers=2, d_model=80, d_mlp=320, n_kv_heads=4, d_projection=96),
         adapters=torch.float16,
     ),
     "toy-coconut": Family(
@@ -118,7 +119,7 @@ FAMILIES = {
         build_gpt2_tokenizer,
         COCONUT_STEM,
         "Coconut GPT-2",
-        Size(n_layers=2, d_mlp=384),
+        Size(n_layers=2, d_mlp=384, n_kv_heads=4, d_projection=0),
         weights=torch.float16,
         adapters=None,
         filename="checkpoint_1",

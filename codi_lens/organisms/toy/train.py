@@ -1,4 +1,4 @@
-"""The recipe of the embedded model: from random weights to a CODI LLaMA that needs its thoughts.
+"""The recipe of the embedded models: from random weights to a model that needs its thoughts.
 
 1. *Base*: a plain causal LM learns to solve the problems by written-out steps. Its last step is left
    out, as in CODI's official default, so the model does that one in its head.
@@ -6,10 +6,14 @@
    student, which thinks in latents. Loss: teacher cross-entropy + student cross-entropy + 20 × the
    distance of their hidden states in every layer at the token before the answer number.
 
-Two things differ from the paper. For half of the problems, in training only, the answer tokens may not attend to
+Three things differ from the paper. For half of the problems, in training only, the answer tokens may not attend to
 the question, nor to the first few thoughts (`Stage.sealed`): CODI alone lets a small model read the last operand
-from the question, sealing makes the thoughts carry it all. And all weights are trained, not just low-rank
-adapters, as a model this small does not learn the task otherwise; the checkpoint's layout is the official one.
+from the question, sealing makes the thoughts carry it all. A third stage unlearns answering from the question (`Stage.swapped`). And all
+weights are trained, not just low-rank adapters, as a model this small does not learn the task otherwise; the
+checkpoint's layout is the official one.
+
+The model in Coconut's layout (Hao et al., arXiv 2412.06769) is trained in the same way, in Coconut's sequence and without a
+projection. Coconut's own training has a curriculum instead: written steps give way to thoughts, one after the other.
 """
 
 import math
