@@ -26,7 +26,9 @@ class Claims:
         self.device = torch.device(device)
         self.unclaimed = set(file.keys())
         self.problems: list[str] = []
-        self.report = LoadReport(source=str(file.path), wrapper=file.wrapper)
+        self.report = LoadReport(
+            source=str(file.path), wrapper=file.wrapper, replaced=file.replaced
+        )
 
     def has(self, key: str) -> bool:
         return key in self.unclaimed

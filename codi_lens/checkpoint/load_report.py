@@ -29,6 +29,8 @@ class LoadReport:
     """Such a prefix -> what the layout says is under it."""
     leftovers: dict[str, int] = field(default_factory=dict)
     """Ending of a buffer's key -> number of such keys left out, as the config determines them."""
+    replaced: int = 0
+    """Tensors of the base model that an adapter holds as well, resized, and that took their place."""
     wrapper: str = ""
     """What was taken off in front of every key."""
     merged: dict[str, int] = field(default_factory=dict)
@@ -65,6 +67,8 @@ class LoadReport:
     def _facts(self) -> list[tuple[str, str]]:
         stem = repr(self.answer_stem) if self.answer_stem else "none, the answer is bare"
         wrapper = f", {self.wrapper!r} taken off in front of each" if self.wrapper else ""
+        if self.replaced:
+            wrapper += f"; {self.replaced} of the base model's replaced by the adapter's own"
         dropped = ", ".join(map(self._dropped, self.dropped))
         left_out = filter(None, (dropped, _listed(self.leftovers, "buffers {} {}")))
         facts = [

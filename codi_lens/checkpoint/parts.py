@@ -11,7 +11,7 @@ from codi_lens.checkpoint.architectures import Architecture
 from codi_lens.checkpoint.fields import positive, read_object, size, texts
 from codi_lens.checkpoint.hub import ModelFiles
 from codi_lens.checkpoint.layouts.separate import ADAPTER, MERGED, PROJECTOR
-from codi_lens.checkpoint.tensor_files import ADAPTERS, TensorFile
+from codi_lens.checkpoint.tensor_files import ADAPTERS, CheckpointError, TensorFile
 from codi_lens.errors import UserError
 from codi_lens.files import expand
 
@@ -62,7 +62,14 @@ def open_checkpoint(
             raise UserError(f"projection {str(projection)!r}: no such file")
     if path is None:
         return file
-    return file.joined(TensorFile.open(path).renamed(_under_projection))
+    found = file.joined(TensorFile.open(path).renamed(_under_projection))
+    if found.replaced:
+        raise CheckpointError(
+            f"{path}: holds {found.replaced} tensors that {file.path} holds too; expected the projection in one "
+            "of them"
+        )
+    found.replaced = file.replaced
+    return found
 
 
 def adapter_settings(files: ModelFiles) -> dict[str, Any]:

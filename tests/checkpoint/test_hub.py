@@ -202,8 +202,8 @@ class TestErrors:
     def test_a_revision_of_a_folder(self, tiny_files):
         assert "is a folder, not a hub id" in self.advice(tiny_files, revision="main")
 
-    @pytest.mark.parametrize("name", ["zen-E/CODI-gpt2", MIRROR, META])
-    def test_what_is_no_codi_llama_is_refused_unasked(self, hub, name):
+    @pytest.mark.parametrize("name", [GPT2, MIRROR, META])
+    def test_what_is_a_base_model_alone_is_refused_unasked(self, hub, name):
         assert name in self.advice(name)
         assert not hub.requests
 

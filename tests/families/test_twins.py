@@ -18,7 +18,8 @@ def test_a_twin_is_what_its_file_says(name, tmp_path):
     codi = HookedCodi.from_pretrained(made.source, dtype="float64", **made.options)
     report, keys = codi.load_report, sum(map(len, made.tensors()))
     counted = report.claimed + sum((*report.dropped.values(), *report.leftovers.values()))
-    assert counted + made.replaced == keys
+    assert report.replaced == made.replaced
+    assert counted + report.replaced == keys
     assert (report.dropped, report.leftovers) == (made.dropped, made.leftovers)
     assert (report.architecture, report.wrapper) == (made.config.model_type, made.wrapper)
     assert sum(report.merged.values()) == oracle.merged

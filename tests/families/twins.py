@@ -231,18 +231,23 @@ def pauses(folder: Path, kind: str) -> Twin:
 
 
 def multimode(folder: Path, kind: str) -> Twin:
-    """Two rows more, bot and eot; LLaMA's prompt ends in a token of its tokenizer's."""
+    """CODI with two rows more, bot and eot; LLaMA's prompt ends in a token of its tokenizer's."""
     tokenizer, v = TOKENIZERS[kind]()
     begin, ids = ["bot"], []
     if kind == "llama":
         tokenizer.add_special_tokens({"additional_special_tokens": ["<|eot_id|>"]})
         begin, ids, v = ["<|eot_id|>", "bot"], [v], v + 1
     model = fresh(kind, v + 2)
-    model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    settings(folder, num_latents=0, extra_tokens=["bot", "eot"], begin=begin, end=["eot"])
-    file = folder / "model.safetensors"
-    return Twin(folder, {}, [file], model.config, tokenizer, [*ids, v], [v + 1], num_latents=0)
+    file = folder / "pytorch_model.bin"
+    state = dict(adapted(kind, model).state_dict())
+    write(file, under("codi.", state) | under("prj.", projection()))
+    base_parts(folder, model.config, tokenizer, 2)
+    frame = {"extra_tokens": ["bot", "eot"], "begin": begin, "end": ["eot"], "forbid_eot": False}
+    settings(folder, lora_alpha=ALPHA, **frame)
+    return Twin(
+        folder, {}, [file], model.config, tokenizer, [*ids, v], [v + 1],
+        base="codi.base_model.model.", projection="prj.",
+    )  # fmt: skip
 
 
 # -- GPT-2 alone ------------------------------------------------------------------------------------
