@@ -45,7 +45,8 @@ def not_a_number(tensors, key, _other):
 def unused(made, files, at, key):
     """Left out by rule: an auxiliary decoder, an old buffer, an embedding that the adapter's file has anew."""
     bare = key.removeprefix(made.wrapper)
-    if bare.startswith(tuple(made.dropped)) or bare.endswith(tuple(made.leftovers)):
+    buffers = tuple(f".{name}" for name in made.leftovers)  # "attn.bias" is not "attn.c_attn.bias"
+    if bare.startswith(tuple(made.dropped)) or bare.endswith(buffers):
         return True
     later = {k for tensors in files[at + 1 :] for k in tensors}
     return made.adapters is not None and made.adapters + key in later
