@@ -62,14 +62,22 @@ class Claims:
                 self.report.dropped[prefix] = count
                 self.report.rules[prefix] = what
 
-    def drop_leftovers(self, endings: Iterable[str]) -> None:
-        """Leaves out buffers that the config determines."""
-        for ending in endings:
-            if count := self._leave_out(ending="." + ending):
-                self.report.leftovers[ending] = count
+    def drop_leftovers(self, endings: Iterable[str], parents: Iterable[str]) -> None:
+        """Leaves out buffers that the config determines.
 
-    def _leave_out(self, prefix: str = "", ending: str = "") -> int:
-        keys = {k for k in self.unclaimed if k.startswith(prefix) and k.endswith(ending)}
+        Args:
+            endings: of their keys.
+            parents: what may be in front of an ending: the base model's modules that have others inside.
+        """
+        parents = list(parents)
+        for ending in endings:
+            keys = {parent + ending for parent in parents} & self.unclaimed
+            if keys:
+                self.unclaimed -= keys
+                self.report.leftovers[ending] = len(keys)
+
+    def _leave_out(self, prefix: str) -> int:
+        keys = {key for key in self.unclaimed if key.startswith(prefix)}
         self.unclaimed -= keys
         return len(keys)
 

@@ -67,7 +67,8 @@ def load_checkpoint(
     model = _empty_model(claims, architecture, base, config)
     stems = {layout.key(name.rpartition(".")[0]) + "." for name in model.state_dict()}
     claims.drop(config.drop_prefixes, stems)
-    claims.drop_leftovers(architecture.leftovers)
+    parents = {layout.key(f"{name}.") for name, _ in model.named_modules() if name}
+    claims.drop_leftovers(architecture.leftovers, parents)
     claims.report.lora_alpha = config.lora_alpha or 0.0
     claims.report.lora_rank = config.lora_rank or _found_rank(claims)
     weights = dict(_model_weights(claims, architecture, model, config))

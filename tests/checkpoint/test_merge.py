@@ -1,6 +1,7 @@
 """Fabricated official checkpoints, loaded and compared with plain transformers and peft."""
 
 import json
+import re
 
 import pytest
 import torch
@@ -196,6 +197,21 @@ class TestHowFilesWereSaved:
         assert difference < 1e-5
         assert report.leftovers == {"rotary_emb.inv_freq": 3}
         assert "keys dropped     buffers rotary_emb.inv_freq 3" in report.text()
+
+    def test_what_only_ends_like_such_a_buffer_is_foreign(self, folder):
+        stem = EMBEDDING.removesuffix("embed_tokens.weight")
+        for module in ("layers.7.self_attn.", "other.", "layers.0.other."):
+            key = f"{stem}{module}rotary_emb.inv_freq"
+            with pytest.raises(
+                CheckpointError, match=f"{re.escape(key)}' is not part of the model"
+            ):
+                self.saved(folder, read_tensors(folder) | {key: torch.zeros(4)})
+            (folder / SAFETENSORS).unlink()
+            write_tiny(folder, spread=0.15)
+
+    def test_one_stray_key_makes_no_other_layout(self, folder):
+        with pytest.raises(CheckpointError, match=r"'codi\.foo\.bar' is not part of the model"):
+            self.saved(folder, read_tensors(folder) | {"codi.foo.bar": torch.zeros(4)})
 
     def test_with_the_projection_s_layer_norm_unnamed(self, folder):
         tensors = {

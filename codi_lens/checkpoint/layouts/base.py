@@ -70,8 +70,9 @@ class Layout:
         companion = "" if self.base else self.adapters or self.projection or ""
         if not count or not any(key.startswith(companion) for key in keys):
             return 0
-        others = (*self.prefixes, *self.embedding_names, *self.auxiliary)
-        return count + sum(key.startswith(others) and not marks.match(key) for key in keys)
+        beside = filter(None, (self.adapters, self.projection))
+        others = (*beside, *self.embedding_names, *self.auxiliary)
+        return count + sum(key.startswith(others) for key in keys)
 
     def key(self, name: str) -> str:
         """The key of one of the base model's weights."""
