@@ -1,4 +1,4 @@
-"""Trains the embedded model: from a seed to a checkpoint with pairs and a card.
+"""Trains an embedded model: from a seed to a checkpoint with pairs and a card.
 
     python -m experiments.train_toy --out FOLDER
 

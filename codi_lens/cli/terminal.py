@@ -8,13 +8,17 @@ from typing import Any, TextIO
 
 
 class Stream:
-    """A text stream whose reader may go away: what is written after that is dropped.
+    """A text stream whose reader may go away, or whose disk be full: what is written after that is dropped.
 
     Characters that its encoding does not have are replaced.
+
+    Attributes:
+        fault: why something is lost that may have a reader.
     """
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
+        self.fault: OSError | None = None
         if hasattr(stream, "reconfigure"):  # what notebooks put in place of a stream has none
             stream.reconfigure(errors="replace")
 
@@ -22,13 +26,13 @@ class Stream:
         return getattr(self._stream, name)
 
     def write(self, text: str) -> int:
-        """Writes as far as anyone reads; raises OSError for other faults, such as a full disk."""
+        """Writes as far as it can."""
         with self._until_closed():
             self._stream.write(text)
         return len(text)
 
     def flush(self) -> None:
-        """Passes on what was written; raises as `write` does."""
+        """Passes on what was written, as far as it can."""
         with self._until_closed():
             self._stream.flush()
 
@@ -41,7 +45,15 @@ class Stream:
             with open(os.devnull, "wb") as nowhere:
                 os.dup2(nowhere.fileno(), self._stream.fileno())
             if not isinstance(error, BrokenPipeError):
-                raise
+                self.fault = error
+
+
+def check_shown() -> None:
+    """Raises OSError if something that was written to stdout is lost, though someone may read it."""
+    sys.stdout.flush()
+    fault: OSError | None = getattr(sys.stdout, "fault", None)
+    if fault is not None:
+        raise OSError(fault.errno, fault.strerror, "standard output")
 
 
 @contextmanager

@@ -104,7 +104,8 @@ class Sweep:
 
     def _named(self, where: Mapping[str, Label]) -> dict[str, Label]:
         """Labels by axis, for labels by axis or by the experiment's own name for it."""
-        own = dict(zip(self.experiment.cell_names, ("row", "column"), strict=False))
+        names = self.experiment.cell_names  # of the rows, and of the columns if there are several
+        own = dict(zip(names, ("row", "column")[: len(names)], strict=True))
         known = (*self.axes, *own)
         return {
             own.get(one_of(axis, known, "axis", IN_SWEEP), axis): v for axis, v in where.items()

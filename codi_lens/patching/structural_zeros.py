@@ -69,7 +69,7 @@ def heights(
     """
     found: Heights = {}
     later = NOWHERE  # the lowest height at which attention brings differences of earlier steps in
-    for before, step in zip((None, *steps), steps, strict=False):
+    for before, step in zip((None, *steps[:-1]), steps, strict=True):
         sites = changed.get(step, ())
         thought = (found if fed is None else fed).get(before, NOWHERE)  # type: ignore[arg-type]
         by_thought = 0 if isinstance(step, int) and thought < NOWHERE else NOWHERE

@@ -5,8 +5,8 @@ centred on zero, the others a sequential one; both can be told apart by colour-b
 """
 
 from codi_lens.plots.bars import necessity_bars
-from codi_lens.plots.figure import CONFIG
-from codi_lens.plots.gallery import FIRST, gallery
+from codi_lens.plots.figure import CONFIG, Figure
+from codi_lens.plots.gallery import FIRST, gallery, scales
 from codi_lens.plots.maps import (
     chained_minus_parallel,
     controls,
@@ -35,6 +35,7 @@ __all__ = [
     "FIRST",
     "FORMATS",
     "OFFLINE",
+    "Figure",
     "chained_minus_parallel",
     "colour_scales",
     "controls",
@@ -53,6 +54,7 @@ __all__ = [
     "panel_title",
     "plotly_script",
     "ranks",
+    "scales",
     "scatter",
     "show",
     "to_image",

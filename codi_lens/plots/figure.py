@@ -8,6 +8,7 @@ import plotly.graph_objects as go
 
 from codi_lens.errors import UserError
 
+Figure = go.Figure
 CONFIG: dict[str, Any] = {
     "displaylogo": False,
     "modeBarButtons": [["toImage", "resetScale2d"]],

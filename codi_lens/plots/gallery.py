@@ -1,8 +1,12 @@
 """What is worth seeing of each experiment."""
 
+from collections.abc import Collection, Mapping
+
 import plotly.graph_objects as go
 
+from codi_lens.analysis.aggregates import Aggregate
 from codi_lens.patching.effects import DIRECT, INDIRECT, TOTAL
+from codi_lens.patching.metrics import METRICS
 from codi_lens.patching.result import Sweep
 from codi_lens.plots.maps import (
     chained_minus_parallel,
@@ -13,6 +17,7 @@ from codi_lens.plots.maps import (
 )
 from codi_lens.plots.panels import on_one_scale
 from codi_lens.plots.profiles import layer_profile, trajectories
+from codi_lens.plots.style import name_of
 
 FIRST = ("recovery", "kl")
 """The figures to begin with: maps, or profiles of whole layers."""
@@ -41,3 +46,22 @@ def gallery(sweep: Sweep) -> dict[str, go.Figure]:
         return maps | {"kl": heatmap(sweep, "kl_divergence")}
     profiles = [layer_profile({experiment.name: sweep}, m) for m in ("recovery", "kl_divergence")]
     return dict(zip(FIRST, profiles, strict=True)) | maps
+
+
+def scales(
+    grouped: Mapping[str, Mapping[str, Aggregate]], drawn: Collection[go.Figure]
+) -> dict[str, tuple[float, float]]:
+    """The colours' range of each metric that holds the means of all runs, and what is drawn of it.
+
+    Args:
+        grouped: run -> group of pairs -> its means.
+        drawn: figures; the maps among them get the range of their metric.
+    """
+    means = [group.means for run in grouped.values() for group in run.values()]
+    found = {}
+    for metric in {name: None for values in means for name in values}:
+        bar = name_of(metric)
+        maps = [figure for figure in drawn if figure.layout.coloraxis.colorbar.title.text == bar]
+        own = [values[metric] for values in means if metric in values]
+        found[metric] = on_one_scale(maps, own, signed=METRICS[metric].signed)
+    return found

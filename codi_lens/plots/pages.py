@@ -27,10 +27,8 @@ SCALE = 2
 def page(figures: Mapping[str, go.Figure]) -> str:
     """One HTML page with the figures (id -> figure) below each other; it opens without a network."""
     parts = [
-        figure.to_html(full_html=False, include_plotlyjs=first, div_id=name, config=CONFIG)
-        for first, (name, figure) in zip(
-            [True] + [False] * len(figures), figures.items(), strict=False
-        )
+        figure.to_html(full_html=False, include_plotlyjs=i == 0, div_id=name, config=CONFIG)
+        for i, (name, figure) in enumerate(figures.items())
     ]
     style = "body{margin:8px auto;max-width:1240px;background:white}.figure{overflow-x:auto}"
     view = "<meta name='viewport' content='width=device-width,initial-scale=1'>"

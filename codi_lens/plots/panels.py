@@ -13,6 +13,7 @@ from math import ceil
 from typing import Any
 
 import plotly.graph_objects as go
+import torch
 from jaxtyping import Bool, Float
 from plotly.subplots import make_subplots
 from torch import Tensor
@@ -105,12 +106,19 @@ def paint(figure: go.Figure, low: float, high: float) -> None:
         ]
 
 
-def on_one_scale(figures: Iterable[go.Figure]) -> None:
-    """Gives the colours of several figures of maps the range that holds them all."""
+def on_one_scale(
+    figures: Iterable[go.Figure],
+    others: Iterable[Float[Tensor, "..."]] = (),
+    *,
+    signed: bool = True,
+) -> tuple[float, float]:
+    """Gives the colours of several figures of maps the range that holds them all, and `others`; returns it."""
     drawn = list(figures)
-    ranges = [(figure.layout.coloraxis.cmin, figure.layout.coloraxis.cmax) for figure in drawn]
+    maps = [torch.tensor(trace.z) for figure in drawn for trace in figure.data]
+    scale = colour_axis([*maps, *others], signed=signed, title="")
     for figure in drawn:
-        paint(figure, min(low for low, _ in ranges), max(high for _, high in ranges))
+        paint(figure, scale["cmin"], scale["cmax"])
+    return scale["cmin"], scale["cmax"]
 
 
 def legend(panels: Sequence[Panel]) -> str:

@@ -76,7 +76,7 @@ def headed(
     """Title, and subtitle broken to fit `width` pixels, above `body` pixels of figure.
 
     `extra` pixels stay free between the two, for titles of panels. Text is shown as it is: markup in it
-    has no meaning.
+    has no meaning. `layout.meta` has both as they are, and their height, for a page that sets them itself.
     """
     width = max(width, 9 * len(title) + 40)
     below = textwrap.wrap(subtitle, int(width / 6.4))
@@ -99,6 +99,7 @@ def headed(
         height=top + body,
         margin={"t": top},
         paper_bgcolor="white",
+        meta={"title": title, "subtitle": subtitle, "height": top - extra - 24},
     )
     return helpful(figure)
 

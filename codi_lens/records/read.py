@@ -95,8 +95,7 @@ def _load(folder: Path, manifest: dict[str, Any]) -> Sweep:
         raise RecordError(
             f"{path} and {METRICS} are not of the same pairs; run the experiment again"
         )
-    activations = _read_tensor(folder / source)
-    generated = None
+    activations, generated = _read_tensor(folder / source), None
     if (folder / GENERATED).exists():
         generated = _read_tensor(folder / GENERATED)
         generated = generated.reshape(*shape, generated.shape[-1])
@@ -149,9 +148,8 @@ def read_manifest(folder: Path, *, incomplete: bool = False) -> dict[str, Any]:
         raise RecordError(f"{path}: {error}") from error
     if not (manifest["complete"] or incomplete):
         pairs = manifest["pairs"]
-        way = "run the experiment again"
-        if (folder / JOURNAL).exists():
-            way = f"finish it with {command(manifest['experiment'], '--resume', folder)}"
+        go_on = f"finish it with {command(manifest['experiment'], '--resume', folder)}"
+        way = go_on if (folder / JOURNAL).exists() else "run the experiment again"
         raise RecordError(
             f"{folder} holds {pairs['n']} of {pairs['n_planned']} pairs, as the run was interrupted; {way}"
         )
@@ -172,23 +170,20 @@ def verify(folder: Path, manifest: Mapping[str, Any], names: Collection[str] | N
     listed = manifest.get("files", {})
     needed = set(names or ()) if "files" in manifest else set()
     if missing := sorted(name for name in needed - set(listed) if (folder / name).exists()):
-        raise RecordError(
-            f"{folder} is damaged: its manifest does not list {missing[0]}; run the experiment again"
-        )
+        unlisted = f"its manifest does not list {missing[0]}"
+        raise RecordError(f"{folder} is damaged: {unlisted}; run the experiment again")
     for name, written in listed.items():
-        path = folder / name
+        path, whole = folder / name, names is None or name in names
         try:
-            whole = names is None or name in names
             found = describe_file(path) if whole else {"bytes": path.stat().st_size}
         except OSError as error:
             fault = f"cannot be read ({error.strerror})"
         else:
             if found == {field: written[field] for field in found}:
                 continue
-            sizes = f"{found['bytes']} bytes, {written['bytes']} were written"
-            fault = "has other content than the run wrote" + (
-                f" ({sizes})" if found["bytes"] != written["bytes"] else ""
-            )
+            fault = "has other content than the run wrote"
+            if found["bytes"] != written["bytes"]:
+                fault += f" ({found['bytes']} bytes, {written['bytes']} were written)"
         raise RecordError(f"{folder} is damaged: {name} {fault}; run the experiment again")
 
 
@@ -249,12 +244,11 @@ def _texts(entry: dict[str, Any], axes: Axes, experiment: Experiment) -> dict[Ce
     """The decoded answers of an entry, by the cell's index along the axes."""
     table = experiment.cells_of(entry, axes)
     found: dict[Cell, str] = {}
-    for i, effect in enumerate(axes["effect"]):
-        for j, row in enumerate(axes["row"]):
-            columns = table.get(str(effect), {}).get(str(row), {})
-            for k, column in enumerate(axes["column"]):
-                metrics = columns.get(str(column), {})
-                if "answer_text" in metrics:
+    for i, effect in enumerate(map(str, axes["effect"])):
+        for j, row in enumerate(map(str, axes["row"])):
+            columns = table.get(effect, {}).get(row, {})
+            for k, column in enumerate(map(str, axes["column"])):
+                if "answer_text" in (metrics := columns.get(column, {})):
                     found[i, j, k] = metrics["answer_text"]
     return found
 

@@ -5,7 +5,7 @@ draws the maps itself; figures that need no choice are made by `codi_lens.plots`
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import astuple
 from importlib.resources import files
 from typing import Any
@@ -51,11 +51,21 @@ def report(runs: Mapping[str, Sweep], manifests: Mapping[str, dict[str, Any]]) -
         one_of(name, manifests, "manifest of run")
         if not sweep.outcomes:
             raise UserError(f"run {name} has no pairs; there is nothing to report")
+    grouped = {name: _aggregates(sweep) for name, sweep in runs.items()}
+    drawn = {name: _figures(sweep) for name, sweep in runs.items()}
+    compared, beside = _comparison(runs, manifests) if len(runs) > 1 else (None, [])
+    scales = plots.scales(
+        grouped, [figure for some in (*drawn.values(), beside) for figure in some]
+    )
     data: dict[str, Any] = {
         "colours": plots.colour_scales(),
+        "scales": {name: [_rounded(end) for end in ends] for name, ends in scales.items()},
         "config": plots.CONFIG,
-        "runs": [_run(name, sweep, manifests[name]) for name, sweep in runs.items()],
-        "comparison": _comparison(runs, manifests) if len(runs) > 1 else None,
+        "runs": [
+            _run(name, sweep, manifests[name], grouped[name]) | {"figures": _as_json(drawn[name])}
+            for name, sweep in runs.items()
+        ],
+        "comparison": compared and compared | {"figures": _as_json(beside)},
     }
     folder = files("codi_lens.report")
     parts = {
@@ -80,14 +90,29 @@ def embedded(data: Any) -> str:
     return text.replace("<", "\\u003c").replace("\u2028", "\\u2028").replace("\u2029", "\\u2029")
 
 
-def _run(name: str, sweep: Sweep, manifest: dict[str, Any]) -> dict[str, Any]:
-    axis, labels = columns(sweep)
-    names = metric_names(sweep)
-    grouped = {
+def _aggregates(sweep: Sweep) -> dict[str, Aggregate]:
+    """By group of pairs."""
+    return {
         group: aggregate(sweep, chosen, seed=sweep.settings.seed)
         for group, chosen in groups(sweep).items()
         if chosen.any()
     }
+
+
+def _figures(sweep: Sweep) -> list[plots.Figure]:
+    """Those of its gallery that the page does not draw itself, for every metric."""
+    return [f for kind, f in plots.gallery(sweep).items() if kind not in plots.FIRST]
+
+
+def _as_json(figures: Iterable[plots.Figure]) -> list[Any]:
+    return [json.loads(figure.to_json()) for figure in figures]
+
+
+def _run(
+    name: str, sweep: Sweep, manifest: dict[str, Any], grouped: Mapping[str, Aggregate]
+) -> dict[str, Any]:
+    axis, labels = columns(sweep)
+    names = metric_names(sweep)
     return {
         "name": name,
         "title": f"{sweep.experiment.name.replace('_', ' ').capitalize()}: {name}",
@@ -105,11 +130,6 @@ def _run(name: str, sweep: Sweep, manifest: dict[str, Any]) -> dict[str, Any]:
         ],
         "groups": {key: _group(group, sweep) for key, group in grouped.items()},
         "pairs": [_pair(outcome, sweep) for outcome in sweep.outcomes],
-        "figures": [
-            json.loads(figure.to_json())
-            for kind, figure in plots.gallery(sweep).items()
-            if kind not in plots.FIRST  # these the page draws itself, for every metric
-        ],
     }
 
 
@@ -197,9 +217,9 @@ def _pair(outcome: PairOutcome, sweep: Sweep) -> dict[str, Any]:
 
 def _comparison(
     runs: Mapping[str, Sweep], manifests: Mapping[str, dict[str, Any]]
-) -> dict[str, Any]:
-    """What `codi_lens.analysis.comparison` finds; for runs that it cannot compare, why."""
-    entry: dict[str, Any] = {"figures": []}
+) -> tuple[dict[str, Any], list[plots.Figure]]:
+    """What `codi_lens.analysis.comparison` finds, for runs that it cannot compare, why; and its figures."""
+    entry: dict[str, Any] = {}
     drawn = [plots.heatmaps(runs)]
     try:
         one_model(manifests)
@@ -215,8 +235,7 @@ def _comparison(
         cells = {name: s for name, s in by_experiment.items() if len(s.axes["column"]) > 1}
         if len(cells) == 2:
             drawn.append(plots.scatter(cells, maps=_scattered(cells)))
-    entry["figures"] = [json.loads(figure.to_json()) for figure in drawn]
-    return entry
+    return entry, drawn
 
 
 def _scattered(cells: Mapping[str, Sweep]) -> tuple[str, str]:

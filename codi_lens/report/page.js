@@ -104,11 +104,17 @@ class RunView {
     return grid.map((row, i) => row.map((_, j) => [this.place([i, j]), ...this.said([i, j])].join("<br>")));
   }
 
+  // Of the colours: the same in all maps of means on the page; one pair's values may go beyond it.
+  range() {
+    const { name, signed } = this.metric, ends = DATA.scales[name];
+    if (this.state.pair === "") return ends;
+    const all = [...ends, ...this.values().flat(2).filter((v) => v !== null)];
+    const low = Math.min(...all), high = Math.max(...all), reach = Math.max(-low, high);
+    return signed ? [-reach, reach] : [low, high];
+  }
+
   heat(grid) {
-    const { metric } = this, finite = this.values().flat(2).filter((v) => v !== null);
-    const reach = Math.max(...finite.map(Math.abs), 0) || 1, least = finite.length ? Math.min(...finite) : 0;
-    const most = Math.max(...finite, least);
-    const [low, high] = metric.signed ? [-reach, reach] : [least, most > least ? most : least + 1];
+    const { metric } = this, [low, high] = this.range();
     const { stops, black } = DATA.colours[metric.signed ? "diverging" : "sequential"];
     const text = (value) => {
       if (value === null || this.run.columns.length > 12) return "";

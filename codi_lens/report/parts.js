@@ -70,11 +70,17 @@ function themed(figure) {
   return { data, layout };
 }
 
+// A figure's title and subtitle become the page's text, which wraps; the figure itself may have to scroll.
 function drawFigures(holder, figures) {
   holder.replaceChildren();
   for (const figure of figures) {
-    const place = make("div"), { data, layout } = themed(figure);
-    holder.append(place);
+    const { data, layout } = themed(figure), { title, subtitle, height } = layout.meta;
+    const place = make("div", { class: "map" });
+    holder.append(make("div", { style: `width: ${layout.width}px` },
+      make("h3", { text: title }), make("p", { class: "note", text: subtitle }), place));
+    delete layout.title;
+    layout.height -= height;
+    layout.margin.t -= height;
     Plotly.newPlot(place, data, layout, DATA.config);
   }
 }

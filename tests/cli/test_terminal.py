@@ -17,6 +17,7 @@ from codi_lens.cli.folders import fresh_folder
 from codi_lens.cli.program import ANNOUNCEMENTS, Program
 from codi_lens.data.pairs import Pair, Variant, load_pairs, write_pairs
 from codi_lens.records.processes import Processes, together
+from codi_lens.records.read import load
 from codi_lens.threads import NARROW, VARIABLES, choose_threads
 
 ROOT = Path(__file__).parents[2]
@@ -30,6 +31,7 @@ def nothing_in_the_environment(monkeypatch):
 
 
 def write_job(folder):
+    folder.mkdir(exist_ok=True)
     same = Variant("Wie viele Äpfel? \u2028 三", 3)
     write_pairs(folder / "pairs.json", [*load_pairs("toy")[:3], Pair(99, same, same)])
     return ["prepare_pairs", folder / "pairs.json", "--out", folder / "out"]
@@ -63,9 +65,23 @@ def test_output_that_nobody_reads_or_can_show_ends_nothing(tmp_path, line):
     assert len(load_pairs(tmp_path / "out")) == 4
 
 
-def test_a_full_disk_behind_the_output_is_one_message(tmp_path):
-    done = shell('"$@" > /dev/full', *write_job(tmp_path))
-    assert (done.returncode, done.stderr) == (2, "error: [Errno 28] No space left on device\n")
+def test_a_full_disk_behind_the_output_is_one_message_at_the_end(tmp_path):
+    said = "error: standard output: No space left on device\n"
+    for unbuffered in ("", "1"):  # whether the fault is met at the end or at the first word
+        job = write_job(tmp_path / unbuffered)
+        done = shell('"$@" > /dev/full', *job, PYTHONUNBUFFERED=unbuffered)
+        assert (done.returncode, done.stderr) == (2, said)
+        assert len(load_pairs(job[-1])) == 4
+
+
+def test_a_run_whose_table_cannot_be_shown_says_where_its_record_is(tmp_path):
+    out = tmp_path / "out"
+    few = ("--limit", "1", "--layers", "0", "--positions", "0", "--controls", "none")
+    done = shell('"$@" > /dev/full', "position_patching", "--out", out, *few)
+    told = f"standard output: No space left on device\nthe run is done; its record is in {out}\n"
+    assert (done.returncode, done.stderr[-len(told) :]) == (2, told)
+    assert "Traceback" not in done.stderr
+    assert len(load(out).outcomes) == 1
 
 
 def test_a_text_that_the_terminal_cannot_encode_is_shown_in_part(monkeypatch, tmp_path):

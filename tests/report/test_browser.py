@@ -233,6 +233,12 @@ def test_a_narrow_screen_scrolls_no_page_sideways(opened):
             "return [...document.querySelectorAll('.map, .figures > div')]"
             ".every((box) => box.clientWidth <= 358)"
         )
+        # What a figure is, is read without scrolling.
+        said = browser.find_elements("css selector", ".figures h3, .figures p")
+        figures = browser.find_elements("css selector", ".figures .js-plotly-plot")
+        assert len(said) == 2 * len(figures)
+        assert all(text.rect["x"] + text.rect["width"] <= 374 for text in said)
+        assert not browser.find_elements("css selector", ".figures .gtitle")
 
 
 def test_numbers_in_cells_can_be_read_in_light_and_in_dark(opened):

@@ -85,6 +85,33 @@ def test_text_cannot_become_markup(page):
     assert "<" not in embedded("</script>")
 
 
+def test_all_maps_of_the_means_of_a_metric_are_on_one_scale():
+    small, large = invented_sweep(), invented_sweep("iterative_patching", seed=1)
+    larger = [
+        replace(o, metrics=o.metrics | {"logit_diff": 9 * o.metrics["logit_diff"]})
+        for o in large.outcomes
+    ]
+    runs = {"one": small, "two": replace(large, outcomes=tuple(larger))}
+    data = data_of(report(runs, dict.fromkeys(runs, MANIFEST)))
+    for name, (low, high) in data["scales"].items():
+        means = [g["mean"].get(name) for run in data["runs"] for g in run["groups"].values()]
+        values = torch.tensor([v for m in means for v in flat(m) if v is not None])
+        assert low <= values.min() <= values.max() <= high
+    figures = [f for part in (*data["runs"], data["comparison"]) for f in part["figures"]]
+    bars = [f["layout"].get("coloraxis") for f in figures]
+    drawn = [b for b in bars if b and b["colorbar"]["title"]["text"] == "recovery"]
+    assert len(drawn) >= 3
+    assert max(data["scales"]["recovery"]) > 1.2  # the second run's
+    for bar in drawn:
+        assert [bar["cmin"], bar["cmax"]] == pytest.approx(data["scales"]["recovery"], rel=1e-5)
+
+
+def flat(nested):
+    if not isinstance(nested, list):
+        return [nested]
+    return [value for part in nested for value in flat(part)]
+
+
 def test_the_page_fetches_nothing(page):
     outside = re.sub(r"<script.*?</script>", "", page[0], flags=re.S)
     assert "default-src 'none'" in outside

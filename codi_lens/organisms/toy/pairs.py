@@ -47,12 +47,10 @@ def make_pairs(answers: Answers, *, seed: int = 0, n_pairs: int = N_PAIRS) -> li
 def heldout_pairs(seed: int = 0) -> list[dict[str, Any]]:
     """All held-out problems, two by two within a kind, in the prepared format.
 
-    The two problems of such a pair share nothing but their kind. If a kind has an odd number, the last is left out.
+    The two problems of such a pair share nothing but their kind.
     """
     problems = task.heldout_problems(seed)
-    couples = [
-        (a, b) for a, b in zip(problems[::2], problems[1::2], strict=False) if a.kind == b.kind
-    ]
+    couples = zip(problems[::2], problems[1::2], strict=True)
     records = [_record(index, pair, (pair[0].kind, "")) for index, pair in enumerate(couples)]
     return [{key: value for key, value in r.items() if key != "operand"} for r in records]
 
