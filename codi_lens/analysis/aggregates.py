@@ -6,6 +6,7 @@ Intervals are percentile bootstrap intervals (95%, seeded) that resample pairs (
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
@@ -110,10 +111,20 @@ def _ratios(
 ) -> tuple[Float[Tensor, "..."], Float[Tensor, "..."], Float[Tensor, "..."]]:
     """Σ above / Σ below over pairs, and its interval over resamples; NaN where there is nothing."""
     ratios = (picks @ above.flatten(1)) / (picks @ below.flatten(1))
-    quantiles = torch.tensor(INTERVAL, dtype=torch.float64)
-    low, high = ratios[1:].nanquantile(quantiles, dim=0)
+    low, high = _interval(ratios[1:])
     shape = above.shape[1:]
     return ratios[0].reshape(shape), low.reshape(shape), high.reshape(shape)
+
+
+def _interval(resampled: Float[Tensor, "resample cell"]) -> Float[Tensor, "2 cell"]:
+    """The interval's ends of each cell over the resamples that have a value."""
+    # NumPy's selects where torch's sorts: a third of the time, the same numbers.
+    ends = torch.from_numpy(np.quantile(resampled.numpy(), INTERVAL, axis=0))
+    gaps = resampled.isnan().any(0)
+    if gaps.any():
+        quantiles = torch.tensor(INTERVAL, dtype=torch.float64)
+        ends[:, gaps] = resampled[:, gaps].nanquantile(quantiles, dim=0)
+    return ends
 
 
 def donor_threshold(sweep: Sweep, group: Aggregate, metric: str = "recovery") -> float | None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from codi_lens.cli.folders import fresh_folder
 from codi_lens.cli.model_flags import load_model
+from codi_lens.cli.program import importing
 from codi_lens.errors import UserError
 from codi_lens.records.processes import Processes
 
@@ -46,8 +47,10 @@ class Inputs:
 def prepare(experiment: str, arguments: argparse.Namespace, here: Processes) -> Inputs:
     """Loads, checks and chooses; makes the folder when all is right."""
     # Heavy imports wait until the arguments are known to be right.
-    from codi_lens.patching.checks import check_pairs
-    from codi_lens.patching.sweep import make_settings
+    with importing():
+        from codi_lens import plots, records  # noqa: F401  (what comes after the run)
+        from codi_lens.patching.checks import check_pairs
+        from codi_lens.patching.sweep import make_settings
 
     pairs = chosen_pairs(arguments)
     codi = load_model(arguments, here.device(arguments.device))

@@ -7,7 +7,14 @@ import pytest
 import torch
 
 from codi_lens import Pair, UserError, Variant, patch_positions
-from codi_lens.analysis.aggregates import aggregate, as_mapping, competent, groups, top_cells
+from codi_lens.analysis.aggregates import (
+    _interval,
+    aggregate,
+    as_mapping,
+    competent,
+    groups,
+    top_cells,
+)
 from codi_lens.patching.experiments import POSITIONS
 from codi_lens.patching.result import PairOutcome, RunRecord, Sweep
 from codi_lens.patching.settings import Settings
@@ -141,3 +148,20 @@ def test_values_are_chosen_by_label(tiny):
     ):
         with pytest.raises(UserError, match=message):
             sweep.values(asked[0], **asked[1])
+
+
+def test_an_interval_is_over_the_resamples_that_have_a_value():
+    resampled = torch.rand(1000, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    resampled[:40, 1] = NAN
+    resampled[:, 3] = NAN
+    wanted = torch.from_numpy(np.stack([_percentiles(column) for column in resampled.T], axis=1))
+    torch.testing.assert_close(_interval(resampled), wanted, rtol=1e-12, atol=0, equal_nan=True)
+
+
+def _percentiles(column):
+    """By hand: linear between the two values around the rank."""
+    values = sorted(float(v) for v in column if v == v)
+    if not values:
+        return [NAN, NAN]
+    places = [share * (len(values) - 1) for share in (0.025, 0.975)]
+    return [np.interp(place, range(len(values)), values) for place in places]

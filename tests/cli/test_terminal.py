@@ -208,3 +208,29 @@ def test_programs_show_no_announcements_of_other_packages():
         warnings.simplefilter("always")
         assert Program("any", "Any.", lambda _: None, program)([]) == 0
     assert [warning.category for warning in seen] == [UserWarning]
+
+
+def test_what_is_imported_is_not_searched_for_garbage_and_later_garbage_is():
+    code = """
+import gc
+from codi_lens.cli.program import importing
+with importing():
+    assert not gc.isenabled()
+    import decimal, plotly.graph_objects
+assert gc.isenabled()
+kept = gc.get_freeze_count()
+assert kept > 10_000, kept
+ring = []
+ring.append(ring)
+del ring
+with importing():
+    import decimal
+assert gc.get_freeze_count() <= kept
+assert gc.collect() >= 1
+gc.disable()
+with importing():
+    pass
+assert not gc.isenabled()
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
