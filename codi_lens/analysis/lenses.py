@@ -30,9 +30,10 @@ class ThoughtLens:
 
 
 def steps_of(cache: CodiCache) -> tuple[Step, ...]:
-    """The steps that a lens reads if none are named: bot, every latent, eot."""
+    """The steps that a lens reads if none are named: bot, every latent, and eot where there is one."""
     latents = sorted(step for step in cache.positions if isinstance(step, int))
-    return ("bot", *latents, "eot")
+    end = cache.positions["eot"]
+    return ("bot", *latents, *(("eot",) if end.start < end.stop else ()))
 
 
 @torch.no_grad()

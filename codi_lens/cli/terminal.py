@@ -50,6 +50,8 @@ class Stream:
 
 def check_shown() -> None:
     """Raises OSError if something that was written to stdout is lost, though someone may read it."""
+    if sys.stdout is None:  # all processes of a run but the first print nothing
+        return
     sys.stdout.flush()
     fault: OSError | None = getattr(sys.stdout, "fault", None)
     if fault is not None:

@@ -27,6 +27,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     flags.add_seed(parser)
     add("--steps", type=int, help="in all stages (default: the recipe's)")
     add("--pairs", type=int, default=60, help="how many clean/corrupted pairs to make")
+    add("--limit", type=int, help="held-out pairs that the card reports on (default: all)")
     add("--threads", type=int, help="of torch (default: its own choice)")
 
 
@@ -45,11 +46,13 @@ def make(arguments: argparse.Namespace) -> None:
         recipe = with_steps(recipe, arguments.steps)
     start = time.perf_counter()
     run = train(recipe, _print_progress)
-    finish(run, folder, time.perf_counter() - start, arguments.pairs)
+    finish(run, folder, time.perf_counter() - start, arguments.pairs, arguments.limit)
     print(f"written to {folder}")
 
 
-def finish(run: "Trained", folder: Path, seconds: float, n_pairs: int) -> None:
+def finish(
+    run: "Trained", folder: Path, seconds: float, n_pairs: int, limit: int | None = None
+) -> None:
     """Writes a trained model; pairs and card come from the model as anyone will load it."""
     from codi_lens import HookedCodi, load_pairs
     from codi_lens.analysis.latent_ablation import measure_necessity
@@ -61,7 +64,7 @@ def finish(run: "Trained", folder: Path, seconds: float, n_pairs: int) -> None:
 
     write_model(run, folder)
     codi = HookedCodi.from_pretrained(folder)
-    pairs = load_pairs("toy-heldout")
+    pairs = load_pairs("toy-heldout")[:limit]
     variants = [variant for pair in pairs for variant in (pair.clean, pair.corrupted)]
     questions, answers = [v.question for v in variants], [v.answer for v in variants]
     measured = measure_necessity(codi, questions, answers)

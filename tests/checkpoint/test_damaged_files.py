@@ -279,7 +279,8 @@ class TestFiles:
             if key.startswith(LLAMA) and "lora_" not in key
         }
         path = save(folder, tensors)
-        refused(folder, path.with_name(CONFIG_NAME), "num_latents is 3", "no projection was found")
+        expected = (path.with_name(CONFIG_NAME), "num_latents is 3", "no projection was found")
+        refused(folder, *expected, error=UserError)
 
     def test_keys_of_no_layout(self, folder):
         tensors = {

@@ -16,7 +16,7 @@ from tests.families.files import write
 from tests.families.twins import TWINS, twin
 
 NAMES = [name for name in TWINS if name.split("-")[1] not in test_damaged.LAYOUTS]
-DRAWS = 3
+DRAWS = 2
 """Tensors that each damage is tried on."""
 
 
