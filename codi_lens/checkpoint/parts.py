@@ -62,14 +62,13 @@ def open_checkpoint(
             raise UserError(f"projection {str(projection)!r}: no such file")
     if path is None:
         return file
-    found = file.joined(TensorFile.open(path).renamed(_under_projection))
-    if found.replaced:
+    apart = TensorFile.open(path).renamed(_under_projection)
+    if twice := set(file.keys()) & set(apart.keys()):
         raise CheckpointError(
-            f"{path}: holds {found.replaced} tensors that {file.path} holds too; expected the projection in one "
+            f"{path}: holds {len(twice)} tensors that {file.path} holds too; expected the projection in one "
             "of them"
         )
-    found.replaced = file.replaced
-    return found
+    return file.joined(apart)
 
 
 def adapter_settings(files: ModelFiles) -> dict[str, Any]:

@@ -155,7 +155,7 @@ class TensorFile:
     def joined(self, other: "TensorFile") -> Self:
         """These tensors and those of another file, which take the place of any of the same name."""
         found = copy.copy(self)
-        found.replaced = len(self._places.keys() & other._places.keys())
+        found.replaced += len(self._places.keys() & other._places.keys())
         found._places = self._places | other._places
         found._shards = [*self._shards, *other._shards]
         return found

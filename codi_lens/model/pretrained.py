@@ -22,7 +22,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from codi_lens.checkpoint.architectures import architecture_of, read_base_config
+from codi_lens.checkpoint.architectures import Architecture, architecture_of, read_base_config
 from codi_lens.checkpoint.config import CONFIG_NAME, FIELDS, REQUIRED, CodiConfig, require
 from codi_lens.checkpoint.fields import check_fields, optional, read_object, text
 from codi_lens.checkpoint.hub import TOKENIZER, ModelFiles, model_files
@@ -94,7 +94,7 @@ def load_pretrained(
         layout = layout_of(file)
         config = settings.config(layout, file.keys())
         with settings.blamed():
-            tokens = _fit_vocabulary(file, layout, base_config, tokenizer, config)
+            tokens = _fit_vocabulary(file, layout, architecture, base_config, tokenizer, config)
         architecture.check_sizes(base_config, config_path, file, layout)
         merged = load_checkpoint(file, layout, base_config, config, dtype=dtype, device=where)
     report = merged.report
@@ -224,6 +224,7 @@ def _base_files(
 def _fit_vocabulary(
     file: TensorFile,
     layout: Layout,
+    architecture: Architecture,
     base: PretrainedConfig,
     tokenizer: PreTrainedTokenizerBase,
     config: CodiConfig,
@@ -233,10 +234,7 @@ def _fit_vocabulary(
     A `config.json` beside the weights may count the extra rows in. Where the tokenizer's
     ids show that it does, `base.vocab_size` is set back to the base's.
     """
-    rows, extra = (
-        embedding_rows(file, layout, architecture_of(base.model_type)),
-        config.extra_tokens or (),
-    )
+    rows, extra = embedding_rows(file, layout, architecture), config.extra_tokens or ()
     ids = set(tokenizer.get_vocab().values())  # with gaps, maybe
     # A tokenizer saved after training may have a token for pad, the first of CODI's rows, or for all of Coconut's.
     room = rows - len(extra) - 1

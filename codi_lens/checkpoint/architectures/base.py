@@ -62,10 +62,23 @@ class Architecture(ABC):
         """(field, size, module of a layer, axis of its weight) for every size that the weights must agree with."""
 
     @abstractmethod
+    def hooked_settings(self, config: PretrainedConfig) -> dict[str, Any]:
+        """What TransformerLens has to know of the same model: sizes, norms, positions, MLP."""
+
     def hooked_config(
         self, config: PretrainedConfig, dtype: torch.dtype
     ) -> HookedTransformerConfig:
         """The config of the same model in TransformerLens, on the CPU. Raises as `check` does."""
+        self.check(config)
+        return HookedTransformerConfig(
+            **self.hooked_settings(config),
+            d_vocab=config.vocab_size,
+            original_architecture=self.model_class.__name__,
+            tie_word_embeddings=config.tie_word_embeddings,
+            init_weights=False,
+            dtype=dtype,
+            device="cpu",
+        )
 
     @abstractmethod
     def hooked_weights(

@@ -3,7 +3,8 @@
 As for LLaMA, nothing is folded or centred, and the tensors are converted by TransformerLens' own converter.
 """
 
-import torch
+from typing import Any
+
 from torch import Tensor
 from transformer_lens import HookedTransformerConfig
 from transformer_lens.pretrained.weight_conversions.gpt2 import convert_gpt2_weights
@@ -55,29 +56,20 @@ class Gpt2(Architecture):
             ("'n_inner'", _d_mlp(config), "mlp.c_fc", 1),
         )
 
-    def hooked_config(
-        self, config: PretrainedConfig, dtype: torch.dtype
-    ) -> HookedTransformerConfig:
+    def hooked_settings(self, config: PretrainedConfig) -> dict[str, Any]:
         """Derived from `config` alone, for any size and vocabulary."""
-        self.check(config)
-        return HookedTransformerConfig(
-            d_model=config.n_embd,
-            d_head=config.n_embd // config.n_head,
-            n_heads=config.n_head,
-            d_mlp=_d_mlp(config),
-            n_layers=config.n_layer,
-            n_ctx=config.n_positions,
-            d_vocab=config.vocab_size,
-            eps=config.layer_norm_epsilon,
-            act_fn=config.activation_function,
-            normalization_type="LN",
-            positional_embedding_type="standard",
-            original_architecture="GPT2LMHeadModel",
-            tie_word_embeddings=config.tie_word_embeddings,
-            init_weights=False,
-            dtype=dtype,
-            device="cpu",
-        )
+        return {
+            "d_model": config.n_embd,
+            "d_head": config.n_embd // config.n_head,
+            "n_heads": config.n_head,
+            "d_mlp": _d_mlp(config),
+            "n_layers": config.n_layer,
+            "n_ctx": config.n_positions,
+            "eps": config.layer_norm_epsilon,
+            "act_fn": config.activation_function,
+            "normalization_type": "LN",
+            "positional_embedding_type": "standard",
+        }
 
     def hooked_weights(
         self, model: PreTrainedModel, cfg: HookedTransformerConfig

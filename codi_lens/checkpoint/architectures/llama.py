@@ -10,7 +10,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 from transformer_lens import HookedTransformerConfig
 from transformer_lens.pretrained.weight_conversions.llama import convert_llama_weights
@@ -110,36 +109,27 @@ class Llama(Architecture):
             ("'num_key_value_heads' × 'head_dim'", kv_heads * d_head, "self_attn.k_proj", 0),
         )
 
-    def hooked_config(
-        self, config: PretrainedConfig, dtype: torch.dtype
-    ) -> HookedTransformerConfig:
+    def hooked_settings(self, config: PretrainedConfig) -> dict[str, Any]:
         """Derived from `config` alone, for any size and vocabulary."""
-        self.check(config)
         heads, kv_heads, d_head = attention_sizes(config)
-        return HookedTransformerConfig(
-            d_model=config.hidden_size,
-            d_head=d_head,
-            n_heads=heads,
-            n_key_value_heads=None if kv_heads == heads else kv_heads,
-            d_mlp=config.intermediate_size,
-            n_layers=config.num_hidden_layers,
-            n_ctx=config.max_position_embeddings,
-            d_vocab=config.vocab_size,
-            eps=config.rms_norm_eps,
-            act_fn=config.hidden_act,
-            normalization_type="RMS",
-            final_rms=True,
-            gated_mlp=True,
-            positional_embedding_type="rotary",
-            rotary_adjacent_pairs=False,
-            rotary_dim=d_head,
-            original_architecture=self.model_class.__name__,
-            tie_word_embeddings=config.tie_word_embeddings,
-            init_weights=False,
-            dtype=dtype,
-            device="cpu",
+        return {
+            "d_model": config.hidden_size,
+            "d_head": d_head,
+            "n_heads": heads,
+            "n_key_value_heads": None if kv_heads == heads else kv_heads,
+            "d_mlp": config.intermediate_size,
+            "n_layers": config.num_hidden_layers,
+            "n_ctx": config.max_position_embeddings,
+            "eps": config.rms_norm_eps,
+            "act_fn": config.hidden_act,
+            "normalization_type": "RMS",
+            "final_rms": True,
+            "gated_mlp": True,
+            "positional_embedding_type": "rotary",
+            "rotary_adjacent_pairs": False,
+            "rotary_dim": d_head,
             **rotary_settings(config),
-        )
+        }
 
     def hooked_weights(
         self, model: PreTrainedModel, cfg: HookedTransformerConfig

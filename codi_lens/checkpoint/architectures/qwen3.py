@@ -1,7 +1,7 @@
 """Qwen3: a LLaMA with norms of queries and keys, and heads of any width."""
 
-import torch
-from transformer_lens import HookedTransformerConfig
+from typing import Any
+
 from transformers import PretrainedConfig, Qwen3Config, Qwen3ForCausalLM
 
 from codi_lens.checkpoint.architectures.llama import FIELDS, REQUIRED
@@ -12,13 +12,9 @@ from codi_lens.checkpoint.fields import flag
 class Qwen3(Qwen2):
     """Qwen3: every head's queries and keys go through an RMS norm before they are rotated."""
 
-    def hooked_config(
-        self, config: PretrainedConfig, dtype: torch.dtype
-    ) -> HookedTransformerConfig:
+    def hooked_settings(self, config: PretrainedConfig) -> dict[str, Any]:
         """As LLaMA's, with the norms of queries and keys."""
-        cfg = super().hooked_config(config, dtype)
-        cfg.use_qk_norm = True
-        return cfg
+        return super().hooked_settings(config) | {"use_qk_norm": True}
 
 
 QWEN3 = Qwen3(

@@ -117,7 +117,7 @@ class Layout:
         """
         if self._has_switch(vars(config)):
             require(vars(config), ["remove_eos"], where)
-        if self.projection is None and self.eos_switch is False and not self.begin:
+        if self.projection is None and not self.begin:
             self._check_plain(config, where)
         own, eos = config.bot_token is not None, () if config.remove_eos is not False else ("eos",)
         # Models with tokens of their own have eos in front of them alone.
