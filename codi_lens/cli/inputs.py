@@ -100,7 +100,7 @@ def saved_activations(
     arguments: argparse.Namespace, codi: "HookedCodi", pairs: list["Pair"], settings: "Settings"
 ) -> "Sequence[Tensor] | None":
     """Source activations of the run that --activations names, if they are those that are wanted."""
-    from codi_lens.records.read import reusable_activations
+    from codi_lens.records.reuse import reusable_activations
 
     if getattr(arguments, "activations", None) is None:
         return None

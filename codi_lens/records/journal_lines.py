@@ -6,6 +6,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+from codi_lens.files import parse_json
 from codi_lens.records.manifest import SCHEMA_VERSION
 from codi_lens.records.read import RecordError
 
@@ -46,7 +47,7 @@ def decode(content: bytes, path: Path) -> tuple[list[Entry], int]:
 def _entry(line: bytes) -> Entry | None:
     """What a line holds, or None for a damaged one."""
     try:
-        found = json.loads(line)
+        found = parse_json(line)
         entry = found["entry"]
         whole = isinstance(entry, dict) and found["check"] == _check(entry)
     except (ValueError, KeyError, TypeError, RecursionError):

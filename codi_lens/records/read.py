@@ -14,7 +14,7 @@ JSON has no NaN: a metric that is not defined for a pair is null.
 """
 
 import json
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -25,10 +25,9 @@ from torch import Tensor
 from codi_lens.data.pairs import Pair, Variant
 from codi_lens.errors import UserError, command
 from codi_lens.files import expand, parse_json, read_text
-from codi_lens.model.hooked_codi import HookedCodi
 from codi_lens.patching.answer_logits import sides
 from codi_lens.patching.experiments import Experiment, experiment_named
-from codi_lens.patching.experiments.base import Axes
+from codi_lens.patching.experiments.base import Axes, Given
 from codi_lens.patching.result import Cell, PairOutcome, RunRecord, Sweep
 from codi_lens.patching.settings import Settings
 from codi_lens.records.earlier import VERSION, translated
@@ -37,15 +36,13 @@ from codi_lens.records.manifest import (
     MANIFEST,
     SCHEMA_VERSION,
     describe_file,
-    describe_run,
-    differences,
 )
 
 AGGREGATES = "aggregate_statistics.json"
 METRICS = "metrics.safetensors"
 GENERATED = "generated_activations.safetensors"
-REQUIRED = ("experiment", "complete", "model", "pairs", "settings", "config", "versions")
-"""Of a manifest."""
+REQUIRED = ("experiment", "complete", "model", "pairs", "settings", "config", "versions", "files")
+"""Of a manifest; those of the first schema may have no list of files."""
 
 
 class RecordError(UserError):
@@ -63,12 +60,12 @@ def load(folder: str | Path, *, incomplete: bool = False) -> Sweep:
     """
     folder = expand(folder)
     manifest = read_manifest(folder, incomplete=incomplete)
-    with _readable(folder):
+    with readable(folder):
         return _load(folder, manifest)
 
 
 @contextmanager
-def _readable(folder: Path) -> Iterator[None]:
+def readable(folder: Path) -> Iterator[None]:
     """Turns errors from content that no record has into a `RecordError` for a damaged record."""
     try:
         yield
@@ -83,8 +80,7 @@ def _readable(folder: Path) -> Iterator[None]:
 
 def _load(folder: Path, manifest: dict[str, Any]) -> Sweep:
     settings = _settings(manifest)
-    source = f"{sides(settings.direction)[1]}_activations.safetensors"
-    verify(folder, manifest, {_results(manifest), METRICS, source, GENERATED})
+    verify(folder, manifest)
     tensors, meta = _read_tensors(folder / METRICS)
     experiment = experiment_named(manifest["experiment"])
     axes = experiment.axes(settings)
@@ -95,8 +91,8 @@ def _load(folder: Path, manifest: dict[str, Any]) -> Sweep:
         raise RecordError(
             f"{path} and {METRICS} are not of the same pairs; run the experiment again"
         )
-    activations, generated = _read_tensor(folder / source), None
-    if (folder / GENERATED).exists():
+    activations, generated = _read_tensor(folder / _activations(settings)), None
+    if GENERATED in _own_files(manifest):
         generated = _read_tensor(folder / GENERATED)
         generated = generated.reshape(*shape, generated.shape[-1])
     outcomes = [
@@ -140,7 +136,7 @@ def read_manifest(folder: Path, *, incomplete: bool = False) -> dict[str, Any]:
         known = f"{VERSION} and {SCHEMA_VERSION}"
         raise RecordError(f"{path} has schema version {found}; this code reads {known}")
     gone = [name for name in REQUIRED if name not in manifest]
-    if gone:
+    if gone and (found, gone) != (VERSION, ["files"]):
         raise RecordError(f"{path} is damaged: it has no {', '.join(gone)}")
     try:
         experiment_named(manifest["experiment"])  # the name becomes part of a path
@@ -154,44 +150,59 @@ def read_manifest(folder: Path, *, incomplete: bool = False) -> dict[str, Any]:
             f"{folder} holds {pairs['n']} of {pairs['n_planned']} pairs, as the run was interrupted; {way}"
         )
     if found == VERSION:
-        with _readable(folder):
+        with readable(folder):
             return translated(manifest)
     return dict(manifest)
 
 
-def verify(folder: Path, manifest: Mapping[str, Any], names: Collection[str] | None = None) -> None:
-    """Compares the files of a record with what its manifest says was written; all of them, or `names`.
-
-    Manifests of earlier versions do not say it.
+def verify(folder: Path, manifest: Mapping[str, Any]) -> None:
+    """Compares all files of a record with what its manifest says was written.
 
     Raises:
-        RecordError: a file is gone, or not the one that was written.
+        RecordError: a file is gone or not the one that was written, or one that every record has is not listed.
     """
-    listed = manifest.get("files", {})
-    needed = set(names or ()) if "files" in manifest else set()
-    if missing := sorted(name for name in needed - set(listed) if (folder / name).exists()):
-        unlisted = f"its manifest does not list {missing[0]}"
-        raise RecordError(f"{folder} is damaged: {unlisted}; run the experiment again")
-    for name, written in listed.items():
-        path, whole = folder / name, names is None or name in names
-        try:
-            found = describe_file(path) if whole else {"bytes": path.stat().st_size}
-        except OSError as error:
-            fault = f"cannot be read ({error.strerror})"
-        else:
-            if found == {field: written[field] for field in found}:
-                continue
-            fault = "has other content than the run wrote"
-            if found["bytes"] != written["bytes"]:
-                fault += f" ({found['bytes']} bytes, {written['bytes']} were written)"
-        raise RecordError(f"{folder} is damaged: {name} {fault}; run the experiment again")
+    if "files" not in manifest:
+        return
+    with readable(folder):
+        listed = manifest["files"]
+        for name in sorted(_own_files(manifest) - listed.keys()):
+            unlisted = f"its manifest does not list {name}"
+            raise RecordError(f"{folder} is damaged: {unlisted}; run the experiment again")
+        for name, written in listed.items():
+            _compare(folder, name, written)
+
+
+def _compare(folder: Path, name: str, written: Mapping[str, Any]) -> None:
+    try:
+        found = describe_file(folder / name)
+    except OSError as error:
+        fault = f"cannot be read ({error.strerror})"
+    else:
+        if found == written:
+            return
+        fault = "has other content than the run wrote"
+        if found["bytes"] != written["bytes"]:
+            fault += f" ({found['bytes']} bytes, {written['bytes']} were written)"
+    raise RecordError(f"{folder} is damaged: {name} {fault}; run the experiment again")
+
+
+def _own_files(manifest: Mapping[str, Any]) -> set[str]:
+    """What every record of this experiment has, beside figures."""
+    settings = _settings(manifest)
+    plan = experiment_named(manifest["experiment"]).plan(settings, Given(0, 1))
+    always = {_results(manifest), AGGREGATES, METRICS, _activations(settings)}
+    return always if plan.generated is None else always | {GENERATED}
+
+
+def _activations(settings: Settings) -> str:
+    return f"{sides(settings.direction)[1]}_activations.safetensors"
 
 
 def _results(manifest: Mapping[str, Any]) -> str:
     return f"{manifest['experiment']}_results.json"
 
 
-def _settings(manifest: dict[str, Any]) -> Settings:
+def _settings(manifest: Mapping[str, Any]) -> Settings:
     stored = manifest["settings"].items()
     fields: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in stored}
     return Settings(**fields)
@@ -251,50 +262,3 @@ def _texts(entry: dict[str, Any], axes: Axes, experiment: Experiment) -> dict[Ce
                 if "answer_text" in (metrics := columns.get(column, {})):
                     found[i, j, k] = metrics["answer_text"]
     return found
-
-
-def reusable_activations(
-    folder: Path, codi: HookedCodi, pairs: Sequence[Pair], settings: Settings
-) -> list[Tensor]:
-    """Source activations [layer, position, d_model] per pair, from an earlier run.
-
-    Raises:
-        RecordError: no finished record there.
-        UserError: the run was of another model, dtype, pairs, latents, site, direction or cells; the
-            message says what differs.
-    """
-    folder = expand(folder)
-    there = read_manifest(folder)
-    here = json.loads(json.dumps(describe_run(there["experiment"], codi, pairs, settings)))
-    # Of the settings, what the earlier run told: older records say less of the model.
-    here["model"] = {name: here["model"].get(name) for name in there["model"]}
-    with _readable(folder):
-        differing = list(differences(_decisive(there), _decisive(here)))
-        if there["pairs"]["digest"] != here["pairs"]["digest"]:
-            differing.append(_pairs_apart(folder, there, pairs))
-    if differing:
-        raise UserError(f"the activations of {folder} cannot be used: " + "; ".join(differing))
-    name = f"{sides(settings.direction)[1]}_activations.safetensors"
-    verify(folder, there, {name})
-    return list(_read_tensor(folder / name))
-
-
-def _pairs_apart(folder: Path, manifest: dict[str, Any], pairs: Sequence[Pair]) -> str:
-    """How the pairs of a record differ from `pairs`, in words."""
-    there = [_pair(entry) for entry in _read_json(folder / _results(manifest))]
-    if len(there) != len(pairs):
-        return f"{len(there)} pairs there, {len(pairs)} here"
-    apart = [pair.pair_id for pair, found in zip(pairs, there, strict=True) if pair != found]
-    shown = ", ".join(map(str, apart[:5])) + (", …" if len(apart) > 5 else "")
-    return f"{len(apart)} of {len(pairs)} pairs are others there (here: pairs {shown})"
-
-
-def _decisive(described: dict[str, Any]) -> dict[str, Any]:
-    """What source activations depend on."""
-    names = ("num_latents", "site", "direction", "layers", "positions")
-    settings = ("lora_alpha", "remove_eos", "sequence")
-    return {
-        "model digest": described["model"]["digest"],
-        "dtype": described["model"]["dtype"],
-        **{name: described["model"].get(name) for name in settings},
-    } | {name: described["settings"][name] for name in names}

@@ -101,6 +101,13 @@ def test_a_damaged_earlier_line_is_named():
         decode(b"".join(lines), PATH)
 
 
+def test_a_line_with_a_key_twice_is_damaged_though_its_checksum_is_right():
+    first, second = encode({"pair": 7}), encode({"pair": 2})
+    doubled = first.replace(b'"pair": 7', b'"pair": 3, "pair": 7')
+    with pytest.raises(RecordError, match="line 1 is damaged"):
+        decode(doubled + second, PATH)
+
+
 def run_record(generator):
     metrics = {"kl_divergence": torch.rand((), generator=generator, dtype=torch.float64).item()}
     return RunRecord(metrics | {"recovery": math.nan, "logit_diff": -0.0}, 'says "é" \u2028', True)

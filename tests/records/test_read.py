@@ -19,12 +19,13 @@ from codi_lens.records.read import (
     RecordError,
     load,
     read_manifest,
-    reusable_activations,
     verify,
 )
+from codi_lens.records.reuse import reusable_activations
+from codi_lens.records.running import is_finished
 from codi_lens.records.write import pair_entry, write_record
 from tests.models.invented import CELL_METRICS
-from tests.models.runs import PAIRS
+from tests.models.runs import PAIRS, sign
 from tests.models.tiny import write_tiny
 
 EXPERIMENTS = {
@@ -275,11 +276,7 @@ def test_files_that_are_damaged_or_gone_are_named(record):
     assert len(load(record).pairs) == 5
 
 
-def test_what_a_manifest_without_a_list_of_files_belongs_to_is_checked_as_it_is_read(record):
-    """As earlier versions have written them."""
-    manifest = read_manifest(record)
-    del manifest["files"]
-    (record / "manifest.json").write_text(json.dumps(manifest))
+def test_what_does_not_fit_together_is_no_record_even_where_its_digests_are_right(record):
     results = record / "iterative_patching_results.json"
     entries = json.loads(results.read_text())
     for content, message in (
@@ -288,27 +285,31 @@ def test_what_a_manifest_without_a_list_of_files_belongs_to_is_checked_as_it_is_
         (json.dumps([{}] * 5), r"is damaged \(KeyError: 'pair_id'\); run the experiment again"),
     ):
         results.write_text(content)
+        sign(record)
         with pytest.raises(RecordError, match=message):
             load(record)
 
 
-@pytest.mark.parametrize("lost", [METRICS, "heatmap.html"])
-def test_what_a_manifest_lists_is_there_and_what_is_read_is_listed(record, lost):
-    path = record / "manifest.json"
-    manifest = json.loads(path.read_text())
-    manifest["files"]["heatmap.html"] = {"bytes": 3, "sha256": "0" * 64}
-    path.write_text(json.dumps(manifest))
-    with pytest.raises(RecordError, match=r"heatmap\.html cannot be read"):
-        load(record)
-    (record / "heatmap.html").write_text("map")  # what is not read is not hashed, either
-    load(record)
-    del manifest["files"][lost]
-    path.write_text(json.dumps(manifest))
-    if lost == METRICS:
-        with pytest.raises(RecordError, match="its manifest does not list metrics"):
+def test_what_is_listed_must_be_there_and_a_records_own_files_must_be_listed(record):
+    """Whoever reads it: where a figure is gone, or the list was emptied, more may be gone."""
+    listed = read_manifest(record)["files"]
+    for name in listed:
+        edit(record / "manifest.json", files={k: v for k, v in listed.items() if k != name})
+        with pytest.raises(RecordError, match=f"its manifest does not list {name}"):
             load(record)
-    else:
-        load(record)
+    edit(record / "manifest.json", files={})
+    for read in (load, is_finished):
+        with pytest.raises(RecordError, match=r"its manifest does not list aggregate_statistics"):
+            read(record)
+    edit(record / "manifest.json", files=listed)
+    path = record / "aggregate_statistics.json"  # which reading does not need
+    for change, fault in (
+        (path.read_bytes().swapcase(), "has other content than the run wrote; run"),
+        (None, r"cannot be read \(No such file"),
+    ):
+        path.unlink() if change is None else path.write_bytes(change)
+        with pytest.raises(RecordError, match=rf"aggregate_statistics\.json {fault}"):
+            load(record)
 
 
 def test_every_file_of_a_record_is_in_its_manifest(recorded):
