@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 from codi_lens.cli.flags import HelpFormatter, check_numbers, check_texts
 from codi_lens.cli.model_flags import as_flags
-from codi_lens.cli.terminal import check_shown, forgiving
+from codi_lens.cli.terminal import forgiving
 from codi_lens.errors import UserError, command
 from codi_lens.records.stopping import Interrupted
 
@@ -68,7 +68,6 @@ class Program:
                 check_texts(given)
                 check_numbers(arguments)
                 passed = self.body(arguments)
-                check_shown()
             except Exception as error:
                 if arguments.debug:
                     raise

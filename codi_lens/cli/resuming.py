@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from codi_lens.cli.flags import OWN_OF_A_CALL
-from codi_lens.cli.terminal import check_shown
 from codi_lens.data.datasets import NAMES
 from codi_lens.errors import UserError, command
 from codi_lens.files import expand
@@ -95,11 +94,7 @@ def way_on(folder: Path) -> str | None:
 
 @contextmanager
 def hint(folder: Path) -> Iterator[None]:
-    """Adds how to go on to what goes wrong inside, unless it would go wrong again.
-
-    Raises:
-        OSError: the run is done, but what it said could not be shown; a note says where its record is.
-    """
+    """Adds how to go on to what goes wrong inside, unless it would go wrong again."""
     try:
         yield
     except (UserError, Interrupted):
@@ -113,8 +108,3 @@ def hint(folder: Path) -> Iterator[None]:
         raise Interrupted(
             f"interrupted; go on with\n  {way}" if way else "interrupted; the record is finished"
         ) from stop
-    try:
-        check_shown()
-    except OSError as error:
-        error.add_note(f"the run is done; its record is in {folder}")
-        raise

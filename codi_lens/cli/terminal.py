@@ -6,19 +6,23 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, TextIO
 
+LOST = 2
+"""Exit code where stdout could not be written, as for any file that cannot."""
+
 
 class Stream:
-    """A text stream whose reader may go away, or whose disk be full: what is written after that is dropped.
+    """A text stream that may stop taking text, as where its reader goes away or its disk is full: then it is dropped.
 
     Characters that its encoding does not have are replaced.
 
     Attributes:
-        fault: why something is lost that may have a reader.
+        fault: what stopped it, if that was no reader who went away.
     """
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
         self.fault: OSError | None = None
+        self._unsure: list[str] = []  # written since the last flush that went well
         if hasattr(stream, "reconfigure"):  # what notebooks put in place of a stream has none
             stream.reconfigure(errors="replace")
 
@@ -26,18 +30,26 @@ class Stream:
         return getattr(self._stream, name)
 
     def write(self, text: str) -> int:
-        """Writes as far as it can."""
-        with self._until_closed():
+        """Writes as far as anyone takes it."""
+        self._unsure.append(text)
+        with self._until_stopped():
             self._stream.write(text)
         return len(text)
 
     def flush(self) -> None:
-        """Passes on what was written, as far as it can."""
-        with self._until_closed():
+        """Passes on what was written."""
+        with self._until_stopped():
             self._stream.flush()
+            if self.fault is None:
+                self._unsure.clear()
+
+    @property
+    def lost(self) -> str:
+        """What may not have arrived, where something stopped the stream."""
+        return "".join(self._unsure) if self.fault else ""
 
     @contextmanager
-    def _until_closed(self) -> Iterator[None]:
+    def _until_stopped(self) -> Iterator[None]:
         try:
             yield
         except OSError as error:
@@ -48,27 +60,41 @@ class Stream:
                 self.fault = error
 
 
-def check_shown() -> None:
-    """Raises OSError if something that was written to stdout is lost, though someone may read it."""
-    if sys.stdout is None:  # all processes of a run but the first print nothing
-        return
-    sys.stdout.flush()
-    fault: OSError | None = getattr(sys.stdout, "fault", None)
-    if fault is not None:
-        raise OSError(fault.errno, fault.strerror, "standard output")
-
-
 @contextmanager
 def forgiving() -> Iterator[None]:
-    """Inside, stdout and stderr are such streams; where the caller has closed them, they lead nowhere."""
+    """Inside, stdout and stderr are such streams; where the caller has closed them, they lead nowhere.
+
+    What stdout could not take, stderr shows at the end: it says what was done, and where that is kept.
+
+    Raises:
+        SystemExit: stdout could not take all.
+    """
     _occupy_standard_numbers()
-    before = sys.stdout, sys.stderr
+    before, stopped = (sys.stdout, sys.stderr), None
     with open(os.devnull, "w") as nowhere:
-        sys.stdout, sys.stderr = (Stream(stream or nowhere) for stream in before)
+        sys.stdout, sys.stderr = shown, told = [Stream(stream or nowhere) for stream in before]
         try:
             yield
+        except SystemExit as stop:  # as after --help
+            stopped = stop
         finally:
+            shown.flush()
+            told.write(_of_what_is_lost(shown))
+            told.flush()
             sys.stdout, sys.stderr = before
+    if shown.fault:
+        raise SystemExit(LOST)
+    if stopped:
+        raise stopped
+
+
+def _of_what_is_lost(shown: Stream) -> str:
+    if shown.fault is None:
+        return ""
+    return (
+        f"error: cannot write to standard output: {shown.fault.strerror}; "
+        f"the program went on without, and had this to say:\n{shown.lost}"
+    )
 
 
 def _occupy_standard_numbers() -> None:

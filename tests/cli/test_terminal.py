@@ -15,6 +15,7 @@ import torch
 from codi_lens.cli import flags, position_patching, prepare_pairs
 from codi_lens.cli.folders import fresh_folder
 from codi_lens.cli.program import ANNOUNCEMENTS, Program
+from codi_lens.cli.terminal import Stream
 from codi_lens.data.pairs import Pair, Variant, load_pairs, write_pairs
 from codi_lens.records.processes import Processes, together
 from codi_lens.records.read import load
@@ -65,21 +66,49 @@ def test_output_that_nobody_reads_or_can_show_ends_nothing(tmp_path, line):
     assert len(load_pairs(tmp_path / "out")) == 4
 
 
-def test_a_full_disk_behind_the_output_is_one_message_at_the_end(tmp_path):
-    said = "error: standard output: No space left on device\n"
+FULL = "error: cannot write to standard output: No space left on device; the program went on"
+
+
+def test_a_full_disk_behind_the_output_is_said_and_so_is_what_was_kept_where(tmp_path):
     for unbuffered in ("", "1"):  # whether the fault is met at the end or at the first word
         job = write_job(tmp_path / unbuffered)
         done = shell('"$@" > /dev/full', *job, PYTHONUNBUFFERED=unbuffered)
-        assert (done.returncode, done.stderr) == (2, said)
+        assert done.returncode == 2
+        assert done.stderr.startswith(FULL)
+        assert done.stderr.endswith(f"written to {job[-1]}\n")
         assert len(load_pairs(job[-1])) == 4
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        '"$@" --help > /dev/full',
+        '"$1" -c "from codi_lens.cli.main import main; main()" > /dev/full',
+    ],
+)
+def test_a_full_disk_behind_help_is_said_too(line):
+    done = shell(line, "prepare_pairs")
+    assert (done.returncode, done.stderr.startswith(FULL)) == (2, True)
+    assert "Traceback" not in done.stderr
+
+
+def test_a_full_disk_behind_the_messages_ends_nothing(tmp_path):
+    done = shell('"$@" --debug 2> /dev/full', *write_job(tmp_path))
+    assert (done.returncode, len(load_pairs(tmp_path / "out"))) == (0, 4)
+    with open("/dev/full", "w") as full:
+        stream = Stream(full)
+        print("pair 1 of 60", file=stream, flush=True)
+        print("pair 2 of 60", file=stream, flush=True)
+        assert stream.lost == "pair 1 of 60\npair 2 of 60\n"
 
 
 def test_a_run_whose_table_cannot_be_shown_says_where_its_record_is(tmp_path):
     out = tmp_path / "out"
     few = ("--limit", "1", "--layers", "0", "--positions", "0", "--controls", "none")
     done = shell('"$@" > /dev/full', "position_patching", "--out", out, *few)
-    told = f"standard output: No space left on device\nthe run is done; its record is in {out}\n"
-    assert (done.returncode, done.stderr[-len(told) :]) == (2, told)
+    assert done.returncode == 2
+    told = done.stderr.split(FULL)[1]
+    assert all(f"  {out / name}\n" in told for name in ("heatmap.html", "manifest.json"))
     assert "Traceback" not in done.stderr
     assert len(load(out).outcomes) == 1
 
