@@ -5,6 +5,7 @@ import warnings
 from base64 import b64encode
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from html import escape
 from pathlib import Path
 
 import plotly.graph_objects as go
@@ -25,16 +26,38 @@ SCALE = 2
 
 
 def page(figures: Mapping[str, go.Figure]) -> str:
-    """One HTML page with the figures (id -> figure) below each other; it opens without a network."""
+    """One HTML page with the figures (id -> figure) below each other; it opens without a network.
+
+    A figure that is wider than the screen scrolls; what it is, in the page's text, does not.
+    """
     parts = [
-        figure.to_html(full_html=False, include_plotlyjs=i == 0, div_id=name, config=CONFIG)
+        heading
+        + bare.to_html(full_html=False, include_plotlyjs=i == 0, div_id=name, config=CONFIG)
+        + "</div>"
         for i, (name, figure) in enumerate(figures.items())
+        for heading, bare in [_heading_apart(figure)]
     ]
-    style = "body{margin:8px auto;max-width:1240px;background:white}.figure{overflow-x:auto}"
+    style = (
+        "body{margin:8px auto;max-width:1240px;background:white;color:#222;"
+        "font:14px Helvetica,Arial,sans-serif}h1{font-size:17px;margin:12px 12px 4px}"
+        "p{font-size:12.5px;margin:4px 12px;max-width:720px}.figure{overflow-x:auto}"
+    )
     view = "<meta name='viewport' content='width=device-width,initial-scale=1'>"
     head = f"<meta charset='utf-8'>{OFFLINE}{view}<title>codi-lens</title><style>{style}</style>"
-    body = "".join(f"<div class='figure'>{part}</div>" for part in parts)
+    body = "".join(parts)
     return f"<!doctype html><html lang='en'><head>{head}</head><body>{body}</body></html>\n"
+
+
+def _heading_apart(figure: go.Figure) -> tuple[str, go.Figure]:
+    """A figure's title and subtitle as HTML, up to where it is drawn, and the figure without them."""
+    said = figure.layout.meta
+    bare = go.Figure(figure).update_layout(
+        title=None,
+        height=figure.layout.height - said["height"],
+        margin={"t": figure.layout.margin.t - said["height"]},
+    )
+    heading = f"<h1>{escape(said['title'])}</h1><p>{escape(said['subtitle'])}</p>"
+    return f"{heading}<div class='figure'>", bare
 
 
 def plotly_script() -> str:

@@ -290,6 +290,13 @@ def test_a_page_of_figures_asks_nothing_and_has_no_button_that_sends(browser, tm
         "Reset axes",
     }
     assert not browser.find_elements("css selector", ".modebar-btn--logo, .plotlyjsicon")
+    with emulated(browser, width=390):
+        wide = "return [document.documentElement.scrollWidth, innerWidth]"
+        assert browser.execute_script(wide) == [390, 390]
+        said = browser.find_elements("css selector", "h1, p")
+        assert len(said) == 2 * len(browser.find_elements("css selector", ".js-plotly-plot"))
+        assert all(text.rect["x"] + text.rect["width"] <= 390 for text in said)
+        assert not browser.find_elements("css selector", ".gtitle, .gtitle-subtitle")
     nothing_asked_and_nothing_wrong(browser)
 
 
