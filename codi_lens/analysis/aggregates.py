@@ -64,10 +64,10 @@ def groups(sweep: Sweep) -> dict[str, Bool[Tensor, " pair"]]:
     return chosen
 
 
-def aggregate(
-    sweep: Sweep, chosen: Bool[Tensor, " pair"] | None = None, *, seed: int = 0
-) -> Aggregate:
+def aggregate(sweep: Sweep, chosen: Bool[Tensor, " pair"] | None = None) -> Aggregate:
     """Averages the metrics of the chosen pairs (None: all whose answers differ).
+
+    The intervals are those of the sweep's seed, wherever they are shown.
 
     Raises:
         UserError: the sweep has no pairs at all.
@@ -76,6 +76,7 @@ def aggregate(
         raise UserError("this sweep has no pairs; there is nothing to aggregate")
     if chosen is None:
         chosen = groups(sweep)["all"]
+    seed = sweep.settings.seed
     picks = _resamples(int(chosen.sum()), seed)
     means, low, high = ByMetric(), ByMetric(), ByMetric()
     for name in sweep.outcomes[0].metrics:

@@ -20,7 +20,7 @@ from codi_lens.patching.result import Sweep
 def aggregate_entry(sweep: Sweep) -> dict[str, Any]:
     """All pairs at the top, in the first study's schema, then each group of pairs in full."""
     entries = {
-        name: group_entry(aggregate(sweep, chosen, seed=sweep.settings.seed), sweep)
+        name: group_entry(aggregate(sweep, chosen), sweep)
         for name, chosen in groups(sweep).items()
         if chosen.any()
     }

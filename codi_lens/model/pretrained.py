@@ -194,10 +194,10 @@ def read_tokenizer(paths: Sequence[Path], base: ModelFiles) -> PreTrainedTokeniz
 
 def _for_tokenizer(path: Path) -> str:
     """A tokenizer's file as text, without a byte-order mark; of the model's config only what names the class."""
+    values = read_object(path) if path.suffix == ".json" else {}  # refuses a key given twice
     if path.name != "config.json":
         return read_text(path)
     names = ("model_type", "tokenizer_class")
-    values = read_object(path)
     return json.dumps({name: values[name] for name in names if isinstance(values.get(name), str)})
 
 

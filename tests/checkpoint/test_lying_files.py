@@ -71,6 +71,14 @@ def test_a_field_given_twice_is_refused(tmp_path):
     assert "the key 'num_latents' is given twice" in str(refusal(tmp_path))
 
 
+def test_a_tokenizer_that_says_a_thing_twice_is_refused(tmp_path):
+    path = write_tiny(tmp_path, layers=1) / "tokenizer.json"
+    path.write_text(path.read_text().replace('"version"', '"version": "0.9", "version"', 1))
+    message = str(refusal(tmp_path))
+    assert str(path) in message
+    assert "the key 'version' is given twice" in message
+
+
 def refusal(folder):
     try:
         load_pretrained(folder)
