@@ -104,7 +104,7 @@ class Tracker:
         """
         if self.mode == "off":
             return True
-        name = artifact_name(f"{sweep.experiment}-{self.folder.name}")
+        name = artifact_name(f"{sweep.experiment.name}-{self.folder.name}")
         self._jobs.put(lambda run: run.summary.update(summary_of(sweep)))
         self._jobs.put(lambda run: _log_table(run, sweep))
         self._jobs.put(lambda run: _log_figures(run, figures or {}))

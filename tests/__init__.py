@@ -1,7 +1,9 @@
 """The tests. Whatever they import from the library checks the shapes that it declares."""
 
-from jaxtyping import install_import_hook
+import jaxtyping
 
 import tests.shapes
 
-install_import_hook(tests.shapes.CHECKED, "tests.shapes.checked")
+# The import hook decorates every function with `jaxtyping.jaxtyped`: those without a shape do better without.
+jaxtyping.jaxtyped = tests.shapes.where_shapes_are(jaxtyping.jaxtyped)  # type: ignore[assignment]
+jaxtyping.install_import_hook(tests.shapes.CHECKED, "tests.shapes.checked")

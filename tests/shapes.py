@@ -1,7 +1,7 @@
 """jaxtyping's shapes, checked at run time."""
 
 from collections.abc import Callable
-from inspect import isclass
+from inspect import isclass, isfunction
 from pathlib import Path
 from typing import Any, get_args
 
@@ -32,3 +32,19 @@ def _has_shape(hint: Any) -> bool:
     """Whether an annotation is an array's, or holds one."""
     own = isclass(hint) and issubclass(hint, AbstractArray)
     return own or any(map(_has_shape, get_args(hint)))
+
+
+def where_shapes_are(jaxtyped: Callable[..., Any]) -> Callable[..., Any]:
+    """`jaxtyping.jaxtyped`, for functions that declare shapes alone: its wrapper takes longer than most calls."""
+
+    def decorator(*, typechecker: Any) -> Callable[[Any], Any]:
+        decorate = jaxtyped(typechecker=typechecker)
+
+        def decorated(thing: Any) -> Any:
+            function = thing.fget if isinstance(thing, property) else thing
+            hints = function.__annotations__.values() if isfunction(function) else [AbstractArray]
+            return decorate(thing) if any(map(_has_shape, hints)) else thing
+
+        return decorated
+
+    return decorator

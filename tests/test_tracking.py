@@ -119,6 +119,7 @@ def test_what_was_written_offline_can_be_read_back(track, tmp_path):
         for record in found
         if record.HasField("artifact") or record.request.HasField("log_artifact")
     ]
+    assert all(a.name.startswith("position_patching-") for a in artifacts if a.type == "record")
     names = {entry.path for a in artifacts if a.type == "record" for entry in a.manifest.contents}
     assert names == {"manifest.json"}
 

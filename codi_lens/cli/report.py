@@ -64,7 +64,8 @@ def write_images(arguments: argparse.Namespace, runs: dict[str, "Sweep"]) -> Non
 
     drawn: dict[str, go.Figure] = {}
     for i, sweep in enumerate(runs.values()):
-        prefix = sweep.experiment if len(runs) == 1 else f"{i}-{sweep.experiment}"
+        name = sweep.experiment.name
+        prefix = name if len(runs) == 1 else f"{i}-{name}"
         drawn |= {f"{prefix}-{name}": figure for name, figure in plots.gallery(sweep).items()}
     for path in plots.write_images(arguments.images, drawn, arguments.format):
         print(f"  {path}")

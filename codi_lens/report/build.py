@@ -93,9 +93,7 @@ def embedded(data: Any) -> str:
 def _aggregates(sweep: Sweep) -> dict[str, Aggregate]:
     """By group of pairs."""
     return {
-        group: aggregate(sweep, chosen)
-        for group, chosen in groups(sweep).items()
-        if chosen.any()
+        group: aggregate(sweep, chosen) for group, chosen in groups(sweep).items() if chosen.any()
     }
 
 

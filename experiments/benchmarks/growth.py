@@ -14,9 +14,9 @@ from experiments.benchmarks.runs import make_work, runs_to_time, sweep, take_tur
 
 BASE = Shape(layers=6, d_model=256, heads=4, kv_heads=2, d_mlp=1024, d_vocab=8000, prompt=60)
 AXES = {
-    "layers": (2, 4, 6, 8, 12),
-    "latents": (1, 2, 4, 6, 8, 12),
-    "prompt": (25, 50, 100, 200, 400),
+    "layers": (2, 4, 8),
+    "latents": (1, 2, 4, 8),
+    "prompt": (25, 100, 400),
     "pairs": (1, 2, 4, 8),
 }
 """Each is varied alone, the others as in `BASE` with one pair."""

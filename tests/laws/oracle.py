@@ -1,5 +1,7 @@
 """Position-wise patching the plain way: one run of the loop per cell, metrics spelled out anew."""
 
+from functools import lru_cache
+
 import torch
 
 from codi_lens import Site
@@ -7,6 +9,7 @@ from codi_lens.data.answers import contrast
 from codi_lens.model.hooks import capture, replace
 
 
+@lru_cache(maxsize=1000)
 def captured(codi, question, site, num_latents):
     """The activation [d_model] of an unpatched run at a site."""
     kept = []
@@ -16,8 +19,20 @@ def captured(codi, question, site, num_latents):
 
 def frozen(codi, question, num_latents):
     """Hooks that feed the unpatched run's thoughts at every latent step."""
-    thoughts = codi.run_with_hooks(question, 1, num_latents=num_latents).thoughts[0]
+    thoughts = unpatched_thoughts(codi, question, num_latents)
     return [(Site("hook_embed", step), replace(thoughts[step])) for step in range(num_latents)]
+
+
+@lru_cache(maxsize=100)
+def unpatched_thoughts(codi, question, num_latents):
+    """The thoughts [latent, d_model] of an unpatched run."""
+    return codi.run_with_hooks(question, 1, num_latents=num_latents).thoughts[0]
+
+
+@lru_cache(maxsize=100)
+def unpatched(codi, question, answer, number, num_latents):
+    """As `forced`, without hooks: many cells share it."""
+    return forced(codi, question, answer, number, [], num_latents)
 
 
 def forced(codi, question, answer, number, hooks, num_latents):
@@ -43,16 +58,12 @@ def cell(codi, pair, hooks, *, direction="denoise", num_latents=None, min_gap=1.
         ("corrupted", "clean") if direction == "denoise" else ("clean", "corrupted")
     )
     read = {}
-    for run, variant, extra in (
-        ("patched", base_name, hooks),
-        ("base", base_name, []),
-        ("source", source_name, []),
-    ):
-        question = getattr(pair, variant).question
-        for name in ("clean", "corrupted"):
-            number = getattr(answers, name)
-            answer = getattr(pair, name).answer
-            read[run, name] = forced(codi, question, answer, number, extra, latents)
+    base, source = (getattr(pair, name).question for name in (base_name, source_name))
+    for name in ("clean", "corrupted"):
+        wanted = getattr(pair, name).answer, getattr(answers, name)
+        read["patched", name] = forced(codi, base, *wanted, hooks, latents)
+        read["base", name] = unpatched(codi, base, *wanted, latents)
+        read["source", name] = unpatched(codi, source, *wanted, latents)
     return spelled_out(read, answers, base_name, source_name, direction, min_gap)
 
 

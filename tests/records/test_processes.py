@@ -41,7 +41,7 @@ from codi_lens.cli import position_patching
 
 outcomes = Journal.outcomes
 def late(self, pairs):
-    time.sleep(8 if os.environ["RANK"] == "1" and list(self.folder.glob("parts/*")) else 0)
+    time.sleep(3 if os.environ["RANK"] == "1" and list(self.folder.glob("parts/*")) else 0)
     return outcomes(self, pairs)
 Journal.outcomes = late
 sys.exit(position_patching.main())

@@ -2,14 +2,15 @@
 
 import json
 import re
+from argparse import Namespace
 from dataclasses import replace
 
 import pytest
 import torch
 
-from codi_lens import UserError
+from codi_lens import UserError, plots
 from codi_lens.analysis.aggregates import aggregate, donor_threshold
-from codi_lens.cli.report import distinct_names, main
+from codi_lens.cli.report import distinct_names, main, write_images
 from codi_lens.report.build import embedded, report
 from tests.models.invented import SCRIPT, invented_sweep
 
@@ -159,6 +160,18 @@ def test_runs_get_short_names_that_differ(tmp_path):
     a, b = tmp_path / "x" / "run", tmp_path / "y" / "run"
     assert list(distinct_names([tmp_path / "x", tmp_path / "y"])) == ["x", "y"]
     assert list(distinct_names([a, b])) == [str(a), str(b)]
+
+
+def test_images_are_called_by_their_experiment(monkeypatch, tmp_path):
+    drawn = []
+    monkeypatch.setattr(
+        plots, "write_images", lambda _, figures, kind: drawn.append(list(figures)) or []
+    )
+    asked = Namespace(images=tmp_path, format="png")
+    write_images(asked, {"one": invented_sweep()})
+    write_images(asked, {"one": invented_sweep(), "two": invented_sweep("layer_patching")})
+    assert "position_patching-recovery" in drawn[0]
+    assert {"0-position_patching-recovery", "1-layer_patching-recovery"} <= set(drawn[1])
 
 
 def test_a_folder_without_a_record_is_one_message(tmp_path, capsys):
