@@ -12,7 +12,7 @@ from codi_lens.analysis.lenses import (
     top_tokens,
 )
 from tests.models.tiny import tiny_config, write_tiny
-from tests.plots.test_plots import written
+from tests.plots.seeing import written
 
 QUESTION, ANSWER = "12 plus 30?", 42
 

@@ -2,26 +2,21 @@
 
 import json
 import os
-import re
 import shutil
 import subprocess
 import sys
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 
 import huggingface_hub
 import pytest
-import torch
 
 from codi_lens import HookedCodi, UserError
-from codi_lens.checkpoint.config import CONFIG_NAME, CodiConfig
+from codi_lens.checkpoint.config import CONFIG_NAME
 from codi_lens.checkpoint.hub import model_files
-from codi_lens.checkpoint.known import known_checkpoints, known_config, mirror_of
 from codi_lens.checkpoint.tensor_files import PICKLED, SAFETENSORS, SHARD_INDEX
-from tests.checkpoint.test_merge import read_tensors
-from tests.models.fake_hub import COMMIT, OTHER, FakeHub, fill_cache, serve
-from tests.models.llama3_tokenizer import llama3_tokenizer
-from tests.models.tiny import LLAMA3_ROPE, PlainCodi, tiny_config, write_tiny
+from tests.models.fake_hub import OTHER, fill_cache
+from tests.models.tiny import tiny_config, write_tiny
 
 ZEN = "zen-E/CODI-llama3.2-1b-Instruct"
 GPT2 = "openai-community/gpt2"
@@ -31,31 +26,6 @@ META, MIRROR = "meta-llama/Llama-3.2-1B-Instruct", "unsloth/Llama-3.2-1B-Instruc
 BASE_FILES = ["config.json", "tokenizer.json", "tokenizer_config.json"]
 TOKENIZER_FILES = BASE_FILES[1:]
 QUESTION = "A team starts with 3 members. How many people are there now?"
-
-
-@pytest.fixture(scope="module")
-def tiny_files(tmp_path_factory):
-    return write_tiny(tmp_path_factory.mktemp("files"))
-
-
-@pytest.fixture
-def cache(tmp_path, monkeypatch):
-    """An empty cache of the hub's client, which is told to be offline."""
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
-    return tmp_path / "cache"
-
-
-@pytest.fixture
-def hub(cache, monkeypatch):
-    """A hub to download from, into the empty cache."""
-    fake = FakeHub()
-    with serve(fake) as address:
-        template = address + "/{repo_id}/resolve/{revision}/{filename}"
-        monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
-        monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", address)
-        monkeypatch.setattr(huggingface_hub.constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
-        yield fake
 
 
 def only(source, target, names):
@@ -249,212 +219,6 @@ class TestBase:
         base = write_tiny(tmp_path / "base")
         codi = HookedCodi.from_pretrained(weights, base=base)
         assert len(codi.tokens.tokenizer) == 116
-
-
-@pytest.mark.parametrize("content", [b"", b" \r\n\t" * 50_000])
-@pytest.mark.parametrize("where", ["folder", "hub"])
-class TestEmptyFiles:
-    """A file with nothing in it is as good as none: whatever loads, or is refused, is the same."""
-
-    @pytest.fixture
-    def complete(self, tmp_path):
-        """Two kinds of weights, and a base that can stand in for all but the weights."""
-        base = write_tiny(tmp_path / "base", rope=LLAMA3_ROPE)
-        config = tiny_config(base_model=str(base))
-        folder = write_tiny(tmp_path / "shards", config=config, max_shard_size="40KB", seed=1)
-        shutil.copy(write_tiny(tmp_path / "bin", file_format="bin", seed=2) / PICKLED, folder)
-        shutil.copy(write_tiny(tmp_path / "one", config=config, seed=3) / SAFETENSORS, folder)
-        return folder
-
-    @pytest.mark.parametrize(
-        "names",
-        [
-            [SAFETENSORS],
-            [SAFETENSORS, SHARD_INDEX],
-            [SAFETENSORS, SHARD_INDEX, PICKLED],
-            [CONFIG_NAME],
-            ["config.json"],
-            ["config.json", *TOKENIZER_FILES],
-            ["tokenizer.json"],
-            ["tokenizer_config.json"],
-        ],
-    )
-    def test_counts_as_absent(self, complete, cache, where, content, names):
-        for name in names:
-            (complete / name).unlink()
-        absent = outcome(complete, where, cache)
-        for name in names:
-            (complete / name).write_bytes(content)
-        assert outcome(complete, where, cache) == absent
-
-
-def outcome(folder, where, cache):
-    """What loading gives: weights, settings, where the rest is from; or the error, without its hint."""
-    shutil.rmtree(cache, ignore_errors=True)
-    name = folder
-    if where == "hub":
-        name = "someone/tiny"
-        fill_cache(cache, name, folder)
-    try:
-        codi = HookedCodi.from_pretrained(name)
-    except UserError as error:
-        return re.sub(r" \(there but empty: .*?\)", "", str(error))
-    tokenizer = codi.tokens.tokenizer
-    return codi.digest, codi.config, codi.model.cfg.rotary_base, tokenizer.name_or_path, codi.ids
-
-
-class TestKnownCheckpoints:
-    def test_every_entry_is_valid_and_says_where_it_is_from(self):
-        assert {ZEN, SIM_COT, CYWINSKI} < set(known_checkpoints())
-        for name, entry in known_checkpoints().items():
-            assert entry["source"]
-            config = CodiConfig.from_mapping({"answer_stem": ""} | entry["config"], name)
-            assert config.num_latents in (6, 8, 10)
-            assert (config.lora_alpha, config.lora_rank) in ((32, 128), (None, None))
-            assert len(config.lora_targets or "abc") in (3, 7)
-            for score in entry.get("published", {}).values():
-                assert 0 < score["accuracy"] <= 1
-                assert score["source"]
-
-    @pytest.mark.parametrize("base", ["gpt2", "llama32-1b"])
-    @pytest.mark.parametrize("data", ["gsm8k", "prosqa", "prontoqa"])
-    def test_checkpoints_by_pattern(self, base, data):
-        """Of one author: the same names for all bases, data and methods."""
-        stem = f"connordilgren/{base}-{data}-"
-        found = {
-            method: CodiConfig.from_mapping(known_config(stem + method), method)
-            for method in (
-                "coconut",
-                "cot",
-                "no-cot",
-                "no_cot",
-                "codi",
-                "multimode-codi",
-                "multimode",
-            )
-        }
-        for config in found.values():
-            assert config.base_model == (GPT2 if base == "gpt2" else META)
-        assert found["coconut"].num_latents == 6
-        for plain in ("cot", "no-cot", "no_cot"):
-            assert (found[plain].num_latents, found[plain].begin, found[plain].end) == (0, (), ())
-        bot = ("bot",) if base == "gpt2" else ("<|eot_id|>", "bot")
-        assert found["multimode"].begin == found["multimode-codi"].begin == bot
-        assert found["multimode-codi"].extra_tokens == ("bot", "eot")
-        assert found["codi"].extra_tokens is None
-
-    def test_what_sets_them_apart(self):
-        assert known_config(ZEN)["projection_dim"] == 2048
-        assert known_config(SIM_COT.replace("1B", "3B"))["projection_dim"] == 3072
-        assert known_config(CYWINSKI)["bot_token"] == "<|bocot|>"
-        assert known_config(CYWINSKI)["remove_eos"] is False
-        assert known_config("someone/else") == {}
-        assert mirror_of(META) == MIRROR
-
-    def test_precedence(self, cache, tmp_path):
-        """The caller, then the file beside the weights, then the table."""
-        twin(ZEN, cache, tmp_path)
-        assert model_settings(ZEN) == (32, 6)
-        snapshot = cache / f"models--{ZEN.replace('/', '--')}" / "snapshots" / COMMIT
-        (snapshot / CONFIG_NAME).write_text(json.dumps({"lora_alpha": 16, "num_latents": 4}))
-        assert model_settings(ZEN) == (16, 4)
-        assert model_settings(ZEN, num_latents=2) == (16, 2)
-        assert model_settings(ZEN, alpha=8, num_latents=2) == (8, 2)
-
-    def test_expectations_of_the_table_hold(self, cache, tmp_path):
-        """A file with another rank than the published one is not that checkpoint."""
-        twin(ZEN, cache, tmp_path, rank=64)
-        with pytest.raises(UserError, match=r"shape \(64, 32\); expected \(128, 32\)"):
-            HookedCodi.from_pretrained(ZEN)
-
-
-def model_settings(name, **given):
-    config = HookedCodi.from_pretrained(name, **given).config
-    return config.lora_alpha, config.num_latents
-
-
-def twin(name, cache, tmp_path, **changes):
-    """A tiny checkpoint with the file layout of a published one, in the cache, beside its base.
-
-    Returns the same model as a complete folder, for the reader that it is compared with.
-    """
-    config = CodiConfig.from_mapping(known_config(name), name)
-    options = {
-        "config": config,
-        "rank": 128,
-        "projection_dim": 2048,
-        "layers": 2,
-        "file_format": "bin",
-        "base_dtype": torch.bfloat16,
-        "rope": {
-            "rope_type": "llama3", "rope_theta": 500000.0, "factor": 32.0, "low_freq_factor": 1.0,
-            "high_freq_factor": 4.0, "original_max_position_embeddings": 64,
-        },
-        "spread": 0.05,
-        "tokenizer": fresh_tokenizer(),
-    }  # fmt: skip
-    if name == SIM_COT:
-        decoder = {
-            "decoder.model.norm.weight": torch.ones(8),
-            "decoder.lm_head.weight": torch.ones(8),
-        }
-        options["extra"] = decoder
-    if name == CYWINSKI:
-        # Its training adds a pad token first, and its repository has the tokenizer.
-        options["tokenizer"].add_special_tokens({"pad_token": "[PAD]"})
-    full = write_tiny(tmp_path / "full", **(options | changes))
-    own = [PICKLED, *(TOKENIZER_FILES if name == CYWINSKI else [])]
-    snapshot = fill_cache(cache, name, full, own)
-    for blank in ("config.json", "tokenizer.json", "generation_config.json"):
-        if name == SIM_COT:  # as its repositories have them
-            (snapshot / blank).write_bytes(b"")
-
-    fresh_tokenizer().save_pretrained(tmp_path / "base")
-    values = json.loads((full / "config.json").read_text())
-    values["vocab_size"] = len(fresh_tokenizer())
-    (tmp_path / "base" / "config.json").write_text(json.dumps(values))
-    for repository in (META, MIRROR):
-        fill_cache(cache, repository, tmp_path / "base", BASE_FILES)
-    return full
-
-
-def fresh_tokenizer():
-    """A copy of its own: the shared one must not be given further tokens."""
-    shared = llama3_tokenizer()
-    return type(shared)(
-        tokenizer_object=type(shared.backend_tokenizer).from_str(shared.backend_tokenizer.to_str()),
-        bos_token=shared.bos_token,
-        eos_token=shared.eos_token,
-    )
-
-
-@pytest.mark.parametrize("name", [ZEN, SIM_COT, CYWINSKI])
-@pytest.mark.parametrize("base", [None, MIRROR])
-def test_twins_of_the_public_checkpoints(name, base, cache, tmp_path):
-    """Loaded offline by hub id alone, each gives the logits of plain transformers and peft."""
-    full = twin(name, cache, tmp_path)
-    codi = HookedCodi.from_pretrained(name, base=base, dtype=torch.float32)
-    plain = PlainCodi(full, read_tensors(full), codi.config)
-    answer = codi.tokens.answer(3600)
-    number = [
-        token for token in codi.tokens.tokenizer.convert_ids_to_tokens(answer) if token.isdigit()
-    ]
-    assert number == ["360", "0"]
-    run = codi.run_with_hooks(QUESTION, 3600)
-    expected = plain.run(QUESTION, answer, 6)
-    assert (run.logits[0] - expected["logits"]).abs().max() < 1e-5
-    assert (run.thoughts[0] - expected["thoughts"]).abs().max() < 1e-5
-
-    length = len(fresh_tokenizer())
-    ids = asdict(codi.ids)
-    assert (ids["pad"], ids["bot"], ids["eot"]) == (length, length + 1, length + 2)
-    report = codi.load_report
-    assert report.scale == 0.25
-    assert report.dropped == ({"decoder.": 2} if name == SIM_COT else {})
-    assert report.vocabulary == length + 3
-    prompt, eos = codi.tokens.prompt(QUESTION), codi.ids.eos
-    assert prompt[-2:] == [eos, length + 1] if name == CYWINSKI else prompt[-1] == length + 1
-    assert codi.tokens.end() == [length + 2]
 
 
 def test_environment_variables_of_the_client_are_enough(tiny_files, tmp_path):

@@ -1,21 +1,16 @@
 """Fabricated official checkpoints, loaded and compared with plain transformers and peft."""
 
 import json
-import re
 
 import pytest
 import torch
-from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from codi_lens import HookedCodi, UserError
-from codi_lens.checkpoint.config import CONFIG_NAME, CodiConfig
-from codi_lens.checkpoint.fields import read_object
-from codi_lens.checkpoint.layouts import CODI
+from codi_lens.checkpoint.config import CONFIG_NAME
 from codi_lens.checkpoint.merge import merge_adapter
 from codi_lens.checkpoint.projection import make_projection
-from codi_lens.checkpoint.tensor_files import PICKLED, SAFETENSORS, SHARD_INDEX, CheckpointError
-from codi_lens.checkpoint.write import write_checkpoint
+from codi_lens.checkpoint.tensor_files import PICKLED, SAFETENSORS, CheckpointError
 from tests.models.tiny import LLAMA3_ROPE, TARGETS, PlainCodi, tiny_config, write_tiny
 
 EMBEDDING = "codi.base_model.model.model.embed_tokens.weight"
@@ -150,78 +145,6 @@ class TestDroppedKeys:
             HookedCodi.from_pretrained(tmp_path)
 
 
-class TestHowFilesWereSaved:
-    """By other programs and older versions; the numbers are the same, and the report says what was done."""
-
-    @pytest.fixture
-    def folder(self, tmp_path):
-        return write_tiny(tmp_path, spread=0.15)
-
-    def saved(self, folder, tensors, **options):
-        """The largest difference from the tensors as they were, and the load report."""
-        original = read_tensors(folder)
-        (folder / SAFETENSORS).unlink()
-        if options:
-            torch.save(tensors, folder / PICKLED, **options)
-        else:
-            save_file(tensors, folder / SAFETENSORS)
-        report = HookedCodi.from_pretrained(folder).load_report
-        assert report.claimed == len(original)
-        return max(agreement(folder, torch.float32, original)), report
-
-    @pytest.mark.parametrize("wrapper", ["module.", "_orig_mod.", "_orig_mod.module."])
-    @pytest.mark.parametrize("options", [{}, {"_use_new_zipfile_serialization": True}])
-    def test_from_inside_a_wrapper(self, folder, wrapper, options):
-        wrapped = {wrapper + key: tensor for key, tensor in read_tensors(folder).items()}
-        difference, report = self.saved(folder, wrapped, **options)
-        assert difference < 1e-5
-        assert report.wrapper == wrapper
-        assert f"{report.claimed}, {wrapper!r} taken off in front of each" in report.text()
-
-    def test_a_prefix_of_some_keys_is_no_wrapper(self, folder):
-        tensors = read_tensors(folder)
-        tensors["module.prj.1.bias"] = tensors.pop("prj.1.bias")
-        with pytest.raises(CheckpointError, match=r"'prj.1.bias' is missing.*'module.prj.1.bias'"):
-            self.saved(folder, tensors)
-
-    def test_as_a_pickle_from_before_torch_1_6(self, folder):
-        old = {"_use_new_zipfile_serialization": False}
-        difference, _ = self.saved(folder, read_tensors(folder), **old)
-        assert difference < 1e-5
-
-    def test_with_buffers_that_the_config_determines(self, folder):
-        stem = EMBEDDING.removesuffix("embed_tokens.weight")
-        keys = [f"{stem}layers.{layer}.self_attn.rotary_emb.inv_freq" for layer in range(3)]
-        buffers = {key: torch.full((4,), torch.nan) for key in keys}
-        difference, report = self.saved(folder, read_tensors(folder) | buffers)
-        assert difference < 1e-5
-        assert report.leftovers == {"rotary_emb.inv_freq": 3}
-        assert "keys dropped     buffers rotary_emb.inv_freq 3" in report.text()
-
-    def test_what_only_ends_like_such_a_buffer_is_foreign(self, folder):
-        stem = EMBEDDING.removesuffix("embed_tokens.weight")
-        for module in ("layers.7.self_attn.", "other.", "layers.0.other."):
-            key = f"{stem}{module}rotary_emb.inv_freq"
-            with pytest.raises(
-                CheckpointError, match=f"{re.escape(key)}' is not part of the model"
-            ):
-                self.saved(folder, read_tensors(folder) | {key: torch.zeros(4)})
-            (folder / SAFETENSORS).unlink()
-            write_tiny(folder, spread=0.15)
-
-    def test_one_stray_key_makes_no_other_layout(self, folder):
-        with pytest.raises(CheckpointError, match=r"'codi\.foo\.bar' is not part of the model"):
-            self.saved(folder, read_tensors(folder) | {"codi.foo.bar": torch.zeros(4)})
-
-    def test_with_the_projection_s_layer_norm_unnamed(self, folder):
-        tensors = {
-            key.replace("prj.ln.", "prj.4."): tensor for key, tensor in read_tensors(folder).items()
-        }
-        difference, report = self.saved(folder, tensors)
-        assert difference < 1e-5
-        assert report.projection_layer_norm
-
-
 class TestReport:
     def test_says_what_became_of_everything(self, tmp_path):
         write_tiny(tmp_path, base_dtype=torch.bfloat16)
@@ -298,62 +221,6 @@ def test_the_model_does_not_change_with_the_file(tmp_path, file_format):
     assert torch.equal(codi.run_with_hooks(QUESTION, ANSWER).logits, before)
 
 
-class TestWriteCheckpoint:
-    def test_completes_the_config_with_what_the_tensors_have(self, tmp_path):
-        write_tiny(tmp_path, rank=6, targets=("q_proj", "v_proj"), layer_norm=False)
-        values = json.loads((tmp_path / CONFIG_NAME).read_text())
-        assert values["lora_rank"] == 6
-        assert values["lora_targets"] == ["q_proj", "v_proj"]
-        assert (values["projection_dim"], values["projection_layer_norm"]) == (24, False)
-
-    def test_shards_have_an_index_and_no_single_file(self, tmp_path):
-        write_tiny(tmp_path, max_shard_size="40KB")
-        index = json.loads((tmp_path / SHARD_INDEX).read_text())
-        assert len(set(index["weight_map"].values())) > 2
-        assert not (tmp_path / SAFETENSORS).exists()
-
-    def test_one_shard_may_be_enough(self, tmp_path):
-        write_tiny(tmp_path, max_shard_size="1GB", spread=0.15)
-        assert (tmp_path / SHARD_INDEX).exists()
-        assert max(agreement(tmp_path, torch.float32)) < 1e-5
-
-    def test_layout_is_the_official_one(self, tmp_path):
-        write_tiny(tmp_path, layers=1)
-        with safe_open(tmp_path / SAFETENSORS, "pt") as handle:
-            keys = set(handle.keys())
-        stem = "codi.base_model.model.model.layers.0"
-        assert {
-            EMBEDDING,
-            f"{stem}.self_attn.q_proj.base_layer.weight",
-            f"{stem}.mlp.down_proj.lora_A.default.weight",
-            f"{stem}.mlp.down_proj.lora_B.default.weight",
-            f"{stem}.input_layernorm.weight",
-            "codi.base_model.model.model.norm.weight",
-            "prj.1.weight",
-            "prj.3.bias",
-            "prj.ln.weight",
-        } <= keys
-        assert HEAD not in keys
-
-    def test_bin_holds_both_tied_tensors(self, tmp_path):
-        write_tiny(tmp_path, file_format="bin", base_dtype=torch.bfloat16)
-        tensors = torch.load(tmp_path / PICKLED, weights_only=True)
-        assert torch.equal(tensors[EMBEDDING], tensors[HEAD])
-        assert tensors[EMBEDDING].dtype == torch.bfloat16
-        assert tensors["prj.1.weight"].dtype == torch.float32
-
-    def test_refuses_a_second_format_in_one_folder(self, tmp_path):
-        write_tiny(tmp_path)
-        with pytest.raises(UserError, match=r"holds model.safetensors already"):
-            write_tiny(tmp_path, file_format="bin")
-
-    def test_refuses_a_config_that_denies_the_projection(self, tmp_path):
-        with pytest.raises(UserError, match="has_projection is True; it must be False"):
-            write_checkpoint(
-                tmp_path, base=None, adapters={}, projection=None, config=tiny_config()
-            )
-
-
 def test_projection_has_the_official_names_and_exact_gelu():
     projection = make_projection(4, 6)
     assert list(projection.state_dict()) == [
@@ -361,125 +228,3 @@ def test_projection_has_the_official_names_and_exact_gelu():
     ]  # fmt: skip
     assert projection[2].approximate == "none"
     assert make_projection(4, 6, layer_norm=False)[-1] is projection[3] or len(projection) == 5
-
-
-class TestSettings:
-    """What the tensors cannot say: caller, then codi_config.json, then an error that names it."""
-
-    @pytest.fixture
-    def folder(self, tmp_path):
-        return write_tiny(tmp_path)
-
-    def test_the_caller_comes_first(self, folder):
-        codi = HookedCodi.from_pretrained(
-            folder, alpha=2.0, num_latents=5, remove_eos=False, answer_stem="The"
-        )
-        assert codi.config.lora_alpha == codi.load_report.lora_alpha == 2.0
-        assert (codi.config.num_latents, codi.config.remove_eos) == (5, False)
-        assert codi.config.answer_stem == "The"
-
-    @pytest.mark.parametrize(
-        ("field", "argument"),
-        [
-            ("lora_alpha", "alpha"),
-            ("num_latents", "num_latents"),
-            ("remove_eos", "remove_eos"),
-            ("answer_stem", "answer_stem"),
-        ],
-    )
-    def test_what_nobody_says_is_asked_for_by_name(self, folder, field, argument):
-        values = json.loads((folder / CONFIG_NAME).read_text())
-        del values[field]
-        (folder / CONFIG_NAME).write_text(json.dumps(values))
-        with pytest.raises(UserError, match=rf"no value for {field}.* or pass {argument}=…"):
-            HookedCodi.from_pretrained(folder)
-        given = {"alpha": 12.0, "num_latents": 3, "remove_eos": True, "answer_stem": ""}[argument]
-        HookedCodi.from_pretrained(folder, **{argument: given})
-
-    def test_all_of_them_without_any_config(self, folder):
-        (folder / CONFIG_NAME).unlink()
-        with pytest.raises(UserError, match="lora_alpha, num_latents, remove_eos, answer_stem"):
-            HookedCodi.from_pretrained(folder)
-        given = {"num_latents": 3, "remove_eos": True, "answer_stem": "The answer is: "}
-        codi = HookedCodi.from_pretrained(folder, alpha=12.0, **given)
-        assert codi.config == CODI.complete(tiny_config())
-
-    def test_written_and_read_back(self, tmp_path):
-        config = tiny_config(drop_prefixes=("decoder.",), bot_token="<b>", eot_token="<e>")
-        config.write(tmp_path)
-        values = read_object(tmp_path / CONFIG_NAME)
-        assert CodiConfig.from_mapping(values, "here") == config
-
-    @pytest.mark.parametrize(
-        ("field", "value", "message"),
-        [
-            ("lora_alpha", "32", "must be a positive number"),
-            ("lora_alpha", True, "must be a positive number"),
-            ("lora_alpha", 0, "must be a positive number"),
-            ("num_latents", 2.5, "must be a whole number"),
-            ("num_latents", -1, "must be a whole number, 0 or more"),
-            ("remove_eos", "yes", "must be true or false"),
-            ("answer_stem", None, "must be a text"),
-            ("bot_token", "<b>", "go together"),
-            ("drop_prefixes", "decoder.", "must be a list"),
-            ("drop_prefixes", [1], "an item of .* must be a text"),
-            ("drop_prefixes", None, "must be a list"),
-            ("lora_target", ["q_proj"], "unknown field 'lora_target'"),
-        ],
-    )
-    def test_a_field_of_the_wrong_kind_names_file_and_field(self, folder, field, value, message):
-        path = folder / CONFIG_NAME
-        path.write_text(json.dumps(json.loads(path.read_text()) | {field: value}))
-        with pytest.raises(UserError, match=message) as caught:
-            HookedCodi.from_pretrained(folder)
-        assert str(path) in str(caught.value)
-        assert field in str(caught.value)
-
-
-class TestVocabulary:
-    """Embedding rows, tokenizer and special tokens must fit each other."""
-
-    def test_a_config_that_counts_the_extra_rows_in(self, tmp_path):
-        write_tiny(tmp_path, spread=0.15)
-        reference = HookedCodi.from_pretrained(tmp_path).run_with_hooks(QUESTION, ANSWER)
-        path = tmp_path / "config.json"
-        path.write_text(json.dumps(json.loads(path.read_text()) | {"vocab_size": 117}))
-        codi = HookedCodi.from_pretrained(tmp_path)
-        assert codi.load_report.special_ids["bot"] == 115
-        assert torch.equal(codi.run_with_hooks(QUESTION, ANSWER).logits, reference.logits)
-
-    @pytest.mark.parametrize("vocab_size", [113, 115, 116, 118])
-    def test_another_base_model(self, tmp_path, vocab_size):
-        write_tiny(tmp_path)
-        path = tmp_path / "config.json"
-        path.write_text(json.dumps(json.loads(path.read_text()) | {"vocab_size": vocab_size}))
-        with pytest.raises(CheckpointError, match=r"117 rows; expected .* is this the right base"):
-            HookedCodi.from_pretrained(tmp_path)
-
-    def test_a_tokenizer_with_tokens_of_its_own_needs_them_named(self, tmp_path):
-        config = tiny_config(bot_token="<|bocot|>", eot_token="<|eocot|>")
-        write_tiny(tmp_path, config=config)
-        values = json.loads((tmp_path / CONFIG_NAME).read_text())
-        del values["bot_token"], values["eot_token"]
-        (tmp_path / CONFIG_NAME).write_text(json.dumps(values))
-        with pytest.raises(
-            CheckpointError, match="tokenizer has ids up to 115; expected at most 113"
-        ):
-            HookedCodi.from_pretrained(tmp_path)
-
-    def test_special_tokens_that_the_tokenizer_lacks(self, tmp_path):
-        write_tiny(tmp_path)
-        tiny_config(bot_token="<|bocot|>", eot_token="<|eocot|>").write(tmp_path)
-        with pytest.raises(UserError, match=r"no token '<\|bocot\|>'"):
-            HookedCodi.from_pretrained(tmp_path)
-
-    def test_special_tokens_beyond_the_embedding(self, tmp_path):
-        config = tiny_config(bot_token="<|bocot|>", eot_token="<|eocot|>")
-        write_tiny(tmp_path, config=config)
-        tensors = load_file(tmp_path / SAFETENSORS)
-        tensors[EMBEDDING] = tensors[EMBEDDING][:-1].clone()
-        save_file(tensors, tmp_path / SAFETENSORS)
-        with pytest.raises(
-            CheckpointError, match="tokenizer has ids up to 115; expected at most 114"
-        ):
-            HookedCodi.from_pretrained(tmp_path)

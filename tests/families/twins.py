@@ -24,8 +24,6 @@ from tests.families.files import (
     write,
 )
 
-# -- CODI -------------------------------------------------------------------------------------------
-
 
 def codi(folder: Path, kind: str) -> Twin:
     """safetensors with the tied head once; a base in bfloat16 under adapters in float32; eos around bot and eot."""
@@ -46,8 +44,7 @@ def codi(folder: Path, kind: str) -> Twin:
 
 
 def codi_bin(folder: Path, kind: str) -> Twin:
-    """pytorch_model.bin, saved from a wrapper, with both names of a tied head, buffers of older versions, and the
-    projection's layer norm under its number."""
+    """pytorch_model.bin, saved from a wrapper: both names of a tied head, old buffers, the layer norm's number."""
     tokenizer, v = TOKENIZERS[kind]()
     model = fresh(kind, v + 3)
     state = under("codi.", dict(adapted(kind, model).state_dict()))
@@ -128,9 +125,6 @@ def sim_cot(folder: Path, kind: str) -> Twin:
     )  # fmt: skip
 
 
-# -- Coconut ----------------------------------------------------------------------------------------
-
-
 def coconut(folder: Path, kind: str) -> Twin:
     """A bare file without a suffix, given as such; config and tokenizer are the base's."""
     tokenizer, v = TOKENIZERS[kind]()
@@ -159,9 +153,6 @@ def sim_cot_coconut(folder: Path, kind: str) -> Twin:
         folder, {"weights": "checkpoint_33"}, [file], model.config, tokenizer, [v], [v + 1], SHARP,
         "\n", base="base_causallm.", dropped={"expainable_llm.": len(decoder)},
     )  # fmt: skip
-
-
-# -- as transformers and peft save ------------------------------------------------------------------
 
 
 def adapter(folder: Path, kind: str) -> Twin:
@@ -200,9 +191,6 @@ def merged(folder: Path, kind: str) -> Twin:
         folder, {}, [folder / "model.safetensors", folder / "prj.safetensors"], model.config,
         tokenizer, [v + 1], [v + 2], never=v + 2, projection="prj.",
     )  # fmt: skip
-
-
-# -- what has no thoughts, to compare with ----------------------------------------------------------
 
 
 def plain(folder: Path, kind: str) -> Twin:
@@ -248,9 +236,6 @@ def multimode(folder: Path, kind: str) -> Twin:
         folder, {}, [file], model.config, tokenizer, [*ids, v], [v + 1],
         base="codi.base_model.model.", projection="prj.",
     )  # fmt: skip
-
-
-# -- GPT-2 alone ------------------------------------------------------------------------------------
 
 
 def projector_inside(folder: Path, kind: str) -> Twin:

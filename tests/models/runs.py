@@ -1,10 +1,13 @@
 """A small job for the tests that break things: a random model, four pairs, two pairs a batch."""
 
 import json
+import os
+import signal
 from pathlib import Path
 
 from codi_lens.cli import iterative_patching, layer_patching, position_patching
 from codi_lens.data.pairs import Pair, Variant, write_pairs
+from codi_lens.records.journal import PARTS, Journal
 from codi_lens.records.manifest import JOURNAL, MANIFEST, describe_file
 from tests.models.tiny import write_tiny
 
@@ -50,3 +53,24 @@ def contents(folder: Path) -> dict[str, object]:
     del manifest["peak_memory_bytes"], manifest["config"]["seconds"], manifest["config"]["out"]
     found[JOURNAL] = found[JOURNAL].split(b"\n")[1:]  # the first line knows the folder
     return found
+
+
+def interrupt_after(monkeypatch, pairs, times=1):
+    """Presses Ctrl-C when the given number of pairs are journaled."""
+    add = Journal.add
+
+    def pressed(self, outcome):
+        add(self, outcome)
+        done = len(list((self.folder / PARTS).iterdir()))
+        for _ in range(times if done == pairs else 0):
+            os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr(Journal, "add", pressed)
+
+
+def refused(capsys, *arguments, program=position_patching):
+    capsys.readouterr()
+    assert program.main(list(map(str, arguments))) == 2
+    said = capsys.readouterr().err
+    assert "Traceback" not in said
+    return said

@@ -16,7 +16,7 @@ from codi_lens.organisms.toy.forward import encode, thoughts_of
 from codi_lens.organisms.toy.tokenizer import build_gpt2_tokenizer, build_tokenizer, cot_text
 from codi_lens.organisms.toy.train import Trained, train
 from codi_lens.shipped import MODELS, PAIRS
-from tests.organisms.test_toy_task import TINY
+from tests.organisms.test_toy_training import TINY
 
 OTHERS = ("toy-gpt2", "toy-coconut")
 ANSWERS = {"toy-gpt2": "The answer is: {}", "toy-coconut": "### {}"}
