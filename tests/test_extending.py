@@ -12,8 +12,8 @@ from codi_lens import Site, patch_layers, patch_positions, plots
 from codi_lens.analysis.aggregates import aggregate
 from codi_lens.analysis.latent_ablation import measure_necessity
 from codi_lens.data.judges import JUDGES, register_judge
+from codi_lens.patching.effects import cell_plan
 from codi_lens.patching.experiments import EXPERIMENTS, Experiment, register
-from codi_lens.patching.experiments.base import cell_plan
 from codi_lens.patching.interventions import Intervention
 from codi_lens.patching.metrics import METRICS, Metric, register_metric
 from codi_lens.patching.plan import SOURCE

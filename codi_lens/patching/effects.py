@@ -19,9 +19,21 @@ from codi_lens.choices import CONTROLS, EFFECTS
 from codi_lens.errors import one_of
 from codi_lens.model.hooks import Site
 from codi_lens.patching.interventions import Intervention, RandomDirection, from_run
-from codi_lens.patching.plan import BASE, DONOR, NONE, SOURCE, Runs, SourceOf, patches
+from codi_lens.patching.plan import (
+    BASE,
+    DONOR,
+    NONE,
+    SOURCE,
+    Given,
+    Plan,
+    Runs,
+    SourceOf,
+    grid_of,
+    patches,
+    site_at,
+)
 from codi_lens.patching.schedule import Run
-from codi_lens.patching.settings import Settings
+from codi_lens.patching.settings import Label, Settings
 
 TOTAL, DIRECT, INDIRECT = EFFECTS
 IDENTITY, RESAMPLE, RANDOM_DIRECTION = CONTROLS
@@ -79,6 +91,22 @@ def add_cell(cell: Cell) -> list[int]:
         if effect in wanted:
             cell.run(effect)
     return [cell.made[effect] for effect in wanted]
+
+
+def cell_plan(
+    settings: Settings, places: Sequence[Sequence[tuple[Label, Label]]], given: Given
+) -> Plan:
+    """Cells that each patch some (layer, step) at once, with every effect of the settings.
+
+    `places` goes row by row, column by column.
+    """
+    together = [[site_at(settings, *place) for place in cell] for cell in places]
+    grid = grid_of(settings)
+    runs = Runs(grid, given.with_donor)
+    random = random_directions(settings, given.pair_id, given.d_model)
+    cells = [add_cell(Cell(runs, settings, cell, given.source, random)) for cell in together]
+    index = torch.tensor(cells).T.reshape(len(settings.effects), len(settings.layers), -1)
+    return Plan(tuple(runs.all), index, grid)
 
 
 def random_directions(settings: Settings, pair_id: int, d_model: int) -> SourceOf:

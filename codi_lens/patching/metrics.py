@@ -4,7 +4,7 @@ A metric of one's own is a function of `Measured`, made known by `register_metri
 keep it, and figures and reports draw it.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -29,6 +29,9 @@ from codi_lens.patching.answer_logits import (
     says,
     sides,
 )
+from codi_lens.patching.plan import BASE, SOURCE
+from codi_lens.patching.readout import AnswerReadout
+from codi_lens.patching.settings import Settings
 
 
 @dataclass(frozen=True)
@@ -124,6 +127,35 @@ def cell_metrics(measured: Measured) -> dict[str, Values]:
         for name, metric in METRICS.items()
         if metric.compute is not None
     }
+
+
+def measure(
+    readout: AnswerReadout, own: Sequence[Sequence[int]], settings: Settings
+) -> list[dict[str, Float[Tensor, " runs"]]]:
+    """All metrics of all runs of each pair, on the CPU; the logits come and go a few rows at a time."""
+    measured = []
+    for pair, rows in enumerate(own):
+        unpatched = [rows[BASE], rows[SOURCE]]
+        others = sorted(set(rows) - set(unpatched))
+        parts: list[Tensor] = []
+        for chunk in readout.chunks(pair, others) if others else [[]]:
+            values = cell_metrics(
+                Measured(
+                    readout.logits(pair, [*unpatched, *chunk]),
+                    readout.answers[pair],
+                    base=0,
+                    source=1,
+                    direction=settings.direction,
+                    min_gap=settings.min_gap,
+                )
+            )
+            stacked = torch.stack(list(values.values()))
+            parts.append(stacked[:, 2:] if parts else stacked)
+        found = torch.cat(parts, dim=1).cpu()
+        column = {row: i for i, row in enumerate([*unpatched, *others])}
+        of_runs = found[:, [column[row] for row in rows]]
+        measured.append(dict(zip(values, of_runs, strict=True)))
+    return measured
 
 
 def _kl_to_base(m: Measured) -> Values:

@@ -1,8 +1,7 @@
 """From a plan to outcomes: batches of pairs through the engine, metrics for every cell."""
 
 from collections.abc import Callable, Container, Iterator, Sequence
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float
@@ -15,21 +14,21 @@ from codi_lens.memory import fitting_rows, in_batches
 from codi_lens.model.hooked_codi import HookedCodi
 from codi_lens.patching.answer_logits import sides
 from codi_lens.patching.checks import check_finite, check_pairs, warn_of_hooks
+from codi_lens.patching.decoding import Decode, decode_cells, donor_given, to_decode
 from codi_lens.patching.effects import RESAMPLE
-from codi_lens.patching.engine import ThoughtsDone
+from codi_lens.patching.engine import ThoughtsDone, run_batch
 from codi_lens.patching.experiments import Experiment, experiment_named
-from codi_lens.patching.jobs import Job, make_job, measure, own_rows, run_jobs
-from codi_lens.patching.plan import BASE, NONE, SOURCE
-from codi_lens.patching.readout import AnswerReadout, says_tokens
+from codi_lens.patching.interventions import constant
+from codi_lens.patching.metrics import measure
+from codi_lens.patching.plan import BASE, NONE, SOURCE, Given, Job, grid_of
+from codi_lens.patching.readout import READOUTS, AnswerReadout
 from codi_lens.patching.result import DONOR_GIVEN, Cell, PairOutcome, RunRecord
+from codi_lens.patching.schedule import Run, shifted
 from codi_lens.patching.settings import Settings
 from codi_lens.patching.similarity import similarities
 
 Saved = Sequence[Float[Tensor, "layer position d_model"]]
 """For each pair, source activations to patch in instead of the run's own."""
-Decode = Literal["none", "last", "all"]
-"""Patched answers to decode: of no cell, of the last column, of every cell; of the main effect where there are
-controls."""
 
 
 @dataclass(frozen=True)
@@ -111,6 +110,53 @@ def fitting_pairs(
     return max(1, batch_rows // max(len(job.plan.runs) for job in jobs))
 
 
+def make_job(
+    experiment: Experiment,
+    codi: HookedCodi,
+    pair: Pair,
+    settings: Settings,
+    donor: Pair | None = None,
+    saved: Float[Tensor, "layer position d_model"] | None = None,
+) -> Job:
+    """The plan and the answer tokens of one pair.
+
+    Args:
+        donor: the pair whose source run is the resample control's, where there is one.
+        saved: source activations to patch in instead of the run's own.
+    """
+    given = Given(pair.pair_id, codi.model.cfg.d_model, donor is not None)
+    if saved is not None:
+        values = dict(zip(grid_of(settings), saved.flatten(0, 1), strict=True))
+        given = replace(given, source=lambda site: constant(values[site]))
+    plan = experiment.plan(settings, given)
+    return Job(pair, plan, READOUTS[settings.answer_start].answer(codi, pair), donor)
+
+
+def run_jobs(
+    codi: HookedCodi, jobs: Sequence[Job], settings: Settings
+) -> tuple[ThoughtsDone, AnswerReadout]:
+    """Takes all runs of all jobs, side by side, through prompt, thoughts and answers."""
+    source = sides(settings.direction)[1]
+    questions: list[str] = []
+    runs: list[Run] = []
+    pair_of_run: list[int] = []
+    for index, job in enumerate(jobs):
+        runs += shifted(job.plan.runs, len(runs), len(questions))
+        pair_of_run += [index] * len(job.plan.runs)
+        questions += [side_of(job.pair, side).question for side in sides(settings.direction)]
+        questions += [side_of(job.donor, source).question] if job.donor else []
+    done = run_batch(codi, questions, runs, settings.num_latents)
+    answers = [job.answer for job in jobs]
+    return done, READOUTS[settings.answer_start].read(codi, done, pair_of_run, answers)
+
+
+def own_rows(done: ThoughtsDone, jobs: Sequence[Job]) -> Iterator[Sequence[int]]:
+    """For each job the rows of the batch that its runs are."""
+    start = 0
+    for job in jobs:
+        yield done.batch_index[start : (start := start + len(job.plan.runs))]
+
+
 @torch.no_grad()
 def _run_batch(
     experiment: Experiment,
@@ -122,9 +168,9 @@ def _run_batch(
     done, readout = run_jobs(codi, jobs, settings)
     own = list(own_rows(done, jobs))
     values = measure(readout, own, settings)
-    wanted = [_to_decode(experiment, job, decode) for job in jobs]
-    decoded = _decode(codi, readout, own, wanted)
-    donated = _donor_given(codi, readout, jobs, own, settings)
+    wanted = [to_decode(experiment, job, decode) for job in jobs]
+    decoded = decode_cells(codi, readout, own, wanted)
+    donated = donor_given(codi, readout, jobs, own, settings)
     outcomes, start = [], 0
     for index, job in enumerate(jobs):
         captured = _captured(done, job, start, settings)
@@ -134,67 +180,6 @@ def _run_batch(
         )
         start += len(job.plan.runs)
     return outcomes
-
-
-def _to_decode(experiment: Experiment, job: Job, decode: Decode) -> dict[Cell, int]:
-    """Cells to decode, with their runs."""
-    if decode == "none":
-        return {}
-    cells = job.plan.cells
-    last = cells.shape[-1] - 1
-    return {
-        tuple(cell): int(cells[tuple(cell)])
-        for cell in (cells != NONE).nonzero().tolist()
-        if (cell[0] == 0 or not experiment.has_controls) and (decode == "all" or cell[-1] == last)
-    }
-
-
-def _decode(
-    codi: HookedCodi,
-    readout: AnswerReadout,
-    own: Sequence[Sequence[int]],
-    wanted: Sequence[dict[Cell, int]],
-) -> list[tuple[list[str], dict[Cell, str]]]:
-    """For each pair the greedy texts of its base and source run, and those of the wanted cells."""
-    rows = [
-        of_run[run]
-        for of_run, cells in zip(own, wanted, strict=True)
-        for run in (BASE, SOURCE, *cells.values())
-    ]
-    distinct = sorted(set(rows))
-    index = torch.tensor(distinct, device=codi.loop.device)
-    logits = codi.loop.unembed(readout.ended.final[index, 0])
-    ids = codi.decode_from(readout.ended.state.select(distinct), logits)
-    text = {row: codi.tokens.text(tokens) for row, tokens in zip(distinct, ids, strict=True)}
-    texts = iter([text[row] for row in rows])
-    return [([next(texts), next(texts)], {cell: next(texts) for cell in cells}) for cells in wanted]
-
-
-def _donor_given(
-    codi: HookedCodi,
-    readout: AnswerReadout,
-    jobs: Sequence[Job],
-    own: Sequence[Sequence[int]],
-    settings: Settings,
-) -> list[Float[Tensor, "row column"] | None]:
-    """For each pair with a donor: whether each resample cell gives the donor's answer."""
-    given: list[Float[Tensor, "row column"] | None] = [None] * len(jobs)
-    if not any(job.donor for job in jobs):
-        return given
-    side = sides(settings.direction)[1]
-    cells = [job.plan.cells[settings.effects.index(RESAMPLE)] for job in jobs]
-    rows, tokens = [], []
-    for job, of_run, runs in zip(jobs, own, cells, strict=True):
-        if job.donor is not None:
-            answer = codi.tokens.answer(side_of(job.donor, side).answer)
-            rows += [of_run[run] for run in runs.flatten().tolist()]
-            tokens += [answer] * runs.numel()
-    says = iter(says_tokens(codi, readout.ended, rows, tokens))
-    for i, (job, runs) in enumerate(zip(jobs, cells, strict=True)):
-        if job.donor is not None:
-            flat = torch.tensor([float(next(says)) for _ in range(runs.numel())])
-            given[i] = flat.reshape(runs.shape)
-    return given
 
 
 def _captured(done: ThoughtsDone, job: Job, start: int, settings: Settings) -> _Captured:

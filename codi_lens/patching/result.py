@@ -12,7 +12,8 @@ from codi_lens.data.pairs import Pair
 from codi_lens.errors import one_of
 from codi_lens.model.hooks import Step
 from codi_lens.patching.experiments import Experiment
-from codi_lens.patching.experiments.base import Axes, Given
+from codi_lens.patching.experiments.base import Axes
+from codi_lens.patching.plan import Given
 from codi_lens.patching.readout import READOUTS
 from codi_lens.patching.settings import Label, Settings
 from codi_lens.patching.structural_zeros import structural_zeros

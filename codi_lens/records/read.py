@@ -27,7 +27,8 @@ from codi_lens.errors import UserError, command
 from codi_lens.files import expand, parse_json, read_text
 from codi_lens.patching.answer_logits import sides
 from codi_lens.patching.experiments import Experiment, experiment_named
-from codi_lens.patching.experiments.base import Axes, Given
+from codi_lens.patching.experiments.base import Axes
+from codi_lens.patching.plan import Given
 from codi_lens.patching.result import Cell, PairOutcome, RunRecord, Sweep
 from codi_lens.patching.settings import Settings
 from codi_lens.records.earlier import VERSION, translated

@@ -9,8 +9,9 @@ from tqdm.auto import tqdm
 from codi_lens.choices import Answers
 from codi_lens.data.pairs import Pair
 from codi_lens.model.hooked_codi import HookedCodi
+from codi_lens.patching.decoding import Decode
 from codi_lens.patching.experiments import Experiment
-from codi_lens.patching.outcomes import Decode, Saved, sweep_pairs
+from codi_lens.patching.outcomes import Saved, sweep_pairs
 from codi_lens.patching.result import PairOutcome, Sweep
 from codi_lens.patching.settings import Settings
 from codi_lens.patching.sweep import make_sweep

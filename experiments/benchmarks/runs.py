@@ -20,8 +20,9 @@ from codi_lens.checkpoint.plain_cache import cached
 from codi_lens.memory import in_batches
 from codi_lens.model.hooks import replace
 from codi_lens.patching.experiments import POSITIONS
-from codi_lens.patching.jobs import Job, make_job, measure, own_rows, run_jobs
-from codi_lens.patching.outcomes import fitting_pairs
+from codi_lens.patching.metrics import measure
+from codi_lens.patching.outcomes import fitting_pairs, make_job, own_rows, run_jobs
+from codi_lens.patching.plan import Job
 from codi_lens.patching.settings import Settings
 from codi_lens.patching.sweep import make_settings
 from experiments.benchmarks.floor import Passes, counted, floor

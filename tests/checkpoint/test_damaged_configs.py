@@ -69,10 +69,12 @@ class TestConfigs:
         path.write_text(json.dumps(json.loads(path.read_text()) | change))
         refused(folder, folder / SAFETENSORS, found)
 
-    @pytest.mark.parametrize("content", ["{}", "{"])
-    def test_a_damaged_tokenizer(self, folder, content):
+    @pytest.mark.parametrize(
+        ("content", "fault"), [("{}", "not a readable tokenizer"), ("{", "not JSON")]
+    )
+    def test_a_damaged_tokenizer(self, folder, content, fault):
         (folder / "tokenizer.json").write_text(content)
-        refused(folder, folder / "tokenizer.json", "not a readable tokenizer", error=UserError)
+        refused(folder, folder / "tokenizer.json", fault, error=UserError)
 
     @pytest.mark.parametrize(
         ("name", "path", "value"),

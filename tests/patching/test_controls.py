@@ -12,8 +12,8 @@ from codi_lens.analysis.aggregates import aggregate, donor_threshold
 from codi_lens.data.donors import choose_donors
 from codi_lens.model.hooks import replace
 from codi_lens.patching.experiments import POSITIONS
-from codi_lens.patching.experiments.base import Given
 from codi_lens.patching.interventions import RandomDirection
+from codi_lens.patching.plan import Given
 from tests.laws.oracle import captured, cell
 from tests.models.invented import CELL_METRICS
 from tests.patching.test_experiments import PAIRS, agree, place

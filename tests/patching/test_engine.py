@@ -9,7 +9,7 @@ from codi_lens.patching import readout as reading
 from codi_lens.patching.engine import run_batch
 from codi_lens.patching.experiments import POSITIONS
 from codi_lens.patching.interventions import from_run
-from codi_lens.patching.jobs import make_job, own_rows, run_jobs
+from codi_lens.patching.outcomes import make_job, own_rows, run_jobs
 from codi_lens.patching.schedule import Patch, Run, batches
 from codi_lens.patching.sweep import make_settings
 from tests.laws.oracle import captured

@@ -6,8 +6,7 @@ which experiment it has before it.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any, ClassVar
 
@@ -15,26 +14,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from codi_lens.patching.effects import Cell, add_cell, random_directions
-from codi_lens.patching.interventions import from_run
-from codi_lens.patching.plan import SOURCE, Plan, Runs, SourceOf, grid_of, site_at
+from codi_lens.patching.plan import Given, Plan
 from codi_lens.patching.settings import Label, Settings
 
 Axes = dict[str, tuple[Label, ...]]
 Table = Mapping[str, Mapping[str, Mapping[str, dict[str, Any]]]]
 """{effect: {row: {column: metrics}}}, as JSON has it."""
-
-
-@dataclass(frozen=True)
-class Given:
-    """What a plan depends on beside the settings."""
-
-    pair_id: int
-    d_model: int
-    with_donor: bool = False
-    """Whether there is another pair's run for the resample control."""
-    source: SourceOf = lambda _: from_run(SOURCE)
-    """What is put in: the source run's activation, or a saved one."""
 
 
 class Experiment(ABC):
@@ -103,19 +88,3 @@ class Experiment(ABC):
     def cells_of(self, entry: Mapping[str, Any], axes: Axes) -> Table:
         """The cells of a pair's entry: those of the main effect, where answers are decoded."""
         return {str(axes["effect"][0]): entry.get(self.cells_key, {})}
-
-
-def cell_plan(
-    settings: Settings, places: Sequence[Sequence[tuple[Label, Label]]], given: Given
-) -> Plan:
-    """Cells that each patch some (layer, step) at once, with every effect of the settings.
-
-    `places` goes row by row, column by column.
-    """
-    together = [[site_at(settings, *place) for place in cell] for cell in places]
-    grid = grid_of(settings)
-    runs = Runs(grid, given.with_donor)
-    random = random_directions(settings, given.pair_id, given.d_model)
-    cells = [add_cell(Cell(runs, settings, cell, given.source, random)) for cell in together]
-    index = torch.tensor(cells).T.reshape(len(settings.effects), len(settings.layers), -1)
-    return Plan(tuple(runs.all), index, grid)

@@ -8,9 +8,9 @@ from torch import Tensor
 
 from codi_lens.choices import EFFECTS
 from codi_lens.errors import UserError
-from codi_lens.patching.experiments.base import Axes, Experiment, Given, Table
+from codi_lens.patching.experiments.base import Axes, Experiment, Table
 from codi_lens.patching.interventions import from_run
-from codi_lens.patching.plan import BASE, NONE, Plan, Runs, grid_of, patches, site_at
+from codi_lens.patching.plan import BASE, NONE, Given, Plan, Runs, grid_of, patches, site_at
 from codi_lens.patching.schedule import Patch, Run, steps_of
 from codi_lens.patching.settings import Label, Settings
 

@@ -5,8 +5,9 @@ from typing import Any
 from jaxtyping import Float
 from torch import Tensor
 
-from codi_lens.patching.experiments.base import Axes, Experiment, Given, Table, cell_plan
-from codi_lens.patching.plan import Plan
+from codi_lens.patching.effects import cell_plan
+from codi_lens.patching.experiments.base import Axes, Experiment, Table
+from codi_lens.patching.plan import Given, Plan
 from codi_lens.patching.settings import Label, Settings
 
 ALL = "all"

@@ -3,8 +3,9 @@
 from types import MappingProxyType
 from typing import Any
 
-from codi_lens.patching.experiments.base import Axes, Experiment, Given, Table, cell_plan
-from codi_lens.patching.plan import Plan
+from codi_lens.patching.effects import cell_plan
+from codi_lens.patching.experiments.base import Axes, Experiment, Table
+from codi_lens.patching.plan import Given, Plan
 from codi_lens.patching.settings import Label, Settings
 
 
