@@ -7,7 +7,11 @@ from .model.cache import CodiCache as CodiCache
 from .model.hooked_codi import HookedCodi as HookedCodi
 from .model.hooks import Site as Site
 from .model.run import CodiRun as CodiRun
+from .patching.api import knock_out as knock_out
+from .patching.api import measure_influence as measure_influence
+from .patching.api import patch_iteratively as patch_iteratively
+from .patching.api import patch_layers as patch_layers
+from .patching.api import patch_paths as patch_paths
+from .patching.api import patch_positions as patch_positions
+from .patching.api import patch_routes as patch_routes
 from .patching.result import Sweep as Sweep
-from .patching.sweep import patch_iteratively as patch_iteratively
-from .patching.sweep import patch_layers as patch_layers
-from .patching.sweep import patch_positions as patch_positions

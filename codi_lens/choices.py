@@ -2,8 +2,12 @@
 
 from typing import Literal
 
-ResidSite = Literal["resid_pre", "resid_mid", "resid_post", "attn_out", "mlp_out"]
-SITES = ("resid_pre", "resid_mid", "resid_post", "attn_out", "mlp_out")
+RESIDUAL_SITES = ("resid_pre", "resid_mid", "resid_post", "attn_out", "mlp_out")
+SITES = (*RESIDUAL_SITES, "z", "q", "k", "v", "kv", "pattern", "mlp_post", "thought")
+"""Sites of a sweep (`patching.places`); any other is a hook point in a layer, by its name."""
+
+INTERVENTIONS = ("source", "zero", "mean", "resample", "random", "steer")
+"""What is put in, by name (`patching.replacements`)."""
 
 EffectChoice = Literal["total", "direct", "indirect", "all"]
 """What happens after a patch (see `patching.effects`), or all three."""
@@ -19,6 +23,10 @@ EARLIER_NAMES = {
     "noise": "random_direction",
 }
 """What records of the first schema call effects and controls; the command line takes the first three too."""
+
+RouteValues = Literal["source", "patched"]
+ROUTE_VALUES = ("source", "patched")
+"""Routes: the source run's activations, or those of the base run with the source's thought fed at the step."""
 
 Direction = Literal["denoise", "noise"]
 """denoise: base = corrupted, source = clean; noise: the other way round."""

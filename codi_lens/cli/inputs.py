@@ -1,7 +1,6 @@
 """What a patching program starts from: the model, pairs and settings that its flags choose."""
 
 import argparse
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,9 +12,8 @@ from codi_lens.errors import UserError
 from codi_lens.records.processes import Processes
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from codi_lens import HookedCodi, Pair
+    from codi_lens.patching.replacements import Replacement
     from codi_lens.patching.settings import Settings
 
 SETTINGS = (
@@ -29,6 +27,13 @@ SETTINGS = (
     "seed",
     "effect",
     "controls",
+    "intervention",
+    "alpha",
+    "starts",
+    "senders",
+    "receivers",
+    "window",
+    "values",
 )
 """Flags that are settings of a sweep; not every experiment has all."""
 
@@ -40,7 +45,7 @@ class Inputs:
     codi: "HookedCodi"
     pairs: list["Pair"]
     settings: "Settings"
-    saved: "Sequence[Tensor] | None"
+    replacement: "Replacement"
     folder: Path
 
 
@@ -57,14 +62,14 @@ def prepare(experiment: str, arguments: argparse.Namespace, here: Processes) -> 
     given = {name: getattr(arguments, name) for name in SETTINGS if hasattr(arguments, name)}
     if "controls" in given:
         given["controls"] = given["controls"] == "all"
-    settings = make_settings(codi, **given)
+    settings = make_settings(codi, experiment, **given)
     check_pairs(codi, pairs, settings.num_latents)
     pairs = filtered(codi, pairs, arguments)
-    saved = saved_activations(arguments, codi, pairs, settings)
+    replacement = put_in(experiment, arguments, codi, pairs, settings)
     folder = arguments.resume
     if folder is None and here.index == 0:
         folder = fresh_folder(arguments.out, experiment)
-    return Inputs(codi, pairs, settings, saved, Path(here.from_first(str(folder))))
+    return Inputs(codi, pairs, settings, replacement, Path(here.from_first(str(folder))))
 
 
 def chosen_pairs(arguments: argparse.Namespace) -> list["Pair"]:
@@ -96,12 +101,22 @@ def filtered(
     return kept
 
 
-def saved_activations(
-    arguments: argparse.Namespace, codi: "HookedCodi", pairs: list["Pair"], settings: "Settings"
-) -> "Sequence[Tensor] | None":
-    """Source activations of the run that --activations names, if they are those that are wanted."""
+def put_in(
+    experiment: str,
+    arguments: argparse.Namespace,
+    codi: "HookedCodi",
+    pairs: list["Pair"],
+    settings: "Settings",
+) -> "Replacement":
+    """What --intervention, with the means of --data, or --activations put in."""
+    from codi_lens import load_pairs
+    from codi_lens.patching.experiments import experiment_named
+    from codi_lens.patching.replacements import make_replacement, saved_activations
     from codi_lens.records.reuse import reusable_activations
 
-    if getattr(arguments, "activations", None) is None:
-        return None
-    return reusable_activations(arguments.activations, codi, pairs, settings)
+    if (run := getattr(arguments, "activations", None)) is not None:
+        return saved_activations(settings, reusable_activations(run, codi, pairs, settings))
+    name = getattr(arguments, "data", None)
+    data = None if name is None else load_pairs(name)
+    places = experiment_named(experiment).places(settings)
+    return make_replacement(codi, settings, pairs, data, places)

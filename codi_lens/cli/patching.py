@@ -150,7 +150,7 @@ def execute(
                 settings=work.settings,
                 batch_rows=arguments.batch_rows,
                 answers=arguments.answers or ("all" if arguments.model == "toy" else "top"),
-                saved=work.saved,
+                replacement=work.replacement,
                 pages=pages,
                 on_pair=lambda outcome, done: tracker().pair(outcome, done),
                 config=config,

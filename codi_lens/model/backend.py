@@ -7,13 +7,14 @@ the architecture says how they are named (`codi_lens.checkpoint.architectures`).
 import re
 import threading
 import warnings
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from types import MappingProxyType
 from typing import Any, Protocol
 from weakref import WeakKeyDictionary
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from transformer_lens import HookedTransformer, TransformerLensKeyValueCache
 from transformers import PreTrainedModel
@@ -28,6 +29,8 @@ from codi_lens.model.prefix_cache import SharedPrefixCache
 Hooks = Sequence[tuple[str, HookFn]]
 """(hook point, hook function) of one pass."""
 KeyValueCache = TransformerLensKeyValueCache | SharedPrefixCache
+Hidden = Mapping[int, Bool[Tensor, "rows new keys"]]
+NOTHING: Hidden = MappingProxyType({})
 
 
 class Backend(Protocol):
@@ -56,10 +59,13 @@ class Backend(Protocol):
         mask: Int[Tensor, "batch pos"],
         cache: KeyValueCache,
         hooks: Hooks = (),
+        hidden: Hidden = NOTHING,
     ) -> Float[Tensor, "batch new d_model"]:
         """One pass over new positions, by which `cache` grows; returns the states after the final norm.
 
-        `mask` covers all positions, those in the cache included: 1 for a token, 0 for padding.
+        Args:
+            mask: of all positions, those in the cache included: 1 for a token, 0 for padding.
+            hidden: layer -> keys that new positions cannot attend to, on a cache that rows share.
         """
 
     def unembed(
@@ -111,10 +117,11 @@ class HookedBackend:
         mask: Int[Tensor, "batch pos"],
         cache: KeyValueCache,
         hooks: Hooks = (),
+        hidden: Hidden = NOTHING,
     ) -> Float[Tensor, "batch new d_model"]:
         with attached(self.model, hooks):
             if isinstance(cache, SharedPrefixCache):
-                cache.begin_pass(self.model, mask, embeddings.shape[1])
+                cache.begin_pass(self.model, mask, embeddings.shape[1], hidden)
             residual = self.model(
                 self._positioned(self.model.hook_embed(embeddings), mask),
                 start_at_layer=0,

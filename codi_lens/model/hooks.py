@@ -179,7 +179,7 @@ def _on_positions(function: HookFn, part: slice) -> HookFn:
 
     def hook_fn(activation: Tensor, hook: Any) -> Tensor | None:
         # A query attends to no later key, and at its step of the loop there is none yet.
-        index = (..., part, slice(part.stop)) if _by_query(hook) else (slice(None), part)
+        index = (..., part, slice(part.stop)) if by_query(hook.name) else (slice(None), part)
         changed = function(activation[index], hook=hook)
         if changed is None:
             return None
@@ -252,9 +252,9 @@ def capture(into: list[Tensor]) -> HookFn:
     return hook_fn
 
 
-def _by_query(hook: Any) -> bool:
-    """Whether an activation is [batch, head, query_pos, key_pos]; all others are [batch, pos, …]."""
-    return str(hook.name).endswith(("hook_pattern", "hook_attn_scores"))
+def by_query(name: Names | None) -> bool:
+    """Whether a hook point's activation is [batch, head, query_pos, key_pos]; all others are [batch, pos, …]."""
+    return str(name).endswith(("hook_pattern", "hook_attn_scores"))
 
 
 def _at_last_position(change: Callable[[Tensor], Tensor], rows: Sequence[int] | None) -> HookFn:
@@ -263,7 +263,7 @@ def _at_last_position(change: Callable[[Tensor], Tensor], rows: Sequence[int] | 
     def hook_fn(activation: Tensor, hook: Any) -> Tensor:
         out = activation.clone()
         chosen = slice(None) if rows is None else torch.as_tensor(rows, device=out.device)
-        index = (chosen, slice(None), -1) if _by_query(hook) else (chosen, -1)
+        index = (chosen, slice(None), -1) if by_query(hook.name) else (chosen, -1)
         out[index] = change(out[index])
         return out
 

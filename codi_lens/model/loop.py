@@ -21,7 +21,8 @@ from torch import Tensor, nn
 
 from codi_lens.errors import UserError, set_once
 from codi_lens.model.backend import Backend, Hooks, KeyValueCache
-from codi_lens.model.hooks import AddressedHook, HookPlan
+from codi_lens.model.hooks import AddressedHook, HookPlan, Step
+from codi_lens.model.knockouts import Knockout, hidden_keys
 from codi_lens.model.prefix_cache import SharedPrefixCache
 
 
@@ -38,6 +39,10 @@ class LoopState:
     """h at bot and at every latent step so far: N + 1 of them when the loop is through."""
     thoughts: list[Float[Tensor, "batch d_model"]] = field(default_factory=list)
     """prj(h) for each of `final_states`; the last, z_N, is never fed."""
+    steps: tuple[Step, ...] = ()
+    """Of every position so far."""
+    knockouts: tuple[tuple[Knockout, ...], ...] = ()
+    """What each row cannot attend to from here on; (): every row sees all."""
 
     def select(self, rows: Sequence[int]) -> Self:
         """The state of the given rows, in that order; a row may occur often. The original stays.
@@ -55,13 +60,19 @@ class LoopState:
             bot=self.bot[index],
             final_states=[h[index] for h in self.final_states],
             thoughts=[z[index] for z in self.thoughts],
+            knockouts=tuple(self.knockouts[row] for row in rows) if self.knockouts else (),
         )
 
     def crop(self, length: int) -> Self:
         """The state as it was after `length` positions, prompt included; thoughts are all kept."""
         if not isinstance(self.cache, SharedPrefixCache):
             raise UserError("a state can be cropped once the prompts are shared")
-        return replace(self, cache=self.cache.crop(length), mask=self.mask[:, :length])
+        return replace(
+            self,
+            cache=self.cache.crop(length),
+            mask=self.mask[:, :length],
+            steps=self.steps[:length],
+        )
 
     def copy(self) -> Self:
         """A state that goes on by itself: passes on it leave this one as it is."""
@@ -115,15 +126,21 @@ class LatentLoop:
         embeddings: Float[Tensor, "batch new d_model"],
         hooks: Hooks = (),
         mask: Int[Tensor, "batch new"] | None = None,
+        steps: Sequence[Step] | None = None,
     ) -> Float[Tensor, "batch new d_model"]:
         """One forward pass over new positions; `state` grows by them. Returns their final states.
 
-        The unembedding is left out: a latent step needs none.
+        The unembedding is left out: a latent step needs none. `steps`: of the new positions; None: the answer's.
         """
+        new = embeddings.shape[1]
+        answer: Step = "answer"
+        state.steps = (*state.steps, *([answer] * new if steps is None else steps))
         if mask is None:
             mask = torch.ones(embeddings.shape[:2], dtype=torch.long, device=self.device)
         state.mask = torch.cat([state.mask, mask], dim=1)
-        return self.backend.forward(embeddings, state.mask, state.cache, hooks)
+        blind = any(state.knockouts)
+        hidden = hidden_keys(state.knockouts, state.steps, new, self.device) if blind else {}
+        return self.backend.forward(embeddings, state.mask, state.cache, hooks, hidden)
 
     def embed(self, tokens: Int[Tensor, "batch pos"]) -> Float[Tensor, "batch pos d_model"]:
         """Input embeddings of tokens."""
@@ -166,7 +183,9 @@ class LatentLoop:
         """
         state = self.start(tokens[:, -1:], shared=True)
         end = tokens.shape[1] if through_bot else -1
-        final = self._read(state, tokens[:, :end], mask[:, :end])
+        final = self._read(
+            state, tokens[:, :end], mask[:, :end], last="bot" if through_bot else "prompt"
+        )
         if through_bot:
             self._think(state, final)
         assert isinstance(state.cache, SharedPrefixCache)
@@ -178,18 +197,21 @@ class LatentLoop:
         tokens: Int[Tensor, "batch pos"],
         mask: Int[Tensor, "batch pos"],
         hooks: Hooks = (),
+        last: Step = "prompt",
     ) -> Float[Tensor, "batch pos d_model"]:
         embeddings = self.embed(tokens)
+        steps: list[Step] = [*["prompt"] * (tokens.shape[1] - 1), last]  # type: ignore[list-item]
         # A question of one token, with nothing behind it, has no position in front of its last.
         return (
-            self.advance(state, embeddings, hooks, mask.to(self.device))
+            self.advance(state, embeddings, hooks, mask.to(self.device), steps)
             if tokens.shape[1]
             else embeddings
         )
 
     def begin(self, state: LoopState, plan: HookPlan | None = None) -> LoopState:
         """Step `bot`, which yields z_0. Returns `state`."""
-        self._think(state, self.advance(state, self.embed(state.bot), _at(plan, "bot")))
+        hooks = _at(plan, "bot")
+        self._think(state, self.advance(state, self.embed(state.bot), hooks, steps=["bot"]))
         return state
 
     def think(self, state: LoopState, num_latents: int, plan: HookPlan | None = None) -> LoopState:
@@ -202,7 +224,7 @@ class LatentLoop:
         """One latent step, called `step` in the plan. Returns `state`."""
         # A copy is fed: a hook that writes in place must not reach the thoughts that are kept.
         fed = state.thoughts[-1][:, None].clone()
-        self._think(state, self.advance(state, fed, _at(plan, step)))
+        self._think(state, self.advance(state, fed, _at(plan, step), steps=[step]))
         return state
 
     def _think(self, state: LoopState, final: Float[Tensor, "batch pos d_model"]) -> None:
@@ -232,7 +254,8 @@ class LatentLoop:
         if not fed.shape[1]:
             return before
         seen = torch.cat([torch.ones_like(ends), mask.cpu()], dim=1).to(self.device)
-        final = self.advance(state, self.embed(fed), hooks, seen)
+        steps: list[Step] = [*(["eot"] * len(end)), *(["answer"] * tokens.shape[1])]  # type: ignore[list-item]
+        final = self.advance(state, self.embed(fed), hooks, seen, steps)
         return final[:, len(end) - 1 :] if len(end) else torch.cat([before, final], dim=1)
 
     def feed_tokens(

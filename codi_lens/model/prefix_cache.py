@@ -9,7 +9,7 @@ per row.
 `codi_lens.model.prefix_blocks` has the modules that compute on these entries.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import Any, Self
@@ -99,6 +99,12 @@ class NewPositions:
         assert self.cos is not None, "positions are learned, not rotated"
         assert self.sin is not None
         return torch.addcmul(x * self.cos, x.roll(x.shape[-1] // 2, dims=-1), self.sin)
+
+    def without(self, hidden: Bool[Tensor, "rows new keys"]) -> Self:
+        """The same positions, which cannot attend to some more keys."""
+        unseen = hidden[:, None].clone()
+        unseen[..., -self.unseen.shape[-1] :] |= self.unseen
+        return replace(self, unseen=unseen)
 
     def hide(
         self, scores: Float[Tensor, "rows heads pos key_pos"]
@@ -222,11 +228,17 @@ class SharedPrefixCache:
         ]
         return replace(self, entries=entries)
 
-    def begin_pass(self, model: HookedTransformer, mask: Int[Tensor, "rows pos"], new: int) -> None:
-        """Tells every layer of the positions that the next forward pass adds."""
+    def begin_pass(
+        self,
+        model: HookedTransformer,
+        mask: Int[Tensor, "rows pos"],
+        new: int,
+        hidden: Mapping[int, Bool[Tensor, "rows new keys"]],
+    ) -> None:
+        """Tells every layer of the positions that the next forward pass adds, and what they cannot see there."""
         now = NewPositions.of(model, mask, new)
-        for entry in self.entries:
-            entry.now = now
+        for layer, entry in enumerate(self.entries):
+            entry.now = now.without(hidden[layer]) if layer in hidden else now
 
     def select(self, rows: Sequence[int], index: Int[Tensor, " rows"]) -> Self:
         """The given rows, in that order, on the same prompts; `index` is `rows` on the device."""

@@ -10,9 +10,11 @@ from torch import Tensor
 from codi_lens.data.pairs import Pair
 from codi_lens.errors import UserError
 from codi_lens.model.hooked_codi import DECODED, HookedCodi
+from codi_lens.model.hooks import by_query
 from codi_lens.patching.experiments.base import Axes
 from codi_lens.patching.metrics import METRICS
-from codi_lens.patching.plan import BASE, DONOR, SOURCE, Plan
+from codi_lens.patching.plan import BASE, DONOR, SOURCE, Plan, grid_of
+from codi_lens.patching.settings import Settings
 
 
 class NotFinite(UserError):
@@ -40,6 +42,43 @@ def check_pairs(codi: HookedCodi, pairs: Sequence[Pair], num_latents: int) -> No
                 codi.tokens.check_length(len(codi.tokens.prompt(variant.question)) + behind)
             except UserError as error:
                 raise UserError(f"pair {pair.pair_id}, {side}: {error}") from error
+
+
+def check_patterns(codi: HookedCodi, pairs: Sequence[Pair], settings: Settings) -> None:
+    """Checks that attention patterns are exchanged between prompts of one length alone.
+
+    Raises:
+        UserError: names the first pair whose prompts differ in length.
+    """
+    if not _has_patterns(settings):
+        return
+    for pair in pairs:
+        lengths = [len(codi.tokens.prompt(side.question)) for side in (pair.clean, pair.corrupted)]
+        if lengths[0] != lengths[1]:
+            raise UserError(
+                f"pair {pair.pair_id}: its prompts have {lengths[0]} and {lengths[1]} tokens; attention patterns can "
+                "be exchanged between prompts of one length only (z, or q and k, can for any)"
+            )
+
+
+def without_unequal(
+    codi: HookedCodi, pairs: Sequence[Pair], donors: Sequence[Pair | None], settings: Settings
+) -> list[Pair | None]:
+    """The donors, where patterns are exchanged those whose prompt is as long alone."""
+    if not _has_patterns(settings):
+        return list(donors)
+
+    def length(pair: Pair) -> int:
+        return len(codi.tokens.prompt(pair.clean.question))
+
+    return [
+        donor if donor is not None and length(donor) == length(pair) else None
+        for pair, donor in zip(pairs, donors, strict=True)
+    ]
+
+
+def _has_patterns(settings: Settings) -> bool:
+    return any(by_query(site.name) for place in grid_of(settings) for site in place)
 
 
 def warn_of_hooks(codi: HookedCodi) -> None:

@@ -57,6 +57,7 @@ def decode_cells(
 
 
 def donor_given(
+    experiment: Experiment,
     codi: HookedCodi,
     readout: AnswerReadout,
     jobs: Sequence[Job],
@@ -65,19 +66,23 @@ def donor_given(
 ) -> list[Float[Tensor, "row column"] | None]:
     """For each pair with a donor: whether each resample cell gives the donor's answer."""
     given: list[Float[Tensor, "row column"] | None] = [None] * len(jobs)
-    if not any(job.donor for job in jobs):
+    effects = experiment.effects(settings)
+    if RESAMPLE not in effects or not any(job.donor for job in jobs):
         return given
     side = sides(settings.direction)[1]
-    cells = [job.plan.cells[settings.effects.index(RESAMPLE)] for job in jobs]
+    cells = [job.plan.cells[effects.index(RESAMPLE)] for job in jobs]
     rows, tokens = [], []
     for job, of_run, runs in zip(jobs, own, cells, strict=True):
         if job.donor is not None:
             answer = codi.tokens.answer(side_of(job.donor, side).answer)
-            rows += [of_run[run] for run in runs.flatten().tolist()]
-            tokens += [answer] * runs.numel()
+            present = runs[runs != NONE].tolist()
+            rows += [of_run[run] for run in present]
+            tokens += [answer] * len(present)
     says = iter(says_tokens(codi, readout.ended, rows, tokens))
     for i, (job, runs) in enumerate(zip(jobs, cells, strict=True)):
         if job.donor is not None:
-            flat = torch.tensor([float(next(says)) for _ in range(runs.numel())])
-            given[i] = flat.reshape(runs.shape)
+            own_given = torch.full(runs.shape, torch.nan)
+            for cell in (runs != NONE).nonzero().tolist():
+                own_given[tuple(cell)] = float(next(says))
+            given[i] = own_given
     return given

@@ -25,12 +25,13 @@ from codi_lens.patching.plan import (
     NONE,
     SOURCE,
     Given,
+    Place,
     Plan,
     Runs,
     SourceOf,
     grid_of,
     patches,
-    site_at,
+    place_at,
 )
 from codi_lens.patching.schedule import Run
 from codi_lens.patching.settings import Label, Settings
@@ -45,9 +46,11 @@ class Cell:
 
     runs: Runs
     settings: Settings
-    places: Sequence[Site]
+    places: Sequence[Place]
     source: SourceOf
     random: SourceOf
+    capture: tuple[Site, ...] = ()
+    """What its runs keep."""
     made: dict[str, int] = field(default_factory=dict)
 
     def run(self, effect: str) -> int:
@@ -58,7 +61,8 @@ class Cell:
 
     def patched(self, source: SourceOf, thoughts_from: int | None = None) -> int:
         """A base run with something put in at every place."""
-        return self.runs.add(Run(BASE, patches(self.places, source), thoughts_from))
+        run = Run(BASE, patches(self.places, source), thoughts_from, self.capture)
+        return self.runs.add(run)
 
     def control(self, source: SourceOf) -> int:
         """As the main effect has it, but with something else put in."""
@@ -100,24 +104,23 @@ def cell_plan(
 
     `places` goes row by row, column by column.
     """
-    together = [[site_at(settings, *place) for place in cell] for cell in places]
+    together = [[place_at(settings, *place) for place in cell] for cell in places]
     grid = grid_of(settings)
     runs = Runs(grid, given.with_donor)
-    random = random_directions(settings, given.pair_id, given.d_model)
+    random = random_directions(settings.seed, given.pair_id)
     cells = [add_cell(Cell(runs, settings, cell, given.source, random)) for cell in together]
     index = torch.tensor(cells).T.reshape(len(settings.effects), len(settings.layers), -1)
     return Plan(tuple(runs.all), index, grid)
 
 
-def random_directions(settings: Settings, pair_id: int, d_model: int) -> SourceOf:
+def random_directions(seed: int, pair_id: int) -> SourceOf:
     """The base's activation, displaced as far as the source's, in a direction of the site's own."""
 
     def displaced(site: Site) -> Intervention:
         # A hash, so that a direction depends on pair and site alone and not on what runs beside it.
-        text = f"{settings.seed}/{pair_id}/{site.name}/{site.step}".encode()
-        seed = int.from_bytes(hashlib.sha256(text).digest()[:8], "big") >> 1
-        generator = torch.Generator().manual_seed(seed)
-        direction = torch.randn(d_model, generator=generator, dtype=torch.float64)
-        return RandomDirection((BASE, SOURCE), direction / direction.norm())
+        part = "" if site.part is None else f"/{site.part}"
+        text = f"{seed}/{pair_id}/{site.name}/{site.step}{part}".encode()
+        number = int.from_bytes(hashlib.sha256(text).digest()[:8], "big") >> 1
+        return RandomDirection((BASE, SOURCE), number)
 
     return displaced

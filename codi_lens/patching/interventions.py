@@ -5,13 +5,16 @@ else. `values` is the same for several of a kind at once, and worth overriding w
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import ClassVar, Self
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
+
+from codi_lens.errors import UserError
 
 Activation = Float[Tensor, "..."]
 
@@ -40,9 +43,9 @@ class Intervention(ABC):
         given = zip(many, own, *read, strict=True)
         return torch.stack([one.value(mine, *theirs) for one, mine, *theirs in given])
 
-    def shifted(self, by: int) -> Self:
-        """The same, with the runs that it looks at further down a list."""
-        return replace(self, reads=tuple(run + by for run in self.reads))
+    def renumbered(self, number: Mapping[int, int] | Sequence[int]) -> Self:
+        """The same, with the runs that it looks at under other numbers."""
+        return replace(self, reads=tuple(number[run] for run in self.reads))
 
 
 @dataclass(frozen=True)
@@ -66,28 +69,48 @@ class Constant(Intervention):
     constant: Activation
 
     def value(self, own: Activation, *read: Activation) -> Activation:
-        return self.constant.to(own)
+        return _like(self.constant, own)
+
+
+@dataclass(frozen=True)
+class Add(Intervention):
+    """own + scale · vector: steering (Turner et al., arXiv 2308.10248)."""
+
+    vector: Activation
+    scale: float = 1.0
+
+    def value(self, own: Activation, *read: Activation) -> Activation:
+        return own + self.scale * _like(self.vector, own)
 
 
 @dataclass(frozen=True)
 class RandomDirection(Intervention):
-    """base + ‖source − base‖ · direction: as large a displacement as the source's, to somewhere else.
+    """base + ‖source − base‖ · u, u drawn uniformly from the sphere: as large a displacement, to somewhere else.
 
-    Reads the base and the source; `direction` has length 1.
+    Reads the base and the source.
     """
 
     passes_on = True
-    direction: Activation
+    seed: int
 
     def value(self, own: Activation, *read: Activation) -> Activation:
-        base, source = read
-        return base + (source - base).norm(dim=-1, keepdim=True) * self.direction.to(own)
+        return self.values([self], own[None], *(one[None] for one in read))[0]
 
     @classmethod
     def values(cls, many: Sequence[Self], own: Activation, *read: Activation) -> Activation:
-        directions = torch.stack([one.direction.to(own) for one in many])
         base, source = read
-        return base + (source - base).norm(dim=-1, keepdim=True) * directions
+        size = own[0].numel()
+        directions = torch.stack([unit_vector(one.seed, size) for one in many]).to(own)
+        distance = (source - base).flatten(1).norm(dim=-1, keepdim=True)
+        return base + (distance * directions).view_as(base)
+
+
+@lru_cache(maxsize=2**14)
+def unit_vector(seed: int, size: int) -> Float[Tensor, " size"]:
+    """A vector of length 1, uniform over directions; in float64."""
+    generator = torch.Generator().manual_seed(seed)
+    direction = torch.randn(size, generator=generator, dtype=torch.float64)
+    return direction / direction.norm()
 
 
 @dataclass(frozen=True)
@@ -108,3 +131,12 @@ def from_run(run: int) -> FromRun:
 def constant(value: Activation) -> Constant:
     """A value."""
     return Constant((), value)
+
+
+def _like(value: Activation, own: Activation) -> Activation:
+    """A value in the shape of what it takes the place of; a number stands for all of it."""
+    if value.numel() not in (1, own.numel()):
+        shapes = f"{tuple(value.shape)}; it goes where {tuple(own.shape)} is"
+        raise UserError(f"the value to put in has shape {shapes}")
+    value = value.to(own)
+    return value.reshape(own.shape) if value.numel() == own.numel() else value.expand_as(own)

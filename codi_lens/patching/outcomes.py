@@ -1,34 +1,40 @@
 """From a plan to outcomes: batches of pairs through the engine, metrics for every cell."""
 
 from collections.abc import Callable, Container, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from torch.nn.functional import pad
+from torch.nn.utils.rnn import pad_sequence
 
 from codi_lens.data.donors import choose_donors
 from codi_lens.data.pairs import Pair, side_of
-from codi_lens.errors import whole_number
+from codi_lens.errors import UserError, whole_number
 from codi_lens.memory import fitting_rows, in_batches
 from codi_lens.model.hooked_codi import HookedCodi
 from codi_lens.patching.answer_logits import sides
-from codi_lens.patching.checks import check_finite, check_pairs, warn_of_hooks
+from codi_lens.patching.checks import (
+    check_finite,
+    check_pairs,
+    check_patterns,
+    warn_of_hooks,
+    without_unequal,
+)
 from codi_lens.patching.decoding import Decode, decode_cells, donor_given, to_decode
 from codi_lens.patching.effects import RESAMPLE
 from codi_lens.patching.engine import ThoughtsDone, run_batch
 from codi_lens.patching.experiments import Experiment, experiment_named
-from codi_lens.patching.interventions import constant
 from codi_lens.patching.metrics import measure
-from codi_lens.patching.plan import BASE, NONE, SOURCE, Given, Job, grid_of
+from codi_lens.patching.places import served_heads
+from codi_lens.patching.plan import BASE, NONE, SOURCE, Given, Job, Place, Plan
 from codi_lens.patching.readout import READOUTS, AnswerReadout
+from codi_lens.patching.replacements import Replacement, make_replacement
 from codi_lens.patching.result import DONOR_GIVEN, Cell, PairOutcome, RunRecord
 from codi_lens.patching.schedule import Run, shifted
 from codi_lens.patching.settings import Settings
-from codi_lens.patching.similarity import similarities
-
-Saved = Sequence[Float[Tensor, "layer position d_model"]]
-"""For each pair, source activations to patch in instead of the run's own."""
+from codi_lens.patching.splitting import merged, parts_of
 
 
 @dataclass(frozen=True)
@@ -48,7 +54,7 @@ def sweep_pairs(
     *,
     batch_rows: int | None = None,
     decode: Decode = "none",
-    saved: Saved | None = None,
+    replacement: Replacement | None = None,
     part: slice = slice(None),
     done: Container[int] = (),
     stopped: Callable[[], bool] = lambda: False,
@@ -56,8 +62,9 @@ def sweep_pairs(
     """Runs an experiment over the pairs, several side by side; yields each pair's outcome in order.
 
     Args:
-        batch_rows: runs side by side, at most (a pair is never split); None: as many as should fit in
-            memory, and half as many whenever they do not.
+        batch_rows: runs side by side, at most: a pair that has more is run in parts. None: as many as should fit
+            in memory, and half as many whenever they do not.
+        replacement: what is put in; None: what the settings name, means taken over the pairs themselves.
         part: which of the pairs to run here; donors are drawn from all of them.
         done: ids of pairs that are not needed again. Batches and donors are as if they were,
             so that the others come out as they would beside them.
@@ -73,13 +80,9 @@ def sweep_pairs(
         batch_rows = whole_number(batch_rows, "batch_rows", at_least=1)
     experiment = experiment_named(experiment)
     experiment.check(settings)
-    donors: Sequence[Pair | None] = [None] * len(pairs)
-    if settings.controls:
-        donors = choose_donors(pairs, sides(settings.direction)[1], settings.seed)
-    jobs = [
-        make_job(experiment, codi, pair, settings, donor, None if saved is None else saved[i])
-        for i, (pair, donor) in list(enumerate(zip(pairs, donors, strict=True)))[part]
-    ]
+    jobs, size = make_jobs(
+        experiment, codi, pairs, settings, replacement=replacement, batch_rows=batch_rows, part=part
+    )
     if not jobs:
         return
 
@@ -89,47 +92,77 @@ def sweep_pairs(
         outcomes = _run_batch(experiment, codi, batch, settings, decode)
         return [outcome for outcome in outcomes if outcome.pair.pair_id not in done]
 
-    size = fitting_pairs(codi, jobs, settings, batch_rows)
-    yield from in_batches(jobs, size, run, halve=batch_rows is None, stopped=stopped)
+    batches = in_batches(jobs, size, run, halve=batch_rows is None, stopped=stopped)
+    yield from merged(batches, [job.pair.pair_id for job in jobs])
 
 
-def fitting_pairs(
-    codi: HookedCodi, jobs: Sequence[Job], settings: Settings, batch_rows: int | None = None
-) -> int:
-    """Pairs side by side that keep to `batch_rows`; None: that memory should allow."""
-    if batch_rows is None:
-        answers = [job.answer for job in jobs]
-        prompts = [codi.tokens.prompt(job.pair.clean.question) for job in jobs]
-        batch_rows = fitting_rows(
-            codi.model.cfg,
-            codi.loop.device,
-            prompt=max(map(len, prompts)),
-            latents=settings.num_latents,
-            answer=len(codi.tokens.end()) + max(len(a.stem) + len(a.clean) for a in answers),
-        )
-    return max(1, batch_rows // max(len(job.plan.runs) for job in jobs))
-
-
-def make_job(
+def make_jobs(
     experiment: Experiment,
     codi: HookedCodi,
-    pair: Pair,
+    pairs: Sequence[Pair],
     settings: Settings,
-    donor: Pair | None = None,
-    saved: Float[Tensor, "layer position d_model"] | None = None,
-) -> Job:
-    """The plan and the answer tokens of one pair.
+    *,
+    replacement: Replacement | None = None,
+    batch_rows: int | None = None,
+    part: slice = slice(None),
+) -> tuple[list[Job], int]:
+    """The pairs of a part, or parts of them, ready to run; and how many go side by side.
 
-    Args:
-        donor: the pair whose source run is the resample control's, where there is one.
-        saved: source activations to patch in instead of the run's own.
+    Arguments and errors as in `sweep_pairs`.
     """
-    given = Given(pair.pair_id, codi.model.cfg.d_model, donor is not None)
-    if saved is not None:
-        values = dict(zip(grid_of(settings), saved.flatten(0, 1), strict=True))
-        given = replace(given, source=lambda site: constant(values[site]))
-    plan = experiment.plan(settings, given)
-    return Job(pair, plan, READOUTS[settings.answer_start].answer(codi, pair), donor)
+    check_patterns(codi, pairs, settings)
+    if replacement is None:
+        places = experiment.places(settings)
+        replacement = make_replacement(codi, settings, pairs, places=places)
+    rows = batch_rows or rows_that_fit(codi, pairs, settings)
+    readout = READOUTS[settings.answer_start]
+    jobs = [
+        Job(pair, plan, readout.answer(codi, pair), donor)
+        for pair, donor, whole in planned(experiment, codi, pairs, settings, replacement, part)
+        for plan in parts_of(whole, rows)
+    ]
+    return jobs, max(1, rows // max((len(job.plan.runs) for job in jobs), default=1))
+
+
+def planned(
+    experiment: Experiment,
+    codi: HookedCodi,
+    pairs: Sequence[Pair],
+    settings: Settings,
+    replacement: Replacement,
+    part: slice = slice(None),
+) -> Iterator[tuple[Pair, Pair | None, Plan]]:
+    """Each pair of the part, the pair whose source run may stand in for its own, and its plan.
+
+    Raises:
+        UserError: an intervention that takes from another pair, and a pair that has no other.
+    """
+    donors: Sequence[Pair | None] = [None] * len(pairs)
+    if settings.controls or replacement.needs_donor:
+        donors = choose_donors(pairs, sides(settings.direction)[1], settings.seed)
+        donors = without_unequal(codi, pairs, donors, settings)
+    for i in range(len(pairs))[part]:
+        pair, donor = pairs[i], donors[i]
+        if replacement.needs_donor and donor is None:
+            raise UserError(
+                f"pair {pair.pair_id}: no other pair to take activations from; give more pairs"
+            )
+        cfg, source = codi.model.cfg, replacement.source(i)
+        given = Given(pair.pair_id, cfg.n_layers, served_heads(cfg), donor is not None, source)
+        yield pair, donor, experiment.plan(settings, given)
+
+
+def rows_that_fit(codi: HookedCodi, pairs: Sequence[Pair], settings: Settings) -> int:
+    """Runs side by side that memory should allow."""
+    readout = READOUTS[settings.answer_start]
+    answers = [readout.answer(codi, pair) for pair in pairs]
+    return fitting_rows(
+        codi.model.cfg,
+        codi.loop.device,
+        prompt=max(len(codi.tokens.prompt(pair.clean.question)) for pair in pairs),
+        latents=settings.num_latents,
+        answer=len(codi.tokens.end()) + max(len(a.stem) + len(a.clean) for a in answers),
+    )
 
 
 def run_jobs(
@@ -170,13 +203,22 @@ def _run_batch(
     values = measure(readout, own, settings)
     wanted = [to_decode(experiment, job, decode) for job in jobs]
     decoded = decode_cells(codi, readout, own, wanted)
-    donated = donor_given(codi, readout, jobs, own, settings)
+    donated = donor_given(experiment, codi, readout, jobs, own, settings)
     outcomes, start = [], 0
     for index, job in enumerate(jobs):
         captured = _captured(done, job, start, settings)
         check_finite(values[index], job.plan, experiment.axes(settings), job.pair)
         outcomes.append(
-            _outcome(codi, job, values[index], decoded[index], donated[index], captured, settings)
+            _outcome(
+                experiment,
+                codi,
+                job,
+                values[index],
+                decoded[index],
+                donated[index],
+                captured,
+                settings,
+            )
         )
         start += len(job.plan.runs)
     return outcomes
@@ -185,10 +227,17 @@ def _run_batch(
 def _captured(done: ThoughtsDone, job: Job, start: int, settings: Settings) -> _Captured:
     """Collects what the runs of one pair were told to capture; `start` is the first of them."""
     plan, kept = job.plan, done.captured
-    shape = (len(settings.layers), len(settings.positions), -1)
+
+    def at(run: int, place: Place) -> Tensor:
+        """All of a place side by side; nothing of a pattern."""
+        parts = [kept[start + run, site].flatten() for site in place if (start + run, site) in kept]
+        return torch.cat(parts or [done.state.final_states[-1].new_empty(0)]).cpu()
+
     base, source = (
-        torch.stack([kept[start + run, site] for site in plan.grid]).reshape(shape).cpu()
-        for run in (BASE, SOURCE)
+        pad_sequence([at(run, place) for place in plan.grid], True) for run in (BASE, SOURCE)
+    )
+    base, source = (
+        one.reshape(len(settings.layers), len(settings.positions), -1) for one in (base, source)
     )
     generated = None
     if plan.generated is not None:
@@ -196,12 +245,14 @@ def _captured(done: ThoughtsDone, job: Job, start: int, settings: Settings) -> _
             (*plan.generated.shape[:-1], base.shape[-1]), torch.nan, dtype=base.dtype
         )
         for cell in (plan.generated[..., 0] != NONE).nonzero().tolist():
-            run, site = plan.generated[tuple(cell)].tolist()
-            generated[tuple(cell)] = kept[start + run, plan.grid[site]]
+            run, place = plan.generated[tuple(cell)].tolist()
+            own = at(run, plan.grid[place])
+            generated[tuple(cell)] = pad(own, (0, base.shape[-1] - len(own)))
     return _Captured(base, source, generated)
 
 
 def _outcome(
+    experiment: Experiment,
     codi: HookedCodi,
     job: Job,
     values: dict[str, Float[Tensor, " runs"]],
@@ -215,13 +266,16 @@ def _outcome(
     for name, value in values.items():
         own = value[cells.clamp(min=0)]
         metrics[name] = own.masked_fill(cells == NONE, torch.nan)
-    if settings.controls:
+    if RESAMPLE in experiment.effects(settings):
         metrics[DONOR_GIVEN] = torch.full_like(metrics["flipped"], torch.nan)
         if donated is not None:
-            metrics[DONOR_GIVEN][settings.effects.index(RESAMPLE)] = donated.to(metrics["flipped"])
+            metrics[DONOR_GIVEN][experiment.effects(settings).index(RESAMPLE)] = donated.to(
+                metrics["flipped"]
+            )
     if captured.generated is not None:
-        generated = (captured.generated, captured.base, captured.source)
-        metrics |= similarities(*generated, settings.direction)
+        metrics |= experiment.derived(
+            codi, settings, captured.generated, captured.base, captured.source
+        )
     base, source = (
         RunRecord(
             {name: float(value[run]) for name, value in values.items()},

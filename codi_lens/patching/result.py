@@ -67,6 +67,8 @@ class Sweep:
     outcomes: tuple[PairOutcome, ...]
     has_eot: bool = True
     """Whether the model has tokens between thoughts and answer."""
+    served_heads: int = 1
+    """How many heads share a key/value head."""
     foreign_hooks: tuple[str, ...] = ()
     """Where on the model somebody else's hooks hung, which the runs went through."""
 
@@ -156,7 +158,9 @@ class Sweep:
     @cached_property
     def zeros(self) -> Bool[Tensor, "effect row column"]:
         """Cells that are zero by construction (`patching.structural_zeros`)."""
-        plan = self.experiment.plan(self.settings, Given(0, 1, with_donor=True))
+        plan = self.experiment.plan(
+            self.settings, Given(0, self.num_layers, self.served_heads, with_donor=True)
+        )
         latents = self.settings.num_latents
         last: Step = "eot" if self.has_eot else latents - 1 if latents else "bot"
         read = READOUTS[self.settings.answer_start].steps(self.empty_stem, last)

@@ -6,11 +6,12 @@ intervention comes later, is read off the prompt's one unpatched run. `batches` 
 """
 
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from codi_lens.errors import UserError
 from codi_lens.model.hooks import Site, Step
+from codi_lens.model.knockouts import Knockout
 from codi_lens.patching.interventions import Intervention
 
 
@@ -33,19 +34,23 @@ class Run:
     """Run whose thoughts are fed at every latent step, instead of this run's own."""
     capture: tuple[Site, ...] = ()
     """Places whose activation (before any patch there) is to be kept."""
+    knockouts: tuple[Knockout, ...] = ()
+    """What its steps cannot attend to."""
 
 
 def shifted(runs: Sequence[Run], by_runs: int, by_prompts: int) -> list[Run]:
     """The same runs further down a list: every reference to a run or a prompt moved along."""
-    return [
-        Run(
-            run.prompt + by_prompts,
-            tuple(Patch(p.site, p.intervention.shifted(by_runs)) for p in run.patches),
-            None if run.thoughts_from is None else run.thoughts_from + by_runs,
-            run.capture,
-        )
-        for run in runs
-    ]
+    number = range(by_runs, by_runs + len(runs))
+    return [replace(renumbered(run, number), prompt=run.prompt + by_prompts) for run in runs]
+
+
+def renumbered(run: Run, number: Mapping[int, int] | Sequence[int]) -> Run:
+    """The run with every reference to a run exchanged for its number."""
+    return replace(
+        run,
+        patches=tuple(Patch(p.site, p.intervention.renumbered(number)) for p in run.patches),
+        thoughts_from=None if run.thoughts_from is None else number[run.thoughts_from],
+    )
 
 
 @dataclass(frozen=True)
@@ -97,12 +102,14 @@ def _first_steps(runs: Sequence[Run], num_latents: int) -> list[int]:
     first = [never] * len(runs)
     for index, run in enumerate(runs):
         patched = [patch.site.step for patch in run.patches]
-        for step in (*patched, *(site.step for site in run.capture)):
-            if step not in steps:
+        blind = [step for knockout in run.knockouts for step in knockout.queries]
+        for step in (*patched, *blind, *(site.step for site in run.capture)):
+            if step not in steps and step != "answer":
                 raise UserError(
                     f"no step {step!r} for a run; this one has bot, eot and {num_latents} latent steps"
                 )
-        first[index] = min([never, *(steps[step] for step in patched)])  # type: ignore[index]
+        # Who cannot see something in the answer has a row of its own when it begins.
+        first[index] = min([never, *(steps.get(step, never - 1) for step in patched + blind)])  # type: ignore[arg-type]
     changed = True
     while changed:  # once more for every link of a chain of runs that are fed each other's thoughts
         changed = False

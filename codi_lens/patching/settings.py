@@ -1,6 +1,7 @@
 """What is patched, and how it is read: everything that a result depends on beside model and pairs."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from numbers import Real
 
@@ -9,10 +10,10 @@ from codi_lens.choices import (
     DIRECTIONS,
     EFFECT_CHOICES,
     EFFECTS,
-    SITES,
+    ROUTE_VALUES,
     Direction,
     EffectChoice,
-    ResidSite,
+    RouteValues,
 )
 from codi_lens.errors import UserError, one_of, whole_number
 
@@ -31,10 +32,10 @@ class Settings:
 
     num_latents: int
     layers: tuple[Label, ...]
-    """Layers, and "thought"."""
+    """Rows: layers, and places in them; see `patching.places`."""
     positions: tuple[Label, ...]
     """Latent positions, and "bot" and "eot"."""
-    site: ResidSite = "resid_post"
+    site: str = "resid_post"
     effect: EffectChoice = "total"
     direction: Direction = "denoise"
     answer_start: str = "stem"
@@ -44,6 +45,19 @@ class Settings:
     """In logits: pairs whose clean and corrupted runs are closer have no recovery."""
     controls: bool = False
     seed: int = 0
+    intervention: str = "source"
+    """What is put in (`patching.replacements`)."""
+    alpha: float = 1.0
+    """Steering: how much of the vector is added."""
+    starts: tuple[Label, ...] = ()
+    """Iterative patching: positions at which chains start; (): the first."""
+    senders: tuple[str, ...] = ()
+    """Path patching: places with their steps, such as "2.1@3"; so are the receivers."""
+    receivers: tuple[str, ...] = ()
+    window: int = 0
+    """Routes, knockout: layers in a window, each window a row of its own; 0: all layers together alone."""
+    values: RouteValues = "source"
+    """Routes: whose activations are exchanged; see `experiments.routes`."""
 
     @property
     def effects(self) -> tuple[str, ...]:
@@ -53,12 +67,12 @@ class Settings:
 
     def __post_init__(self) -> None:
         for name, known in (
-            ("site", SITES),
             ("effect", EFFECT_CHOICES),
             ("direction", DIRECTIONS),
+            ("values", ROUTE_VALUES),
         ):
             one_of(getattr(self, name), known, name)
-        for name in ("num_latents", "seed"):
+        for name in ("num_latents", "seed", "window"):
             object.__setattr__(self, name, whole_number(getattr(self, name), name))
         if not isinstance(self.controls, bool):
             raise UserError(f"controls is {self.controls!r}; it must be True or False")
@@ -66,3 +80,15 @@ class Settings:
         if isinstance(gap, bool) or not isinstance(gap, Real) or not 0 <= gap < math.inf:
             raise UserError(f"min_gap is {gap!r}; it must be a number of logits, 0 or more")
         object.__setattr__(self, "min_gap", float(gap))
+        if (
+            isinstance(self.alpha, bool)
+            or not isinstance(self.alpha, Real)
+            or not math.isfinite(self.alpha)
+        ):
+            raise UserError(f"alpha is {self.alpha!r}; it must be a finite number")
+        object.__setattr__(self, "alpha", float(self.alpha))
+        for name in ("starts", "senders", "receivers"):
+            given = getattr(self, name)
+            if isinstance(given, str) or not isinstance(given, Sequence):
+                raise UserError(f"{name} is {given!r}; it must be a list")
+            object.__setattr__(self, name, tuple(given))

@@ -34,15 +34,15 @@ WITHIN = {
     "resid_post": 4,
 }
 """Hook point, or module of hook points, in a layer -> the height at which a change there enters the stream."""
-SEEN_LATER = ("ln1", "attn.hook_k", "attn.hook_v")
+SEEN_LATER = ("ln1", "attn.hook_k", "attn.hook_v", "attn.hook_rot_k", "attn.k_norm")
 """Hook points in a layer through which a change reaches later steps by that layer's attention."""
 Heights = dict[Step | str, int]
 
 
-def height(site: Site) -> int:
-    """Where a change at a hook point enters the residual stream."""
-    if site.name == "hook_embed":
-        return 0
+def height(site: Site, num_layers: int = 0) -> int:
+    """Where a change at a hook point enters the residual stream; the final norm is above all layers."""
+    if str(site.name).startswith("ln_final"):
+        return 4 * num_layers
     found = re.fullmatch(r"blocks\.(\d+)\.(?:hook_)?(\w+)(?:\..*)?", str(site.name))
     layer, place = found.groups() if found else ("0", "resid_pre")  # unknown: as low as can be
     return 4 * int(layer) + WITHIN.get(place, 0)
@@ -73,7 +73,7 @@ def heights(
         sites = changed.get(step, ())
         thought = (found if fed is None else fed).get(before, NOWHERE)  # type: ignore[arg-type]
         by_thought = 0 if isinstance(step, int) and thought < NOWHERE else NOWHERE
-        found[step] = min([later, by_thought, *map(height, sites)])
+        found[step] = min([later, by_thought, *(height(site, num_layers) for site in sites)])
         layer = -(-found[step] // 4)  # the first whose input differs
         through_stream = 4 * layer + 1 if layer < num_layers else NOWHERE
         later = min([later, through_stream, *map(_later, sites)])
@@ -112,7 +112,12 @@ def structural_zeros(
     def changes(patch: Patch) -> bool:
         """Whether what goes in can differ from the base run's: else nothing is changed."""
         site, reads = patch.site, patch.intervention.reads
-        differs = any(of(run)[site.step] <= height(site) for run in reads)  # type: ignore[index]
+        if site.name == "hook_embed" and isinstance(site.step, int):
+            # The thought that a run makes is read, whatever it is fed.
+            before = steps[steps.index(site.step) - 1]
+            differs = any(of(run)[before] < NOWHERE for run in reads)
+        else:
+            differs = any(of(run)[site.step] <= height(site, num_layers) for run in reads)  # type: ignore[index]
         return differs or not patch.intervention.passes_on
 
     zero = [

@@ -17,6 +17,7 @@ from codi_lens.data.pairs import Pair, pairs_digest
 from codi_lens.errors import UserError
 from codi_lens.memory import peak_memory
 from codi_lens.model.hooked_codi import HookedCodi
+from codi_lens.patching.places import served_heads
 from codi_lens.patching.result import Sweep
 from codi_lens.patching.settings import Settings
 
@@ -50,6 +51,7 @@ def describe_model(codi: HookedCodi) -> dict[str, Any]:
         "answer_stem": codi.config.answer_stem,
         "judge": codi.config.judge,
         "num_layers": codi.model.cfg.n_layers,
+        "served_heads": served_heads(codi.model.cfg),
         "d_model": codi.model.cfg.d_model,
         "trained_latents": codi.config.num_latents,
         "empty_stem": not codi.tokens.stem(),

@@ -116,6 +116,7 @@ def _load(folder: Path, manifest: dict[str, Any]) -> Sweep:
         model["num_layers"],
         model["empty_stem"],
         tuple(outcomes),
+        served_heads=model.get("served_heads", 1),  # the first records are of rows without heads
         has_eot=model.get("has_eot", True),  # the first models that were supported all have one
         foreign_hooks=tuple(manifest.get("foreign_hooks", ())),
     )
@@ -190,7 +191,9 @@ def _compare(folder: Path, name: str, written: Mapping[str, Any]) -> None:
 def _own_files(manifest: Mapping[str, Any]) -> set[str]:
     """What every record of this experiment has, beside figures."""
     settings = _settings(manifest)
-    plan = experiment_named(manifest["experiment"]).plan(settings, Given(0, 1))
+    plan = experiment_named(manifest["experiment"]).plan(
+        settings, Given(0, manifest["model"]["num_layers"])
+    )
     always = {_results(manifest), AGGREGATES, METRICS, _activations(settings)}
     return always if plan.generated is None else always | {GENERATED}
 

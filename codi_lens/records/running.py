@@ -20,7 +20,7 @@ from codi_lens.files import expand
 from codi_lens.model.hooked_codi import HookedCodi
 from codi_lens.patching.checks import check_pairs
 from codi_lens.patching.experiments import Experiment, experiment_named
-from codi_lens.patching.outcomes import Saved
+from codi_lens.patching.replacements import Replacement
 from codi_lens.patching.result import PairOutcome, Sweep
 from codi_lens.patching.settings import Settings
 from codi_lens.patching.sweep import make_settings
@@ -47,7 +47,7 @@ def run(
     settings: Settings | None = None,
     batch_rows: int | None = None,
     answers: Answers = "none",
-    saved: Saved | None = None,
+    replacement: Replacement | None = None,
     progress: bool = True,
     pages: Callable[[Sweep], Mapping[str, str]] = lambda _: NOTHING,
     on_pair: Callable[[PairOutcome, int], None] = lambda *_: None,
@@ -69,7 +69,7 @@ def run(
         settings: as `make_settings` makes them; None: all layers and latents, and the defaults.
         batch_rows: runs side by side, at most; None: as many as fit in memory.
         answers: patched answers to decode: of no cell, of the five top ones, of all.
-        saved: for each pair the source activations to patch in, instead of the source run's own.
+        replacement: what is put in (`patching.replacements`); None: what the settings name.
         progress: whether to show a progress bar.
         pages: makes further files of the record (name -> text) from the sweep, such as figures.
         on_pair: called with every pair's outcome, and how many are done with it.
@@ -89,7 +89,14 @@ def run(
     check_pairs(codi, pairs, settings.num_latents)
     one_of(answers, ANSWERS, "answers")
     work = Work(
-        experiment_named(experiment), codi, pairs, settings, batch_rows, answers, saved, processes
+        experiment_named(experiment),
+        codi,
+        pairs,
+        settings,
+        batch_rows,
+        answers,
+        replacement,
+        processes,
     )
     header = work.header() | dict(call)
     found = processes.from_first("" if processes.index else _found(folder, resume))

@@ -11,7 +11,8 @@ from codi_lens.data.pairs import Pair
 from codi_lens.model.hooked_codi import HookedCodi
 from codi_lens.patching.decoding import Decode
 from codi_lens.patching.experiments import Experiment
-from codi_lens.patching.outcomes import Saved, sweep_pairs
+from codi_lens.patching.outcomes import sweep_pairs
+from codi_lens.patching.replacements import Replacement
 from codi_lens.patching.result import PairOutcome, Sweep
 from codi_lens.patching.settings import Settings
 from codi_lens.patching.sweep import make_sweep
@@ -36,7 +37,7 @@ class Work:
     settings: Settings
     batch_rows: int | None
     answers: Answers
-    saved: Saved | None
+    replacement: Replacement | None
     here: Processes
 
     def header(self) -> Entry:
@@ -46,8 +47,13 @@ class Work:
             "pair_ids": [pair.pair_id for pair in self.pairs],
             "batch_rows": self.batch_rows,
             "answers": self.answers,
-            "activations": None if self.saved is None else tensors_digest(self.saved),
+            "activations": self._constants(),
         }
+
+    def _constants(self) -> str | None:
+        """The digest of the tensors that are put in, if they are known beforehand."""
+        constants = () if self.replacement is None else self.replacement.constants
+        return tensors_digest(constants) if len(constants) else None
 
 
 def swept(
@@ -64,7 +70,7 @@ def swept(
             work.settings,
             batch_rows=work.batch_rows,
             decode="none" if top else DECODE[work.answers],
-            saved=work.saved,
+            replacement=work.replacement,
             part=work.here.part(len(work.pairs)),
             done=frozenset(done),
             stopped=lambda: ctrl_c.pressed,

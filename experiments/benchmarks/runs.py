@@ -21,7 +21,7 @@ from codi_lens.memory import in_batches
 from codi_lens.model.hooks import replace
 from codi_lens.patching.experiments import POSITIONS
 from codi_lens.patching.metrics import measure
-from codi_lens.patching.outcomes import fitting_pairs, make_job, own_rows, run_jobs
+from codi_lens.patching.outcomes import make_jobs, own_rows, run_jobs
 from codi_lens.patching.plan import Job
 from codi_lens.patching.settings import Settings
 from codi_lens.patching.sweep import make_settings
@@ -62,8 +62,8 @@ def make_work(bench: Bench, batch_rows: int | None, sample: int, seed: int = 0) 
     """Plans for all pairs, and a random sample of their cells with the source's activations."""
     codi = bench.codi
     settings = make_settings(codi)
-    jobs = [make_job(POSITIONS, codi, pair, settings) for pair in bench.pairs]
-    work = Work(bench, jobs, settings, fitting_pairs(codi, jobs, settings, batch_rows))
+    jobs, size = make_jobs(POSITIONS, codi, bench.pairs, settings, batch_rows=batch_rows)
+    work = Work(bench, jobs, settings, size)
     draw = random.Random(seed)
     grid = [
         (i, la, k) for i in range(len(jobs)) for la in settings.layers for k in settings.positions

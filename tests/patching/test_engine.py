@@ -9,7 +9,7 @@ from codi_lens.patching import readout as reading
 from codi_lens.patching.engine import run_batch
 from codi_lens.patching.experiments import POSITIONS
 from codi_lens.patching.interventions import from_run
-from codi_lens.patching.outcomes import make_job, own_rows, run_jobs
+from codi_lens.patching.outcomes import make_jobs, own_rows, run_jobs
 from codi_lens.patching.schedule import Patch, Run, batches
 from codi_lens.patching.sweep import make_settings
 from tests.laws.oracle import captured
@@ -104,7 +104,7 @@ def test_a_step_at_which_rows_cannot_be_patched(tiny, step):
 @pytest.mark.parametrize("positions", [None, ("bot", 0, 1, 2)])
 def test_the_batch_grows_as_rows_join(tiny, positions):
     settings = make_settings(tiny, positions=positions)
-    jobs = [make_job(POSITIONS, tiny, pair, settings) for pair in PAIRS[:2]]
+    jobs, _ = make_jobs(POSITIONS, tiny, PAIRS[:2], settings)
     sizes = []
 
     def look(activation, hook):
@@ -130,7 +130,7 @@ def test_the_batch_grows_as_rows_join(tiny, positions):
 def test_the_engine_equals_user_hooks_on_the_plain_path(tiny):
     """All cells, all logits at the clean answer, against `run_with_hooks` on stock attention."""
     settings = make_settings(tiny, positions=["bot", 0, 1, 2, "eot"], layers=["thought", 0, 1, 2])
-    jobs = [make_job(POSITIONS, tiny, pair, settings) for pair in PAIRS]
+    jobs, _ = make_jobs(POSITIONS, tiny, PAIRS, settings)
     run, answers = run_jobs(tiny, jobs, settings)
     worst = 0.0
     for index, (job, runs) in enumerate(zip(jobs, own_rows(run, jobs), strict=True)):

@@ -4,45 +4,38 @@
 know it.
 """
 
-from codi_lens.errors import one_of
-from codi_lens.patching.experiments.base import Experiment
+from codi_lens.patching.experiments.base import (
+    EXPERIMENTS,
+    Experiment,
+    experiment_named,
+    register,
+)
+from codi_lens.patching.experiments.influence import Influence
 from codi_lens.patching.experiments.iterative import Iterative
+from codi_lens.patching.experiments.knockout import KnockOut
 from codi_lens.patching.experiments.layers import Layers
+from codi_lens.patching.experiments.paths import Paths
 from codi_lens.patching.experiments.positions import Positions
+from codi_lens.patching.experiments.routes import Routes
 
 __all__ = [
     "EXPERIMENTS",
+    "INFLUENCE",
     "ITERATIVE",
+    "KNOCKOUT",
     "LAYERS",
+    "PATHS",
     "POSITIONS",
+    "ROUTES",
     "Experiment",
     "experiment_named",
     "register",
 ]
 
-EXPERIMENTS: dict[str, Experiment] = {}
-"""By name."""
-
-
-def register(experiment: Experiment) -> Experiment:
-    """Makes an experiment known by its name; returns it."""
-    EXPERIMENTS[experiment.name] = experiment
-    return experiment
-
-
-def experiment_named(name: str | Experiment) -> Experiment:
-    """The experiment of a name, or the one given.
-
-    Raises:
-        UserError: lists those known.
-    """
-    return (
-        name
-        if isinstance(name, Experiment)
-        else EXPERIMENTS[one_of(name, EXPERIMENTS, "experiment")]
-    )
-
-
 POSITIONS = register(Positions())
 LAYERS = register(Layers())
 ITERATIVE = register(Iterative())
+ROUTES = register(Routes())
+PATHS = register(Paths())
+KNOCKOUT = register(KnockOut())
+INFLUENCE = register(Influence())

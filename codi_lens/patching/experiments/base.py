@@ -7,6 +7,7 @@ which experiment it has before it.
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from dataclasses import fields
 from types import MappingProxyType
 from typing import Any, ClassVar
 
@@ -14,12 +15,25 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from codi_lens.patching.plan import Given, Plan
+from codi_lens.choices import EFFECTS
+from codi_lens.errors import UserError, one_of
+from codi_lens.model.hooked_codi import HookedCodi
+from codi_lens.patching.plan import Given, Place, Plan, grid_of
 from codi_lens.patching.settings import Label, Settings
 
 Axes = dict[str, tuple[Label, ...]]
 Table = Mapping[str, Mapping[str, Mapping[str, dict[str, Any]]]]
 """{effect: {row: {column: metrics}}}, as JSON has it."""
+
+
+EXPERIMENTS: "dict[str, Experiment]" = {}
+"""By name."""
+OF_SOME = {
+    field.name: field.default
+    for field in fields(Settings)
+    if field.name in ("intervention", "alpha", "starts", "senders", "receivers", "window", "values")
+}
+"""Settings that only some experiments use -> what stands there otherwise."""
 
 
 class Experiment(ABC):
@@ -37,24 +51,66 @@ class Experiment(ABC):
     """What a row, and a column, is called where cells are listed; a single column has no name."""
     means_keys: ClassVar[Mapping[str, str]] = MappingProxyType({})
     """Key at the top of the aggregates -> the metric whose means stand there."""
+    uses: ClassVar[frozenset[str]] = frozenset()
+    """Those of `OF_SOME` that mean something to it."""
+    has_effects: ClassVar[bool] = True
+    """Whether the setting `effect` means something to it."""
     has_controls: ClassVar[bool] = True
-    """Whether the settings `effect` and `controls` mean something to it."""
+    """Whether controls can stand beside its main effect."""
     iterates: ClassVar[bool] = False
     """Whether its columns go on from one another, so that they are drawn as lines."""
 
     def __repr__(self) -> str:
         return f"<{self.name}>"
 
-    def check(self, settings: Settings) -> None:  # noqa: B027 - most honour every setting
+    def check(self, settings: Settings) -> None:
         """Refuses settings that the experiment would ignore.
 
         Raises:
             UserError: names the setting, and what would do.
         """
+        if not self.has_effects and settings.effect != EFFECTS[0]:
+            raise UserError(
+                f"effect={settings.effect!r} means nothing to {self.name}, which has {EFFECTS[0]!r} alone; leave it out"
+            )
+        for name, default in OF_SOME.items():
+            if name not in self.uses and (given := getattr(settings, name)) != default:
+                others = [other.name for other in EXPERIMENTS.values() if name in other.uses]
+                raise UserError(
+                    f"{name}={given!r} means nothing to {self.name}; leave it out"
+                    + (f" ({', '.join(others)} would use it)" if others else "")
+                )
+
+    def filled(self, codi: HookedCodi, settings: Settings) -> Settings:
+        """The settings with what was left open taken from the model.
+
+        Raises:
+            UserError: a place that the model does not have.
+        """
+        return settings
+
+    def places(self, settings: Settings) -> tuple[Place, ...]:
+        """Where something is put in."""
+        return grid_of(settings)
+
+    def derived(
+        self,
+        codi: HookedCodi,
+        settings: Settings,
+        generated: Float[Tensor, "effect row column width"],
+        base: Float[Tensor, "layer position width"],
+        source: Float[Tensor, "layer position width"],
+    ) -> dict[str, Float[Tensor, "effect row column"]]:
+        """Metrics of what cells generated (`Plan.generated`), beside those of the answer."""
+        return {}
 
     def effects(self, settings: Settings) -> tuple[Label, ...]:
         """Labels of the first dimension."""
         return settings.effects
+
+    def rows(self, settings: Settings) -> tuple[Label, ...]:
+        """Labels of the second dimension."""
+        return settings.layers
 
     @abstractmethod
     def columns(self, settings: Settings) -> tuple[Label, ...]:
@@ -64,7 +120,7 @@ class Experiment(ABC):
         """The three dimensions, with their labels."""
         return {
             "effect": self.effects(settings),
-            "row": settings.layers,
+            "row": self.rows(settings),
             "column": self.columns(settings),
         }
 
@@ -88,3 +144,22 @@ class Experiment(ABC):
     def cells_of(self, entry: Mapping[str, Any], axes: Axes) -> Table:
         """The cells of a pair's entry: those of the main effect, where answers are decoded."""
         return {str(axes["effect"][0]): entry.get(self.cells_key, {})}
+
+
+def register(experiment: Experiment) -> Experiment:
+    """Makes an experiment known by its name; returns it."""
+    EXPERIMENTS[experiment.name] = experiment
+    return experiment
+
+
+def experiment_named(name: str | Experiment) -> Experiment:
+    """The experiment of a name, or the one given.
+
+    Raises:
+        UserError: lists those known.
+    """
+    return (
+        name
+        if isinstance(name, Experiment)
+        else EXPERIMENTS[one_of(name, EXPERIMENTS, "experiment")]
+    )

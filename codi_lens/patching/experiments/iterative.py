@@ -1,5 +1,6 @@
 """Iterative patching: along the latents of a layer, iteration by iteration."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -7,12 +8,25 @@ from jaxtyping import Float
 from torch import Tensor
 
 from codi_lens.choices import EFFECTS
-from codi_lens.errors import UserError
+from codi_lens.errors import UserError, one_of
+from codi_lens.model.hooked_codi import HookedCodi
 from codi_lens.patching.experiments.base import Axes, Experiment, Table
-from codi_lens.patching.interventions import from_run
-from codi_lens.patching.plan import BASE, NONE, Given, Plan, Runs, grid_of, patches, site_at
+from codi_lens.patching.plan import (
+    BASE,
+    NONE,
+    Given,
+    Place,
+    Plan,
+    Runs,
+    grid_of,
+    kept_of,
+    patches,
+    place_at,
+    run_of,
+)
 from codi_lens.patching.schedule import Patch, Run, steps_of
 from codi_lens.patching.settings import Label, Settings
+from codi_lens.patching.similarity import similarities
 
 STRATEGIES = SINGLE, CUMULATIVE, CHAINED, PARALLEL = ("single", "cumulative", "chained", "parallel")
 
@@ -29,6 +43,8 @@ class Iterative(Experiment):
       that position alone (mediation). Keeping the earlier patches as well would change nothing, since a
       deterministic model then generates the same vector again.
     * parallel: all positions at once; it stands at the last iteration.
+    * chained from s: a chain that starts at position s, for the other `starts`. Chains from the first position are
+      blind to a computation that begins later; start × end is a matrix for every layer, upper triangle.
 
     The plan's `generated` tells which activation each iteration left at the next position (none at the last).
     """
@@ -38,17 +54,20 @@ class Iterative(Experiment):
     across = "iteration"
     cells_key = "iterative_patching_results"
     cell_names = ("layer", "iteration")
+    uses = frozenset({"intervention", "alpha", "starts"})
     has_controls = False
     iterates = True
 
     def check(self, settings: Settings) -> None:
         """Refuses effects and controls, which iterations do not have, and positions out of order."""
+        chain_starts(settings)
         if settings.effects != EFFECTS[:1]:
             raise UserError(
                 f"iterative patching with effect={settings.effect!r}, controls={settings.controls}: it goes "
                 f"on from what each patch made of the run, so it has effect {EFFECTS[0]!r} and no controls; "
                 "patch_positions has effects and controls"
             )
+        super().check(settings)
         order = [step for step in steps_of(settings.num_latents) if step in settings.positions]
         if order != list(settings.positions):
             raise UserError(
@@ -57,33 +76,52 @@ class Iterative(Experiment):
             )
 
     def effects(self, settings: Settings) -> tuple[Label, ...]:
-        return STRATEGIES
+        _, *later = chain_starts(settings)
+        return (*STRATEGIES, *(f"{CHAINED} from {settings.positions[start]}" for start in later))
 
     def columns(self, settings: Settings) -> tuple[Label, ...]:
         return tuple(range(len(settings.positions)))
 
     def plan(self, settings: Settings, given: Given) -> Plan:
         self.check(settings)
-        steps = settings.positions
-        rows = [[site_at(settings, layer, step) for step in steps] for layer in settings.layers]
-        grid = grid_of(settings)
-        runs = Runs(grid, with_donor=False)
-        shape = (len(STRATEGIES), len(rows), len(steps))
+        steps, grid = settings.positions, grid_of(settings)
+        runs = Runs(grid, given.with_donor)
+        shape = (len(self.effects(settings)), len(settings.layers), len(steps))
         cells, generated = torch.full(shape, NONE), torch.full((*shape, 2), NONE)
-        for i, row in enumerate(rows):
-            own = patches(row, given.source)
-            chained = own[0]
-            for k in range(len(steps)):
-                after = row[k + 1 : k + 2]
-                for strategy, wanted in enumerate(((own[k],), own[: k + 1], (chained,))):
-                    run = runs.add(Run(BASE, wanted, capture=tuple(after)))
-                    cells[strategy, i, k] = run
-                    if after:
-                        generated[strategy, i, k] = torch.tensor([run, i * len(steps) + k + 1])
-                if after:  # the run added last is the chained one
-                    chained = Patch(after[0], from_run(run))
-            cells[-1, i, -1] = runs.add(Run(BASE, own))
+        for i, layer in enumerate(settings.layers):
+            row = [place_at(settings, layer, step) for step in steps]
+
+            def iteration(k: int, patched: tuple[Patch, ...], row: Sequence[Place] = row) -> int:
+                return runs.add(Run(BASE, patched, capture=kept_of(row[k + 1 : k + 2])))
+
+            single = [iteration(k, patches(row[k : k + 1], given.source)) for k in range(len(row))]
+            together = [patches(row[: k + 1], given.source) for k in range(len(row))]
+            cells[0, i] = torch.tensor(single)
+            # What begins alike is one run: its first iteration patches one position, whatever the strategy.
+            cumulative = [single[0], *(iteration(k, together[k]) for k in range(1, len(row)))]
+            cells[1, i] = torch.tensor(cumulative)
+            cells[3, i, -1] = cumulative[-1]
+            for number, start in enumerate(chain_starts(settings)):
+                effect = len(STRATEGIES) - 1 + number if number else 2
+                cells[effect, i, start] = before = single[start]
+                for k in range(start + 1, len(row)):
+                    left = patches(row[k : k + 1], run_of(before))
+                    cells[effect, i, k] = before = iteration(k, left)
+            for k in range(len(row) - 1):
+                there = cells[:, i, k] != NONE
+                generated[there, i, k, 0] = cells[there, i, k]
+                generated[there, i, k, 1] = i * len(steps) + k + 1
         return Plan(tuple(runs.all), cells, grid, generated)
+
+    def derived(
+        self,
+        codi: HookedCodi,
+        settings: Settings,
+        generated: Float[Tensor, "effect row column width"],
+        base: Float[Tensor, "layer position width"],
+        source: Float[Tensor, "layer position width"],
+    ) -> dict[str, Float[Tensor, "effect row column"]]:
+        return similarities(generated, base, source, settings.direction)
 
     def lines(
         self, means: Float[Tensor, "effect row column"], axes: Axes
@@ -100,3 +138,12 @@ class Iterative(Experiment):
     def cells_of(self, entry: Any, axes: Axes) -> Table:
         table: Table = entry.get(self.cells_key, {})
         return table
+
+
+def chain_starts(settings: Settings) -> tuple[int, ...]:
+    """The indices of the positions at which chains start, the first position's before all."""
+    chosen = settings.starts or settings.positions[:1]
+    found = {
+        settings.positions.index(one_of(start, settings.positions, "start")) for start in chosen
+    }
+    return (0, *sorted(found - {0}))

@@ -16,6 +16,7 @@ class Positions(Experiment):
     title = "position-wise"
     across = "latent position"
     cells_key = "layer_position_results"
+    uses = frozenset({"intervention", "alpha"})
     cell_names = ("layer", "position")
     means_keys = MappingProxyType(
         {

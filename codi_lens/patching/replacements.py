@@ -1,0 +1,127 @@
+"""What goes in at the places of a sweep: interventions by name, and the user's own.
+
+* source: the source run's activation (activation patching).
+* zero, mean: zero ablation; the mean over a set of questions, per place and step (mean ablation).
+* resample: the activation of another pair's source run (resample ablation; Chan et al., 2022).
+* random: as far from the base as the source's, in a random direction.
+* steer: the run's own plus `alpha` · (mean over clean − mean over corrupted questions) (steering by a difference of
+  means; Rimsky et al., arXiv 2312.06681).
+
+What is put in says what is asked: from the other run, whether a place is sufficient (denoising) or its content
+matters; a constant into the model's own run (noising), whether the place is necessary.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from codi_lens.choices import INTERVENTIONS
+from codi_lens.data.pairs import Pair
+from codi_lens.errors import UserError, one_of
+from codi_lens.model.hooked_codi import HookedCodi
+from codi_lens.model.hooks import Site, by_query
+from codi_lens.patching.checks import check_pairs
+from codi_lens.patching.effects import random_directions
+from codi_lens.patching.interventions import Add, Intervention, constant, from_run
+from codi_lens.patching.means import mean_activations
+from codi_lens.patching.plan import DONOR, SOURCE, Place, SourceOf, grid_of
+from codi_lens.patching.settings import Settings
+
+CUSTOM = "custom"
+"""The name of an intervention of the user's."""
+ZERO = torch.zeros(())
+
+
+@dataclass(frozen=True)
+class Replacement:
+    """What goes in at the places of a sweep."""
+
+    name: str
+    source: Callable[[int], SourceOf]
+    """For a pair's number in the list: what is put in at a site."""
+    needs_donor: bool = False
+    constants: Sequence[Tensor] = field(default=(), repr=False)
+    """The tensors that it depends on, beside the model and the pairs."""
+
+
+def make_replacement(
+    codi: HookedCodi,
+    settings: Settings,
+    pairs: Sequence[Pair],
+    data: Sequence[Pair] | None = None,
+    places: Sequence[Place] | None = None,
+) -> Replacement:
+    """The replacement that the settings name.
+
+    Args:
+        pairs: those of the sweep.
+        data: pairs whose questions, of both sides, means are taken over; None: those of the sweep.
+        places: where something will be put in; None: the settings' grid.
+
+    Raises:
+        UserError: no such intervention, or a mean that does not exist.
+    """
+    name = one_of(settings.intervention, INTERVENTIONS, "intervention")
+    check_pairs(codi, pairs, settings.num_latents)
+    ids = [pair.pair_id for pair in pairs]
+    if name == "zero":
+        return Replacement(name, lambda _: lambda site: constant(ZERO))
+    if name == "resample":
+        return Replacement(name, lambda _: lambda site: from_run(DONOR), needs_donor=True)
+    if name == "random":
+        return Replacement(name, lambda i: random_directions(settings.seed, ids[i]))
+    if name == "source":
+        return Replacement(name, lambda _: lambda site: from_run(SOURCE))
+    sites = [site for place in (places or grid_of(settings)) for site in place]
+    if patterns := [site.name for site in sites if by_query(site.name)]:
+        raise UserError(f"{patterns[0]} has no mean: it is as wide as a prompt is long")
+    clean, corrupted = (
+        mean_activations(
+            codi, [getattr(p, side).question for p in data or pairs], sites, settings.num_latents
+        )
+        for side in ("clean", "corrupted")
+    )
+    if name == "mean":
+        means = {site: (clean[site] + corrupted[site]) / 2 for site in sites}
+        return Replacement(
+            name, lambda _: lambda site: constant(means[site]), constants=list(means.values())
+        )
+    vectors = {site: clean[site] - corrupted[site] for site in sites}
+    return Replacement(
+        name,
+        lambda _: lambda site: Add((), vectors[site], settings.alpha),
+        constants=list(vectors.values()),
+    )
+
+
+def custom(what: Intervention | SourceOf) -> Replacement:
+    """The user's own: one intervention for all places, or a function from a site to one."""
+    if isinstance(what, Intervention):
+        return Replacement(CUSTOM, lambda _: lambda site: what)
+    return Replacement(CUSTOM, lambda _: what)
+
+
+def saved_activations(
+    settings: Settings, saved: Sequence[Float[Tensor, "layer position width"]]
+) -> Replacement:
+    """For each pair, source activations that were kept, instead of the source run's own.
+
+    Raises:
+        UserError: rows of different widths, which a record keeps in one tensor.
+    """
+    grid = grid_of(settings)
+    if len({(len(place), place[0].part is None) for place in grid}) > 1:
+        raise UserError("saved activations can be used for rows of one kind; leave out the others")
+
+    def source(pair: int) -> SourceOf:
+        values: Mapping[Site, Tensor] = {
+            site: value
+            for place, kept in zip(grid, saved[pair].flatten(0, 1), strict=True)
+            for site, value in zip(place, kept.chunk(len(place)), strict=True)
+        }
+        return lambda site: constant(values[site])
+
+    return Replacement(settings.intervention, source, constants=list(saved))
