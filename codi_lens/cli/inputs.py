@@ -28,7 +28,7 @@ SETTINGS = (
     "effect",
     "controls",
     "intervention",
-    "alpha",
+    "strength",
     "starts",
     "senders",
     "receivers",

@@ -7,14 +7,14 @@ the architecture says how they are named (`codi_lens.checkpoint.architectures`).
 import re
 import threading
 import warnings
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from types import MappingProxyType
 from typing import Any, Protocol
 from weakref import WeakKeyDictionary
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor
 from transformer_lens import HookedTransformer, TransformerLensKeyValueCache
 from transformers import PreTrainedModel
@@ -24,12 +24,11 @@ from codi_lens.errors import UserError, set_once
 from codi_lens.memory import enough_memory
 from codi_lens.model.hooks import HookFn
 from codi_lens.model.prefix_blocks import install
-from codi_lens.model.prefix_cache import SharedPrefixCache
+from codi_lens.model.prefix_cache import Hidden, SharedPrefixCache
 
 Hooks = Sequence[tuple[str, HookFn]]
 """(hook point, hook function) of one pass."""
 KeyValueCache = TransformerLensKeyValueCache | SharedPrefixCache
-Hidden = Mapping[int, Bool[Tensor, "rows new keys"]]
 NOTHING: Hidden = MappingProxyType({})
 
 

@@ -11,7 +11,7 @@ from codi_lens.data.answers import Answer
 from codi_lens.errors import UserError, whole_number
 from codi_lens.model.cache import CodiCache
 from codi_lens.model.hooks import AddressedHook, HookPlan
-from codi_lens.model.loop import LoopState
+from codi_lens.model.loop_state import LoopState
 from codi_lens.model.parts import CodiParts
 from codi_lens.model.run import CodiRun, NamesFilter, cached_pass
 from codi_lens.model.tokens import left_pad, right_pad

@@ -22,6 +22,8 @@ from transformer_lens import HookedTransformer, HookedTransformerConfig
 from codi_lens.errors import UserError
 
 Index = slice | Tensor
+Hidden = Mapping[int, Bool[Tensor, "rows new keys"]]
+"""Layer -> keys that the new positions of a pass cannot see, beside those after them."""
 
 
 @dataclass(frozen=True)
@@ -229,11 +231,7 @@ class SharedPrefixCache:
         return replace(self, entries=entries)
 
     def begin_pass(
-        self,
-        model: HookedTransformer,
-        mask: Int[Tensor, "rows pos"],
-        new: int,
-        hidden: Mapping[int, Bool[Tensor, "rows new keys"]],
+        self, model: HookedTransformer, mask: Int[Tensor, "rows pos"], new: int, hidden: Hidden
     ) -> None:
         """Tells every layer of the positions that the next forward pass adds, and what they cannot see there."""
         now = NewPositions.of(model, mask, new)

@@ -39,7 +39,7 @@ def patch_positions(
     site: str = "resid_post",
     intervention: PutIn = "source",
     data: Sequence[Pair] | None = None,
-    alpha: float = 1.0,
+    strength: float = 1.0,
     effect: EffectChoice = "total",
     controls: bool = False,
     seed: int = 0,
@@ -62,7 +62,7 @@ def patch_positions(
             or kv (by key/value head); mlp_post; thought; or a hook point in a layer.
         intervention: what is put in: "source", "zero", "mean", "resample", "random", "steer", or an object.
         data: pairs over whose questions means are taken; these pairs if None.
-        alpha: how much is added, when steering.
+        strength: how much is added, when steering.
         effect: "total", "direct", "indirect", or "all" three; see `patching.effects`.
         controls: whether to run them beside the effects.
         seed: of all that is drawn at random.
@@ -92,7 +92,7 @@ def patch_layers(
     site: str = "resid_post",
     intervention: PutIn = "source",
     data: Sequence[Pair] | None = None,
-    alpha: float = 1.0,
+    strength: float = 1.0,
     effect: EffectChoice = "total",
     controls: bool = False,
     seed: int = 0,
@@ -120,7 +120,7 @@ def patch_iteratively(
     site: str = "resid_post",
     intervention: PutIn = "source",
     data: Sequence[Pair] | None = None,
-    alpha: float = 1.0,
+    strength: float = 1.0,
     starts: Sequence[Label] | None = (),
     seed: int = 0,
     direction: Direction = "denoise",
@@ -186,7 +186,7 @@ def patch_paths(
     site: str = "resid_post",
     intervention: PutIn = "source",
     data: Sequence[Pair] | None = None,
-    alpha: float = 1.0,
+    strength: float = 1.0,
     effect: EffectChoice = "total",
     seed: int = 0,
     direction: Direction = "denoise",
@@ -248,7 +248,7 @@ def measure_influence(
     num_latents: int | None = None,
     intervention: PutIn = "mean",
     data: Sequence[Pair] | None = None,
-    alpha: float = 1.0,
+    strength: float = 1.0,
     controls: bool = False,
     seed: int = 0,
     direction: Direction = "noise",

@@ -78,7 +78,7 @@ def donor_given(
             present = runs[runs != NONE].tolist()
             rows += [of_run[run] for run in present]
             tokens += [answer] * len(present)
-    says = iter(says_tokens(codi, readout.ended, rows, tokens))
+    says = iter(says_tokens(codi, readout.ended, rows, tokens) if rows else ())
     for i, (job, runs) in enumerate(zip(jobs, cells, strict=True)):
         if job.donor is not None:
             own_given = torch.full(runs.shape, torch.nan)

@@ -20,7 +20,7 @@ from torch import Tensor
 from codi_lens.model.hooked_codi import HookedCodi
 from codi_lens.model.hooks import HookFn, HookPlan, Site, Step, by_query
 from codi_lens.model.knockouts import Knockout
-from codi_lens.model.loop import LoopState
+from codi_lens.model.loop_state import LoopState
 from codi_lens.model.tokens import right_pad
 from codi_lens.patching.interventions import Intervention, from_run
 from codi_lens.patching.schedule import Batch, Run, batches

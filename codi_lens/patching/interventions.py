@@ -101,7 +101,7 @@ class RandomDirection(Intervention):
         base, source = read
         size = own[0].numel()
         directions = torch.stack([unit_vector(one.seed, size) for one in many]).to(own)
-        distance = (source - base).flatten(1).norm(dim=-1, keepdim=True)
+        distance = (source - base).reshape(len(base), -1).norm(dim=-1, keepdim=True)
         return base + (distance * directions).view_as(base)
 
 

@@ -148,7 +148,7 @@ def planned(
                 f"pair {pair.pair_id}: no other pair to take activations from; give more pairs"
             )
         cfg, source = codi.model.cfg, replacement.source(i)
-        given = Given(pair.pair_id, cfg.n_layers, served_heads(cfg), donor is not None, source)
+        given = Given(pair.pair_id, cfg.n_layers, served_heads(codi), donor is not None, source)
         yield pair, donor, experiment.plan(settings, given)
 
 

@@ -11,12 +11,11 @@ prompts of unequal length can be patched into each other.
 """
 
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from transformer_lens import HookedTransformerConfig
-
 from codi_lens.errors import UserError
+from codi_lens.model.hooked_codi import HookedCodi
 from codi_lens.model.hooks import Site, Step
 from codi_lens.patching.settings import THOUGHT, Label
 
@@ -75,7 +74,7 @@ def sites_of(site: str, row: Label, step: Step) -> tuple[Site, ...]:
     return (Site(row, step),)
 
 
-def rows_at(site: str, labels: Sequence[Label], cfg: HookedTransformerConfig) -> tuple[Label, ...]:
+def rows_at(site: str, labels: Sequence[Label], codi: HookedCodi) -> tuple[Label, ...]:
     """The rows of a map at a site: a layer is spelled out into its heads where the site has heads.
 
     The thought has one row, whatever the layers.
@@ -84,7 +83,7 @@ def rows_at(site: str, labels: Sequence[Label], cfg: HookedTransformerConfig) ->
         return tuple(
             dict.fromkeys(THOUGHT if isinstance(label, int) else label for label in labels)
         )
-    kind = kind_of(site)
+    kind, cfg = kind_of(site), codi.model.cfg
     sizes = {"head": cfg.n_heads, KV: cfg.n_key_value_heads or cfg.n_heads}
     form = KV if kind.parts == KV else ""
     rows: list[Label] = []
@@ -96,12 +95,13 @@ def rows_at(site: str, labels: Sequence[Label], cfg: HookedTransformerConfig) ->
     return tuple(rows)
 
 
-def check_row(row: Label, cfg: HookedTransformerConfig, hook_names: Collection[str]) -> None:
+def check_row(row: Label, codi: HookedCodi) -> None:
     """Checks that the model has what a row names.
 
     Raises:
         UserError: it does not; says what there is.
     """
+    cfg = codi.model.cfg
     layers = f"layers are 0 to {cfg.n_layers - 1}"
     if isinstance(row, int):
         if not 0 <= row < cfg.n_layers:
@@ -117,13 +117,14 @@ def check_row(row: Label, cfg: HookedTransformerConfig, hook_names: Collection[s
         if int(layer) >= cfg.n_layers or int(part) >= size:
             raise UserError(f"no {what} {row!r}; {layers}, {what}s 0 to {size - 1}")
         return
-    if row != THOUGHT and row not in hook_names:
+    if row != THOUGHT and row not in codi.loop.backend.hook_names:
         raise UserError(
             f"no place {row!r}; give layers ({layers}), {THOUGHT}, heads such as 0.1, key/value heads such as "
             "0.kv1, neurons such as 0.n17, or a hook point's name such as blocks.0.ln2.hook_normalized"
         )
 
 
-def served_heads(cfg: HookedTransformerConfig) -> int:
+def served_heads(codi: HookedCodi) -> int:
     """How many heads a key/value head serves."""
+    cfg = codi.model.cfg
     return cfg.n_heads // (cfg.n_key_value_heads or cfg.n_heads)

@@ -19,7 +19,7 @@ from codi_lens.data.answers import AnswerPair, contrast
 from codi_lens.data.pairs import Pair
 from codi_lens.model.hooked_codi import HookedCodi
 from codi_lens.model.hooks import Step
-from codi_lens.model.loop import LoopState
+from codi_lens.model.loop_state import LoopState
 from codi_lens.model.tokens import right_pad
 from codi_lens.patching.answer_logits import AnswerLogits, top_1
 from codi_lens.patching.engine import Ended, ThoughtsDone, feed_eot

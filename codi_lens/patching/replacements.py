@@ -4,7 +4,7 @@
 * zero, mean: zero ablation; the mean over a set of questions, per place and step (mean ablation).
 * resample: the activation of another pair's source run (resample ablation; Chan et al., 2022).
 * random: as far from the base as the source's, in a random direction.
-* steer: the run's own plus `alpha` · (mean over clean − mean over corrupted questions) (steering by a difference of
+* steer: the run's own plus `strength` · (mean over clean − mean over corrupted questions) (steering by a difference of
   means; Rimsky et al., arXiv 2312.06681).
 
 What is put in says what is asked: from the other run, whether a place is sufficient (denoising) or its content
@@ -18,21 +18,19 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from codi_lens.choices import INTERVENTIONS
-from codi_lens.data.pairs import Pair
+from codi_lens.data.pairs import SIDES, Pair, Side, side_of
 from codi_lens.errors import UserError, one_of
 from codi_lens.model.hooked_codi import HookedCodi
 from codi_lens.model.hooks import Site, by_query
 from codi_lens.patching.checks import check_pairs
 from codi_lens.patching.effects import random_directions
-from codi_lens.patching.interventions import Add, Intervention, constant, from_run
+from codi_lens.patching.interventions import Add, Intervention, constant
 from codi_lens.patching.means import mean_activations
-from codi_lens.patching.plan import DONOR, SOURCE, Place, SourceOf, grid_of
+from codi_lens.patching.plan import DONOR, SOURCE, Place, SourceOf, grid_of, run_of
 from codi_lens.patching.settings import Settings
 
 CUSTOM = "custom"
 """The name of an intervention of the user's."""
-ZERO = torch.zeros(())
 
 
 @dataclass(frozen=True)
@@ -45,6 +43,81 @@ class Replacement:
     needs_donor: bool = False
     constants: Sequence[Tensor] = field(default=(), repr=False)
     """The tensors that it depends on, beside the model and the pairs."""
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What replacements are made from."""
+
+    codi: HookedCodi
+    settings: Settings
+    pairs: Sequence[Pair]
+    """Of the sweep."""
+    data: Sequence[Pair]
+    """Over whose questions means are taken."""
+    places: Sequence[Place]
+    """Where something will be put in."""
+
+    def means(self) -> dict[Side, Mapping[Site, Float[Tensor, "..."]]]:
+        """The mean activation at every site, over the questions of each side.
+
+        Raises:
+            UserError: an attention pattern, which has none.
+        """
+        sites = [site for place in self.places for site in place]
+        if patterns := [site.name for site in sites if by_query(site.name)]:
+            raise UserError(f"{patterns[0]} has no mean: it is as wide as a prompt is long")
+        return {
+            side: mean_activations(
+                self.codi,
+                [side_of(pair, side).question for pair in self.data],
+                sites,
+                self.settings.num_latents,
+            )
+            for side in SIDES
+        }
+
+
+def _run(name: str, run: int, needs_donor: bool = False) -> Callable[[Asked], Replacement]:
+    return lambda _: Replacement(name, lambda _: run_of(run), needs_donor)
+
+
+def _zero(asked: Asked) -> Replacement:
+    return Replacement("zero", lambda _: lambda site: constant(torch.zeros(())))
+
+
+def _mean(asked: Asked) -> Replacement:
+    clean, corrupted = asked.means().values()
+    means = {site: (clean[site] + corrupted[site]) / 2 for site in clean}
+    return Replacement(
+        "mean", lambda _: lambda site: constant(means[site]), constants=[*means.values()]
+    )
+
+
+def _random(asked: Asked) -> Replacement:
+    ids = [pair.pair_id for pair in asked.pairs]
+    return Replacement("random", lambda pair: random_directions(asked.settings.seed, ids[pair]))
+
+
+def _steer(asked: Asked) -> Replacement:
+    means, strength = asked.means(), asked.settings.strength
+    vectors = {site: mean - means["corrupted"][site] for site, mean in means["clean"].items()}
+    return Replacement(
+        "steer",
+        lambda _: lambda site: Add((), vectors[site], strength),
+        constants=[*vectors.values()],
+    )
+
+
+REPLACEMENTS: dict[str, Callable[[Asked], Replacement]] = {
+    "source": _run("source", SOURCE),
+    "zero": _zero,
+    "mean": _mean,
+    "resample": _run("resample", DONOR, needs_donor=True),
+    "random": _random,
+    "steer": _steer,
+}
+"""By name; the user's own can be added."""
 
 
 def make_replacement(
@@ -64,37 +137,9 @@ def make_replacement(
     Raises:
         UserError: no such intervention, or a mean that does not exist.
     """
-    name = one_of(settings.intervention, INTERVENTIONS, "intervention")
+    make = REPLACEMENTS[one_of(settings.intervention, REPLACEMENTS, "intervention")]
     check_pairs(codi, pairs, settings.num_latents)
-    ids = [pair.pair_id for pair in pairs]
-    if name == "zero":
-        return Replacement(name, lambda _: lambda site: constant(ZERO))
-    if name == "resample":
-        return Replacement(name, lambda _: lambda site: from_run(DONOR), needs_donor=True)
-    if name == "random":
-        return Replacement(name, lambda i: random_directions(settings.seed, ids[i]))
-    if name == "source":
-        return Replacement(name, lambda _: lambda site: from_run(SOURCE))
-    sites = [site for place in (places or grid_of(settings)) for site in place]
-    if patterns := [site.name for site in sites if by_query(site.name)]:
-        raise UserError(f"{patterns[0]} has no mean: it is as wide as a prompt is long")
-    clean, corrupted = (
-        mean_activations(
-            codi, [getattr(p, side).question for p in data or pairs], sites, settings.num_latents
-        )
-        for side in ("clean", "corrupted")
-    )
-    if name == "mean":
-        means = {site: (clean[site] + corrupted[site]) / 2 for site in sites}
-        return Replacement(
-            name, lambda _: lambda site: constant(means[site]), constants=list(means.values())
-        )
-    vectors = {site: clean[site] - corrupted[site] for site in sites}
-    return Replacement(
-        name,
-        lambda _: lambda site: Add((), vectors[site], settings.alpha),
-        constants=list(vectors.values()),
-    )
+    return make(Asked(codi, settings, pairs, data or pairs, places or grid_of(settings)))
 
 
 def custom(what: Intervention | SourceOf) -> Replacement:

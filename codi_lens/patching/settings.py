@@ -47,7 +47,7 @@ class Settings:
     seed: int = 0
     intervention: str = "source"
     """What is put in (`patching.replacements`)."""
-    alpha: float = 1.0
+    strength: float = 1.0
     """Steering: how much of the vector is added."""
     starts: tuple[Label, ...] = ()
     """Iterative patching: positions at which chains start; (): the first."""
@@ -81,12 +81,12 @@ class Settings:
             raise UserError(f"min_gap is {gap!r}; it must be a number of logits, 0 or more")
         object.__setattr__(self, "min_gap", float(gap))
         if (
-            isinstance(self.alpha, bool)
-            or not isinstance(self.alpha, Real)
-            or not math.isfinite(self.alpha)
+            isinstance(self.strength, bool)
+            or not isinstance(self.strength, Real)
+            or not math.isfinite(self.strength)
         ):
-            raise UserError(f"alpha is {self.alpha!r}; it must be a finite number")
-        object.__setattr__(self, "alpha", float(self.alpha))
+            raise UserError(f"strength is {self.strength!r}; it must be a finite number")
+        object.__setattr__(self, "strength", float(self.strength))
         for name in ("starts", "senders", "receivers"):
             given = getattr(self, name)
             if isinstance(given, str) or not isinstance(given, Sequence):

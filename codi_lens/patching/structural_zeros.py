@@ -36,6 +36,8 @@ WITHIN = {
 """Hook point, or module of hook points, in a layer -> the height at which a change there enters the stream."""
 SEEN_LATER = ("ln1", "attn.hook_k", "attn.hook_v", "attn.hook_rot_k", "attn.k_norm")
 """Hook points in a layer through which a change reaches later steps by that layer's attention."""
+ATTENTION_INPUTS = (*SEEN_LATER, "attn.hook_q", "attn.hook_rot_q", "attn.q_norm")
+"""Hook points in a layer that are computed from its input alone, and not from what it attends to."""
 Heights = dict[Step | str, int]
 
 
@@ -46,6 +48,13 @@ def height(site: Site, num_layers: int = 0) -> int:
     found = re.fullmatch(r"blocks\.(\d+)\.(?:hook_)?(\w+)(?:\..*)?", str(site.name))
     layer, place = found.groups() if found else ("0", "resid_pre")  # unknown: as low as can be
     return 4 * int(layer) + WITHIN.get(place, 0)
+
+
+def _seen(site: Site, num_layers: int) -> int:
+    """Up to which height the activation at a hook point shows a difference in the stream of its step."""
+    found = re.fullmatch(r"blocks\.(\d+)\.(.*)", str(site.name))
+    inputs = found and found[2].startswith(ATTENTION_INPUTS)
+    return 4 * int(found[1]) if found and inputs else height(site, num_layers)
 
 
 def _later(site: Site) -> int:
@@ -117,7 +126,7 @@ def structural_zeros(
             before = steps[steps.index(site.step) - 1]
             differs = any(of(run)[before] < NOWHERE for run in reads)
         else:
-            differs = any(of(run)[site.step] <= height(site, num_layers) for run in reads)  # type: ignore[index]
+            differs = any(of(run)[site.step] <= _seen(site, num_layers) for run in reads)  # type: ignore[index]
         return differs or not patch.intervention.passes_on
 
     zero = [

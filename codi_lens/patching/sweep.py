@@ -54,9 +54,9 @@ def make_settings(
         one_of(site, SITES, "site")
     layer_advice = _advice(cfg.n_layers, (THOUGHT, "a place such as 0.1 or 0.kv1"))
     position_advice = _advice(latents, ("bot", "eot"))
-    rows = rows_at(site, _labels("layer", layers, range(cfg.n_layers), layer_advice), cfg)
+    rows = rows_at(site, _labels("layer", layers, range(cfg.n_layers), layer_advice), codi)
     for row in rows:
-        check_row(row, cfg, names)
+        check_row(row, codi)
     steps = _labels("position", positions, range(latents), position_advice)
     if any(step not in ("bot", "eot", *range(latents)) for step in steps):
         raise UserError(f"positions {list(steps)}: {position_advice}")
@@ -120,7 +120,7 @@ def make_sweep(
         num_layers=codi.model.cfg.n_layers,
         empty_stem=not codi.tokens.stem(),
         has_eot=bool(codi.tokens.end()),
-        served_heads=served_heads(codi.model.cfg),
+        served_heads=served_heads(codi),
         outcomes=tuple(outcomes),
         foreign_hooks=codi.foreign_hooks(),
     )

@@ -51,7 +51,7 @@ def describe_model(codi: HookedCodi) -> dict[str, Any]:
         "answer_stem": codi.config.answer_stem,
         "judge": codi.config.judge,
         "num_layers": codi.model.cfg.n_layers,
-        "served_heads": served_heads(codi.model.cfg),
+        "served_heads": served_heads(codi),
         "d_model": codi.model.cfg.d_model,
         "trained_latents": codi.config.num_latents,
         "empty_stem": not codi.tokens.stem(),

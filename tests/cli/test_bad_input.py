@@ -167,6 +167,7 @@ def test_numbers_that_overflow_in_half_precision(refused, tmp_path, program):
 def test_a_patched_run_that_is_not_finite_is_named_with_layer_and_position(tiny, monkeypatch):
     """A source activation too large for the answer: the base run is sound, the patched one is not."""
     from codi_lens.patching.outcomes import sweep_pairs
+    from codi_lens.patching.replacements import saved_activations
     from codi_lens.patching.sweep import make_settings
 
     settings = make_settings(tiny, layers=[0, 1], positions=[1, 2])
@@ -176,7 +177,15 @@ def test_a_patched_run_that_is_not_finite_is_named_with_layer_and_position(tiny,
         NotFinite,
         match=r"pair 7: .* is nan in the patched run at effect total, row 1, column 2",
     ):
-        list(sweep_pairs("position_patching", tiny, PAIRS[1:2], settings, saved=[saved]))
+        list(
+            sweep_pairs(
+                "position_patching",
+                tiny,
+                PAIRS[1:2],
+                settings,
+                replacement=saved_activations(settings, [saved]),
+            )
+        )
 
 
 def test_the_pairs_of_the_job_are_sound(flags):

@@ -53,7 +53,7 @@ def test_noise_is_as_far_as_the_source_in_a_direction_of_its_own(tiny):
     noise = [s.values("l2_difference", effect="random_direction") for s in (far, again, other)]
     torch.testing.assert_close(noise[0][1:], noise[1], atol=1e-10, rtol=0)
     assert (noise[0] - noise[2]).abs().min() > 1e-6
-    plan = POSITIONS.plan(far.settings, Given(pair_id=0, d_model=32))
+    plan = POSITIONS.plan(far.settings, Given(pair_id=0, num_layers=3))
     (displaced,) = [
         run.patches[0].intervention
         for run in plan.runs

@@ -13,9 +13,10 @@ from codi_lens import (
     patch_positions,
 )
 from codi_lens.analysis.aggregates import aggregate, interaction
-from codi_lens.choices import SITES
+from codi_lens.choices import RESIDUAL_SITES
 from codi_lens.model.hooks import replace
 from codi_lens.patching.outcomes import sweep_pairs
+from codi_lens.patching.replacements import saved_activations
 from codi_lens.patching.sweep import make_settings
 from tests.laws.oracle import captured, cell, frozen
 from tests.models.invented import CELL_METRICS
@@ -89,7 +90,7 @@ def test_total_direct_and_indirect_effects_equal_one_run_per_cell(tiny, directio
                 agree(found, cell(tiny, pair, hooks, direction=direction), where)
 
 
-@pytest.mark.parametrize("site", SITES)
+@pytest.mark.parametrize("site", RESIDUAL_SITES)
 def test_every_site_equals_one_run_per_cell(tiny, site):
     sweep = patch_positions(tiny, PAIRS[:2], site=site, positions=("bot", 0, 2), effect="direct")
     for p, pair in enumerate(PAIRS[:2]):
@@ -100,7 +101,7 @@ def test_every_site_equals_one_run_per_cell(tiny, site):
 
 
 @pytest.mark.parametrize("effect", ["total", "direct", "indirect"])
-@pytest.mark.parametrize("site", SITES)
+@pytest.mark.parametrize("site", RESIDUAL_SITES)
 def test_effects_vanish_exactly_at_the_structural_zeros(tiny, site, effect):
     options = {"layers": ROWS, "positions": COLUMNS, "site": site, "effect": effect}
     sweep = patch_positions(tiny, PAIRS, **options)
@@ -241,8 +242,24 @@ def test_saved_activations_stand_for_the_source_run(tiny):
     settings = make_settings(tiny)
     own = list(sweep_pairs("position_patching", tiny, PAIRS, settings))
     saved = [outcome.activations for outcome in own]
-    again = list(sweep_pairs("position_patching", tiny, PAIRS, settings, saved=saved))
-    other = list(sweep_pairs("position_patching", tiny, PAIRS, settings, saved=saved[::-1]))
+    again = list(
+        sweep_pairs(
+            "position_patching",
+            tiny,
+            PAIRS,
+            settings,
+            replacement=saved_activations(settings, saved),
+        )
+    )
+    other = list(
+        sweep_pairs(
+            "position_patching",
+            tiny,
+            PAIRS,
+            settings,
+            replacement=saved_activations(settings, saved[::-1]),
+        )
+    )
     for a, b in zip(own, again, strict=True):
         torch.testing.assert_close(
             a.metrics["kl_divergence"], b.metrics["kl_divergence"], atol=1e-11, rtol=0
@@ -282,7 +299,7 @@ def test_the_interaction_is_what_the_parts_leave(tiny):
         ({"effect": "hold"}, "no effect 'hold'; known are total, direct, indirect, all"),
         ({"answer_start": "stem!"}, "no answer_start"),
         ({"positions": ["prompt"]}, "positions .* or bot, eot"),
-        ({"layers": ["embed"]}, "layers .* or thought"),
+        ({"layers": ["embed"]}, "no place 'embed'; give layers"),
     ],
 )
 def test_what_cannot_be_asked(tiny, options, message):

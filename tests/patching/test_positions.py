@@ -183,18 +183,21 @@ def test_clean_prompt_and_clean_thoughts_together_recover_everything(preferring)
 
 
 def test_freezing_holds_every_later_thought(tiny):
-    fed = Site("hook_embed", 2)
+    made, fed = Site("hook_embed", 2), Site("blocks.0.hook_resid_pre", 2)
     patches = grid(1, [1], [0])
     rows = [
         Run(0),
         Run(1),
-        Run(0, patches, thoughts_from=0, capture=(fed,)),
-        Run(0, patches, capture=(fed,)),
+        Run(0, patches, thoughts_from=0, capture=(made, fed)),
+        Run(0, patches, capture=(made, fed)),
     ]
     _, run = run_pair(tiny, PAIRS[0], rows)
     assert torch.equal(run.captured[2, fed], run.state.thoughts[2][run.batch_index[0]])
     assert torch.equal(run.captured[3, fed], run.state.thoughts[2][run.batch_index[3]])
     assert not torch.allclose(run.captured[3, fed], run.captured[2, fed], atol=1e-6)
+    # What is kept of a thought is what the run made, whatever it was then fed.
+    assert torch.equal(run.captured[2, made], run.state.thoughts[2][run.batch_index[2]])
+    assert not torch.equal(run.captured[2, made], run.captured[2, fed])
 
 
 def test_the_two_routes_of_a_patch(tiny):

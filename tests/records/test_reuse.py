@@ -7,6 +7,7 @@ import torch
 
 from codi_lens import HookedCodi, UserError
 from codi_lens.patching.outcomes import sweep_pairs
+from codi_lens.patching.replacements import saved_activations
 from codi_lens.patching.sweep import make_settings
 from codi_lens.records.read import (
     RecordError,
@@ -22,7 +23,13 @@ def test_saved_activations_give_the_same_results(codi, record):
     settings = make_settings(codi, layers=[1])
     sweep = load(record)
     saved = reusable_activations(record, codi, sweep.pairs, settings)
-    again = sweep_pairs("iterative_patching", codi, sweep.pairs, settings, saved=saved)
+    again = sweep_pairs(
+        "iterative_patching",
+        codi,
+        sweep.pairs,
+        settings,
+        replacement=saved_activations(settings, saved),
+    )
     for outcome, expected in zip(again, sweep.outcomes, strict=True):
         for name, values in expected.metrics.items():
             torch.testing.assert_close(
@@ -34,7 +41,15 @@ def test_saved_activations_are_what_is_patched_in(codi, record):
     """Other values give other results: the file is read, and not the run's own source."""
     settings, pairs = make_settings(codi, layers=[1]), load(record).pairs
     saved = [values + 1 for values in reusable_activations(record, codi, pairs, settings)]
-    again = next(sweep_pairs("iterative_patching", codi, pairs, settings, saved=saved))
+    again = next(
+        sweep_pairs(
+            "iterative_patching",
+            codi,
+            pairs,
+            settings,
+            replacement=saved_activations(settings, saved),
+        )
+    )
     change = again.metrics["kl_divergence"] - load(record).outcomes[0].metrics["kl_divergence"]
     assert change.nan_to_num().abs().max() > 1e-3
 

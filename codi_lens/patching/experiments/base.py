@@ -31,7 +31,8 @@ EXPERIMENTS: "dict[str, Experiment]" = {}
 OF_SOME = {
     field.name: field.default
     for field in fields(Settings)
-    if field.name in ("intervention", "alpha", "starts", "senders", "receivers", "window", "values")
+    if field.name
+    in ("intervention", "strength", "starts", "senders", "receivers", "window", "values")
 }
 """Settings that only some experiments use -> what stands there otherwise."""
 

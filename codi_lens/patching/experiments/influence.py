@@ -41,7 +41,7 @@ class Influence(Experiment):
     across = "later thought"
     cells_key = "influence_results"
     cell_names = ("thought", "on")
-    uses = frozenset({"intervention", "alpha"})
+    uses = frozenset({"intervention", "strength"})
     has_effects = False
 
     def filled(self, codi: HookedCodi, settings: Settings) -> Settings:

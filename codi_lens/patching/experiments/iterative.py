@@ -54,7 +54,7 @@ class Iterative(Experiment):
     across = "iteration"
     cells_key = "iterative_patching_results"
     cell_names = ("layer", "iteration")
-    uses = frozenset({"intervention", "alpha", "starts"})
+    uses = frozenset({"intervention", "strength", "starts"})
     has_controls = False
     iterates = True
 

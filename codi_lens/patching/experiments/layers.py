@@ -21,7 +21,7 @@ class Layers(Experiment):
     title = "layer-wise"
     across = "positions"
     cells_key = "layer_patching_results"
-    uses = frozenset({"intervention", "alpha"})
+    uses = frozenset({"intervention", "strength"})
     cell_names = ("layer",)
 
     def columns(self, settings: Settings) -> tuple[Label, ...]:

@@ -52,7 +52,7 @@ class Paths(Experiment):
     across = "receiver"
     cells_key = "path_results"
     cell_names = ("sender", "receiver")
-    uses = frozenset({"senders", "receivers", "intervention", "alpha"})
+    uses = frozenset({"senders", "receivers", "intervention", "strength"})
 
     def check(self, settings: Settings) -> None:
         super().check(settings)
@@ -78,9 +78,9 @@ class Paths(Experiment):
         )
         for label in filled.senders:
             row, _ = split(label, settings, FORM)
-            check_row(mlp_hook(row, "hook_mlp_out"), cfg, names)
+            check_row(mlp_hook(row, "hook_mlp_out"), codi)
         for label in filled.receivers:
-            receiver(label, filled, cfg.n_layers, served_heads(cfg), names)
+            receiver(label, filled, cfg.n_layers, served_heads(codi), names)
         return filled
 
     def effects(self, settings: Settings) -> tuple[Label, ...]:

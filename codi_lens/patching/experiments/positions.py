@@ -16,7 +16,7 @@ class Positions(Experiment):
     title = "position-wise"
     across = "latent position"
     cells_key = "layer_position_results"
-    uses = frozenset({"intervention", "alpha"})
+    uses = frozenset({"intervention", "strength"})
     cell_names = ("layer", "position")
     means_keys = MappingProxyType(
         {
