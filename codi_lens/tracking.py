@@ -30,7 +30,6 @@ RUN_ID = Path("wandb") / "run_id"
 """In the folder of a record: which W&B run tells of it."""
 LONGEST_NAME = 128
 """Characters, of an artifact."""
-SUMMARISED = ("recovery", "kl_divergence")
 
 Job = Callable[[Any], None]
 
@@ -178,9 +177,9 @@ def summary_of(sweep: Sweep) -> dict[str, float | int]:
     """Counts, and the main map of recovery and KL, cell by cell: `recovery/LAYER/COLUMN`."""
     group, main = aggregate(sweep), panels(sweep)[0]
     found: dict[str, float | int] = {"pairs": group.n, "pairs_with_recovery": group.n_recovery}
-    for metric in SUMMARISED:
+    for metric in sweep.experiment.shows:
         for layer, row in zip(
-            sweep.settings.layers, as_grid(group.means[metric], sweep, main).tolist(), strict=True
+            sweep.axes["row"], as_grid(group.means[metric], sweep, main).tolist(), strict=True
         ):
             for column, value in zip(columns(sweep)[1], row, strict=True):
                 if finite(value) is not None:
@@ -195,7 +194,7 @@ def table_of(sweep: Sweep) -> tuple[list[str], list[list[Any]]]:
     rows = []
     for panel in panels(sweep):
         grids = [as_grid(group.means[name], sweep, panel).tolist() for name in names]
-        for i, layer in enumerate(sweep.settings.layers):
+        for i, layer in enumerate(sweep.axes["row"]):
             for j, column in enumerate(columns(sweep)[1]):
                 counts = [pairs_behind(group, name) for name in ("kl_divergence", "recovery")]
                 values = [finite(grid[i][j]) for grid in grids]

@@ -169,7 +169,8 @@ def _laws(runs: Mapping[str, Sweep], allowed: float) -> list[Check]:
 
 def _same_cells(one: Sweep, other: Sweep) -> bool:
     """Whether two sweeps patch the same places in the same way, so that laws bind them."""
-    names = ("layers", "positions", "site", "direction", "answer_start", "num_latents")
+    what = ("site", "direction", "answer_start", "num_latents", "intervention", "strength")
+    names = ("layers", "positions", *what)
     same = all(getattr(one.settings, n) == getattr(other.settings, n) for n in names)
     return same and other.settings.effects[0] == TOTAL
 
@@ -181,7 +182,7 @@ def _profiles(
     profiles = {}
     for name, sweep in runs.items():
         means = groups[name].means[METRIC]
-        labels = [str(layer) for layer in sweep.settings.layers]
+        labels = [str(row) for row in sweep.axes["row"]]
         for line, cells in sweep.experiment.lines(means, sweep.axes).items():
             values = [float(means[cell]) for cell in cells]
             profiles[f"{sweep.experiment.title}, {line}"] = dict(zip(labels, values, strict=True))

@@ -6,6 +6,7 @@ from torch import Tensor
 from codi_lens.analysis.aggregates import Aggregate, donor_threshold, top_cells
 from codi_lens.errors import one_of
 from codi_lens.patching.metrics import METRICS
+from codi_lens.patching.places import KV, ROW
 from codi_lens.patching.result import IN_SWEEP, Sweep
 from codi_lens.patching.settings import Label
 from codi_lens.patching.similarity import SIMILARITIES
@@ -19,6 +20,21 @@ def panels(sweep: Sweep) -> tuple[str, ...]:
 def columns(sweep: Sweep) -> tuple[str, tuple[Label, ...]]:
     """What the columns are, and their labels."""
     return sweep.experiment.across, sweep.axes["column"]
+
+
+def rows(sweep: Sweep) -> tuple[str, tuple[Label, ...]]:
+    """What the rows are, and their labels."""
+    return sweep.experiment.down(sweep.settings), sweep.axes["row"]
+
+
+def row_text(sweep: Sweep, row: Label) -> str:
+    """A row in words; of a key/value head, which heads it serves."""
+    text = f"{rows(sweep)[0]} {row}"
+    found = ROW.fullmatch(str(row))
+    if found and found[2] == KV and sweep.served_heads > 1:
+        first = int(found[3]) * sweep.served_heads
+        text += f" (heads {first}–{first + sweep.served_heads - 1})"
+    return text
 
 
 def as_grid(

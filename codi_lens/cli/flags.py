@@ -46,6 +46,22 @@ def labels(text: str) -> tuple[int | str, ...]:
     return tuple(values)
 
 
+def rows_of_a_map(text: str) -> tuple[int | str, ...]:
+    """Parses "0-2,thought,2.1,blocks.0.ln2.hook_normalized": as `labels`, with names of places."""
+    found: list[int | str] = []
+    for part in text.split(","):
+        found += [part] if "." in part else labels(part)
+    return tuple(found)
+
+
+def names(text: str) -> tuple[str, ...]:
+    """Parses "2.1@3,logits" as a list of names."""
+    found = tuple(part.strip() for part in text.split(","))
+    if not all(found):
+        raise argparse.ArgumentTypeError(f"{text!r} has an empty name in it")
+    return found
+
+
 def add_experiment_flags(parser: argparse.ArgumentParser) -> None:
     """The flags of every program that asks a model about pairs."""
     add = parser.add_argument
@@ -117,7 +133,7 @@ def check_numbers(arguments: argparse.Namespace) -> None:
         "threads",
         "max_new_tokens",
     )
-    for name, least in {"seed": 0, "pairs": 0, **dict.fromkeys(ones, 1)}.items():
+    for name, least in {"seed": 0, "pairs": 0, "window": 0, **dict.fromkeys(ones, 1)}.items():
         value = getattr(arguments, name, None)
         most = 2**10 if name == "threads" else 2**63 - 1
         if isinstance(value, int) and not least <= value <= most:

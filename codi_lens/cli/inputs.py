@@ -62,6 +62,8 @@ def prepare(experiment: str, arguments: argparse.Namespace, here: Processes) -> 
     given = {name: getattr(arguments, name) for name in SETTINGS if hasattr(arguments, name)}
     if "controls" in given:
         given["controls"] = given["controls"] == "all"
+    if given.get("starts", ()) is None:
+        given["starts"] = given["positions"] or range(codi.num_latents(arguments.num_latents))
     settings = make_settings(codi, experiment, **given)
     check_pairs(codi, pairs, settings.num_latents)
     pairs = filtered(codi, pairs, arguments)

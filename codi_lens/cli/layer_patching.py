@@ -4,6 +4,6 @@ The baseline that position-wise and iterative patching are compared with. Writes
 here a profile over layers.
 """
 
-from codi_lens.cli.patching import add_effect_flags, patching_program
+from codi_lens.cli.patching import add_map_flags, patching_program
 
-main = patching_program("layer_patching", __doc__, add_effect_flags)
+main = patching_program("layer_patching", __doc__, add_map_flags)

@@ -1,8 +1,8 @@
-"""What the three patching programs do alike: their flags, and run, record, report."""
+"""What the patching programs do alike: their flags, and run, record, report."""
 
 import argparse
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from functools import cache
 from pathlib import Path
@@ -16,12 +16,13 @@ from codi_lens.choices import (
     EFFECT_CHOICES,
     EFFECTS,
     FILTERS,
+    INTERVENTIONS,
     SITES,
     WANDB_MODES,
     WandbMode,
 )
 from codi_lens.cli import inputs, resuming
-from codi_lens.cli.flags import add_experiment_flags, as_json, labels, path
+from codi_lens.cli.flags import add_experiment_flags, as_json, labels, path, rows_of_a_map
 from codi_lens.cli.folders import check_unused
 from codi_lens.cli.model_flags import add_model_flags
 from codi_lens.cli.program import Program
@@ -39,12 +40,15 @@ FIGURES = "heatmap.html"
 
 
 def patching_program(
-    experiment: str, text: str, add_own_flags: Callable[[argparse.ArgumentParser], object]
+    experiment: str,
+    text: str,
+    add_own_flags: Callable[[argparse.ArgumentParser], object],
+    direction: str = "denoise",
 ) -> Program:
     """The program of an experiment; `add_own_flags` adds those that not every experiment has."""
 
     def add_flags(parser: argparse.ArgumentParser) -> None:
-        add_patching_flags(parser)
+        add_patching_flags(parser, direction)
         add_own_flags(parser)
 
     def body(arguments: argparse.Namespace) -> None:
@@ -54,15 +58,12 @@ def patching_program(
     return program
 
 
-def add_patching_flags(parser: argparse.ArgumentParser) -> None:
+def add_patching_flags(parser: argparse.ArgumentParser, direction: str = "denoise") -> None:
     """The flags that every patching program has."""
     add_experiment_flags(parser)
     add = parser.add_argument
-    add("--layers", type=labels, help="to patch, such as 0-3,7,thought (default: all layers)")
-    add("--positions", type=labels, help="to patch, such as bot,0-4,eot (default: all latents)")
-    add("--site", default="resid_post", choices=SITES, help="the hook point that is patched")
-    direction = "denoise patches the clean run into the corrupted one, noise the other way round"
-    add("--direction", default="denoise", choices=DIRECTIONS, help=direction)
+    which = "denoise patches the clean run into the corrupted one, noise the other way round"
+    add("--direction", default=direction, choices=DIRECTIONS, help=which)
     start = "where the answer is read: behind the forced stem, or right after the thoughts"
     add("--answer-start", default="stem", choices=ANSWER_STARTS, help=start)
     gap = "gap between the two unpatched runs, in logits, below which a pair has no recovery"
@@ -71,8 +72,11 @@ def add_patching_flags(parser: argparse.ArgumentParser) -> None:
     add("--filter", default="none", choices=FILTERS, help=kept)
     same = "run pairs with the same answer on both sides too, as a group of their own"
     add("--include-same-answer", action="store_true", help=same)
-    add("--batch-rows", type=int, help="runs side by side, at most (default: as fit in memory)")
-    answers = "patched answers to decode; top: those of the top cells, or of the last iterations"
+    rows = (
+        "runs side by side, at most; a pair with more is run in parts (default: as fit in memory)"
+    )
+    add("--batch-rows", type=int, help=rows)
+    answers = "patched answers to decode; top: those of the top cells, or of the last column"
     add("--answers", choices=ANSWERS, help=f"{answers} (default: all on toy, else top)")
     add_model_flags(parser)
     add("--wandb", default="off", choices=WANDB_MODES, help="tell Weights & Biases of the run")
@@ -80,19 +84,70 @@ def add_patching_flags(parser: argparse.ArgumentParser) -> None:
     add("--resume", type=path, metavar="RUN", help=go_on)
 
 
-def add_effect_flags(parser: argparse.ArgumentParser) -> None:
-    """The flags of experiments that tell effects apart and have controls."""
-    effect = "what follows a patch: later thoughts recomputed, held, or alone passed on"
+def add_position_flag(parser: argparse.ArgumentParser) -> None:
+    """--positions."""
+    text = "to patch, such as bot,0-4,eot (default: all latents)"
+    parser.add_argument("--positions", type=labels, help=text)
+
+
+def add_layer_flag(parser: argparse.ArgumentParser, what: str) -> None:
+    """--layers, for `what` is done in them."""
+    parser.add_argument("--layers", type=labels, help=f"{what}, such as 0-3,7 (default: all)")
+
+
+def add_window_flag(parser: argparse.ArgumentParser) -> None:
+    """--window."""
+    text = "layers that are exchanged or blocked together, beside all of them; 0: all alone"
+    parser.add_argument("--window", type=int, default=0, help=text)
+
+
+def add_place_flags(parser: argparse.ArgumentParser) -> None:
+    """What is patched: --layers, --positions, --site."""
+    rows = "to patch: layers and places such as 0-3,7,thought, 2.1 (a head), 2.kv0, 2.n17, or a hook point's name"
+    parser.add_argument("--layers", type=rows_of_a_map, help=f"{rows} (default: all layers)")
+    add_position_flag(parser)
+    site = f"what of a layer is patched: {', '.join(SITES)}, or a hook point in a layer"
+    parser.add_argument("--site", default="resid_post", help=site)
+
+
+def add_put_in_flags(parser: argparse.ArgumentParser, default: str = "source") -> None:
+    """What is put in: --intervention, --data, --strength."""
+    add = parser.add_argument
+    what = "what is put in: the other run's activation, zero, the mean of --data, another pair's, as much in a random "
+    what += "direction, or its own plus a difference of means"
+    add("--intervention", default=default, choices=INTERVENTIONS, help=what)
+    add(
+        "--data",
+        help="pairs over whose questions means are taken (default: the pairs that are run)",
+    )
+    text = "how often the difference of means is added, when steering"
+    add("--strength", type=float, default=1.0, help=text)
+
+
+def add_effect_flag(parser: argparse.ArgumentParser, choices: Sequence[str]) -> None:
+    """--effect."""
     parser.add_argument(
         "--effect",
         "--mode",
         default=EFFECTS[0],
-        choices=EFFECT_CHOICES,
+        choices=choices,
         type=lambda text: EARLIER_NAMES.get(text, text),
-        help=effect,
+        help="what follows a patch: later thoughts recomputed, held, or alone passed on",
     )
-    controls = "patch the run's own activation, another pair's, and noise too"
-    parser.add_argument("--controls", default="all", choices=("all", "none"), help=controls)
+
+
+def add_control_flag(parser: argparse.ArgumentParser) -> None:
+    """--controls."""
+    text = "patch the run's own activation, another pair's, and noise too"
+    parser.add_argument("--controls", default="all", choices=("all", "none"), help=text)
+
+
+def add_map_flags(parser: argparse.ArgumentParser) -> None:
+    """Those of the position-wise and the layer-wise program."""
+    add_place_flags(parser)
+    add_put_in_flags(parser)
+    add_effect_flag(parser, EFFECT_CHOICES)
+    add_control_flag(parser)
 
 
 def patch(experiment: str, arguments: argparse.Namespace) -> None:

@@ -4,6 +4,6 @@ Patches, for every pair, the clean run's activation into the corrupted run, one 
 time, and measures what the answer gains. Writes a record and `heatmap.html`.
 """
 
-from codi_lens.cli.patching import add_effect_flags, patching_program
+from codi_lens.cli.patching import add_map_flags, patching_program
 
-main = patching_program("position_patching", __doc__, add_effect_flags)
+main = patching_program("position_patching", __doc__, add_map_flags)

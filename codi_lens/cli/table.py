@@ -7,39 +7,42 @@ if TYPE_CHECKING:
 
 TOP = 5
 """Cells to list."""
+WIDE = 10
+"""Of a column of labels."""
 
 
 def table(sweep: "Sweep") -> str:
-    """The cells with the largest recovery, and how many pairs stand behind them."""
+    """The cells that stand out, and how many pairs stand behind them."""
     from codi_lens.analysis.aggregates import aggregate, competent, donor_threshold, top_cells
 
-    group = aggregate(sweep)
+    group, by = aggregate(sweep), sweep.experiment.shows[0]
     # Where the other effects are controls and parts of the first, the cells of the first are listed.
     first_alone = sweep.experiment.has_controls
     names = [*([] if first_alone else ["effect"]), *sweep.experiment.cell_names]
     effects = range(1 if first_alone else len(sweep.axes["effect"]))
     cells = [
-        (float(group.means["recovery"][effect][cell]), (effect, *cell))
+        (float(group.means[by][effect][cell]), (effect, *cell))
         for effect in effects
-        for cell in top_cells(group.means["recovery"][effect], sweep.zeros[effect], count=TOP)
+        for cell in top_cells(group.means[by][effect], sweep.zeros[effect], count=TOP)
     ]
     lines = [
         f"{group.n} pairs, both questions answered right in {int(competent(sweep).sum())}; "
         f"recovery defined for {group.n_recovery}",
         "",
-        "".join(f"{name:>10}" for name in names) + "  recovery   95% interval      KL  flipped",
+        "".join(f"{name:>{WIDE}}" for name in names)
+        + f"  {by[:22]}   95% interval      KL  flipped",
     ]
     for _, (effect, *cell) in sorted(cells, key=lambda one: (-one[0], one[1]))[:TOP]:
         where = (effect, *cell)
         labels = [known[i] for known, i in zip(sweep.axes.values(), where, strict=True)]
         shown = labels[1:] if first_alone else labels
         means = {name: float(v[where]) for name, v in group.means.items()}
-        low, high = float(group.low["recovery"][where]), float(group.high["recovery"][where])
+        low, high = float(group.low[by][where]), float(group.high[by][where])
         lines.append(
-            f"{''.join(f'{label!s:>10}' for label in shown[: len(names)])}  {means['recovery']:>8.3f}"
+            f"{''.join(f'{label!s:>{WIDE}}' for label in shown[: len(names)])}  {means[by]:>{len(by[:22])}.3f}"
             f"  {low:>6.3f} – {high:<6.3f}{means['kl_divergence']:>7.3f}  {means['flipped']:>7.0%}"
         )
-    threshold = donor_threshold(sweep, group)
+    threshold = donor_threshold(sweep, group, by)
     if threshold is not None:
         lines.append(f"largest effect of another pair's activations: {threshold:.3f}")
     return "\n".join(lines)

@@ -220,7 +220,7 @@ def knock_out(
     num_latents: int | None = None,
     window: int = 0,
     seed: int = 0,
-    direction: Direction = "denoise",
+    direction: Direction = "noise",
     answer_start: str = "stem",
     min_gap: float = 1.0,
     batch_rows: int | None = None,
@@ -232,7 +232,7 @@ def knock_out(
 
     Args:
         codi: the model.
-        pairs: clean and corrupted questions; under direction "noise" the clean ones are asked.
+        pairs: clean and corrupted questions; the clean ones are asked, under direction "denoise" the corrupted ones.
         layers: in which attention is blocked; all if None.
         window: layers that are blocked together beside all of them; 0: none.
     """

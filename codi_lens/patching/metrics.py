@@ -204,6 +204,10 @@ def _flipped(m: Measured) -> Values:
     return (says_source & ~says_source[m.base]).to(m.scores["clean"].dtype)
 
 
+def _base_given(m: Measured) -> Values:
+    return says(m.logits, m.tokens, m.base_side).to(m.scores["clean"].dtype)
+
+
 for _metric in (
     Metric("kl_divergence", "KL(patched ‖ base), nats", _kl_to_base, ranks=True),
     Metric("kl_to_source", "KL(source ‖ patched), nats", _kl_from_source),
@@ -243,6 +247,7 @@ for _metric in (
         "logprob_corrupted", "log-probability of the corrupted answer, nats", _logprob("corrupted")
     ),
     Metric("flipped", "share of answers flipped to the source's", _flipped, ranks=True),
+    Metric("base_given", "share of answers that are the base question's own", _base_given),
     Metric("donor_given", "share of answers that are the donor's"),
 ):
     register_metric(_metric)

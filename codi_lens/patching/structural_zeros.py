@@ -114,6 +114,10 @@ def structural_zeros(
             for patch in run.patches:
                 if changes(patch):
                     changed.setdefault(patch.site.step, []).append(patch.site)  # type: ignore[arg-type]
+            for knockout in run.knockouts:
+                lowest = Site(f"blocks.{min(knockout.layers)}.attn.hook_pattern")
+                for query in knockout.queries:
+                    changed.setdefault(query, []).append(lowest)
             fed = None if run.thoughts_from is None else of(run.thoughts_from)
             found[index] = heights(changed, steps, num_layers, fed)
         return found[index]

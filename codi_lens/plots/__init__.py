@@ -6,7 +6,7 @@ centred on zero, the others a sequential one; both can be told apart by colour-b
 
 from codi_lens.plots.bars import necessity_bars
 from codi_lens.plots.figure import CONFIG, Figure
-from codi_lens.plots.gallery import FIRST, gallery, scales
+from codi_lens.plots.gallery import gallery, scales, short_name
 from codi_lens.plots.maps import (
     chained_minus_parallel,
     controls,
@@ -32,7 +32,6 @@ from codi_lens.plots.tensors import imshow, ranks, top_tokens
 
 __all__ = [
     "CONFIG",
-    "FIRST",
     "FORMATS",
     "OFFLINE",
     "Figure",
@@ -56,6 +55,7 @@ __all__ = [
     "ranks",
     "scales",
     "scatter",
+    "short_name",
     "show",
     "to_image",
     "top_tokens",

@@ -15,6 +15,8 @@ from codi_lens.analysis.grids import (
     outlined,
     pairs_behind,
     panels,
+    row_text,
+    rows,
     threshold,
 )
 from codi_lens.choices import CONTROLS
@@ -28,19 +30,19 @@ from codi_lens.plots.panels import Panel, draw
 from codi_lens.plots.style import label, name_of, panel_title, scope
 
 
-def heatmap(sweep: Sweep, metric: str = "recovery", effect: str | None = None) -> go.Figure:
+def heatmap(sweep: Sweep, metric: str | None = None, effect: str | None = None) -> go.Figure:
     """The map of a metric over all pairs: layer × position, or layer × iteration.
 
     Args:
         sweep: of any experiment.
-        metric: any of the sweep's.
+        metric: any of the sweep's; the one that its experiment shows first if None.
         effect: the first if None.
     """
+    metric = metric or sweep.experiment.shows[0]
     name, group = effect or panels(sweep)[0], aggregate(sweep)
     panel = _panel(sweep, group, metric, name)
     what, *more = panel.title.split(": ")
-    experiment = sweep.experiment.title.capitalize()
-    title = f"{experiment} patching: {name_of(metric)}, {what}"
+    title = f"{sweep.experiment.heading}: {name_of(metric)}, {what}"
     return _drawn([panel], sweep, group, metric, title, *more)
 
 
@@ -84,7 +86,7 @@ def heatmap_by_pair(
         Panel(
             f"pair {sweep.pairs[i].pair_id}",
             as_grid(values[i], sweep, main),
-            sweep.settings.layers,
+            rows(sweep)[1],
             columns(sweep)[1],
             zeros,
         )
@@ -131,17 +133,54 @@ def effects(sweep: Sweep, metric: str = "recovery") -> go.Figure:
             f"effects need a sweep with effect='all'; this has {', '.join(panels(sweep))}"
         )
     drawn = [_panel(sweep, group, metric, effect) for effect in (TOTAL, DIRECT, INDIRECT)]
-    drawn.append(Panel(panel_title("interaction"), left, sweep.settings.layers, columns(sweep)[1]))
+    drawn.append(Panel(panel_title("interaction"), left, rows(sweep)[1], columns(sweep)[1]))
     title = f"Total = direct + indirect + interaction: {name_of(metric)}"
     return _drawn(drawn, sweep, group, metric, title)
 
 
-def controls(sweep: Sweep, metric: str = "recovery") -> go.Figure:
+def side_by_side(sweep: Sweep, metric: str | None = None) -> go.Figure:
+    """A map for every effect that is no control, on one colour scale: routes, windows of layers."""
+    metric = metric or sweep.experiment.shows[0]
+    group = aggregate(sweep)
+    drawn = [_panel(sweep, group, metric, name) for name in panels(sweep) if name not in CONTROLS]
+    return _drawn(drawn, sweep, group, metric, f"{sweep.experiment.heading}: {name_of(metric)}")
+
+
+def chains(sweep: Sweep, metric: str = "recovery") -> go.Figure:
+    """Chained patching from every start, a panel a row: where a chain starts × where it has come to.
+
+    Raises:
+        UserError: the sweep has no such chains.
+    """
+    group, steps = aggregate(sweep), sweep.settings.positions
+    starts = [name for name in panels(sweep) if name.split()[0] == CHAINED]
+    if not starts:
+        raise UserError(f"chains need iterative patching; this has {', '.join(panels(sweep))}")
+    grids = torch.stack([as_grid(group.means[metric], sweep, name) for name in starts])
+    zeros = torch.stack([sweep.structural_zeros(name) for name in starts])
+    labels = [name.removeprefix(f"{CHAINED} from ") for name in starts]
+    labels[0] = str(steps[0])
+    drawn = [
+        Panel(row_text(sweep, row), grids[:, i], labels, steps, zeros[:, i])
+        for i, row in enumerate(rows(sweep)[1])
+    ]
+    return draw(
+        drawn,
+        title=f"Chained patching from every start: {name_of(metric)}",
+        subtitle=f"{scope(sweep, group, metric)}; what is left of a patch at the start",
+        colour=name_of(metric),
+        signed=METRICS[metric].signed,
+        axes=("passed on through, to", "start"),
+    )
+
+
+def controls(sweep: Sweep, metric: str | None = None) -> go.Figure:
     """The main map beside what the controls do, on one colour scale.
 
     Raises:
         UserError: the sweep was run without controls.
     """
+    metric = metric or sweep.experiment.shows[0]
     group, (main, *others) = aggregate(sweep), panels(sweep)
     run = [name for name in others if name in CONTROLS]
     if not run:
@@ -158,7 +197,7 @@ def chained_minus_parallel(sweep: Sweep, metric: str = "recovery") -> go.Figure:
     return difference(
         chained,
         parallel[:, -1:].expand_as(chained),
-        layers=sweep.settings.layers,
+        layers=rows(sweep)[1],
         positions=columns(sweep)[1],
         title=f"Chained − parallel: {name_of(metric)}",
         subtitle=subtitle,
@@ -198,7 +237,7 @@ def _drawn(
         subtitle="; ".join((scope(sweep, group, metric), *more)),
         colour=name_of(metric),
         signed=METRICS[metric].signed,
-        axes=(columns(sweep)[0], "layer"),
+        axes=(columns(sweep)[0], rows(sweep)[0]),
     )
 
 
@@ -209,7 +248,7 @@ def _panel(
     return Panel(
         panel_title(name) if title is None else title,
         values,
-        sweep.settings.layers,
+        rows(sweep)[1],
         columns(sweep)[1],
         sweep.structural_zeros(name) & torch.isfinite(values),
         outlined(sweep, group, metric, name),
@@ -229,10 +268,10 @@ def _hover(sweep: Sweep, group: Aggregate, metric: str, name: str) -> list[list[
     axis, steps = columns(sweep)
     return [
         [
-            f"layer {layer}, {axis} {step}<br>{metric}: {mean[i][j]:.4f}"
+            f"{row_text(sweep, layer)}, {axis} {step}<br>{metric}: {mean[i][j]:.4f}"
             f" [{low[i][j]:.4f}, {high[i][j]:.4f}]<br>KL: {kl[i][j]:.4f}"
             f"<br>flipped: {flipped[i][j]:.0%}<br>n = {pairs_behind(group, metric)}"
             for j, step in enumerate(steps)
         ]
-        for i, layer in enumerate(sweep.settings.layers)
+        for i, layer in enumerate(rows(sweep)[1])
     ]

@@ -24,6 +24,10 @@ from codi_lens.plots.style import UNDEFINED, black_on, colour_axis, headed, smal
 PER_ROW = 3
 MANY_COLUMNS = 12
 """Above this many columns, cells are too narrow for their numbers."""
+MOST_HEIGHT = 1500
+"""Of a map, in pixels: the cells of many rows, such as heads, become lower."""
+MANY_ROWS = 90
+"""Above this many rows, cells are too low for numbers, and not every row has its name."""
 SPAN = re.compile(r"</?span[^>]*>")
 
 
@@ -60,7 +64,8 @@ def draw(
     down = ceil(len(panels) / across)
     cell = (62, 36) if len(panels) == 1 else (46, 28)
     rows, columns = (max(len(getattr(p, n)) for p in panels) for n in ("rows", "columns"))
-    wide, high = max(170, cell[0] * columns), max(90, cell[1] * rows)
+    each = min(cell[1], max(MOST_HEIGHT // rows, 5))
+    wide, high = max(170, cell[0] * columns), max(90, each * rows)
     titles = [textwrap.wrap(p.title, wide // 7) for p in panels] if len(panels) > 1 else [[]]
     heading = 9 + 17 * max(map(len, titles)) if len(panels) > 1 else 0
     gap = (36 * (across > 1), (50 + heading) * (down > 1))
@@ -165,14 +170,17 @@ def _place(
     )
     where["title"] = {"text": axes[1] if column == 1 else "", "standoff": 4}
     figure.update_yaxes(
-        tickvals=list(range(len(rows))), ticktext=rows, range=[-0.5, len(rows) - 0.5], **where
+        tickvals=list(range(len(rows)))[:: len(rows) // MANY_ROWS + 1],
+        ticktext=rows[:: len(rows) // MANY_ROWS + 1],
+        range=[-0.5, len(rows) - 0.5],
+        **where,
     )
 
 
 def _trace(panel: Panel, axes: tuple[str, str]) -> go.Heatmap:
     values = panel.values.tolist()
     text = panel.text or [[short(value) for value in row] for row in values]
-    if len(panel.columns) > MANY_COLUMNS:
+    if len(panel.columns) > MANY_COLUMNS or len(panel.rows) > MANY_ROWS:
         text = [["" for _ in row] for row in text]
     said = panel.hover or [
         [

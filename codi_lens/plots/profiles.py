@@ -13,7 +13,7 @@ from codi_lens.analysis.aggregates import Aggregate, aggregate
 from codi_lens.analysis.comparison import rank_correlation
 from codi_lens.analysis.grids import as_grid, pairs_behind, panels
 from codi_lens.errors import UserError
-from codi_lens.patching.experiments.iterative import PARALLEL
+from codi_lens.patching.experiments.iterative import PARALLEL, STRATEGIES
 from codi_lens.patching.result import Sweep
 from codi_lens.patching.settings import Label
 from codi_lens.plots.style import (
@@ -37,7 +37,7 @@ def layer_profile(sweeps: Mapping[str, Sweep], metric: str = "recovery") -> go.F
     """
     if not sweeps:
         raise UserError("no sweeps to draw profiles of")
-    labels = list(dict.fromkeys(str(la) for s in sweeps.values() for la in s.settings.layers))
+    labels = list(dict.fromkeys(str(la) for s in sweeps.values() for la in s.axes["row"]))
     figure = go.Figure()
     for name, sweep in sweeps.items():
         group = aggregate(sweep)
@@ -45,7 +45,7 @@ def layer_profile(sweeps: Mapping[str, Sweep], metric: str = "recovery") -> go.F
         for line, cells in sweep.experiment.lines(group.means[metric], sweep.axes).items():
             number = len(figure.data)
             # Side by side, so that intervals do not hide each other.
-            places = [labels.index(str(la)) + 0.06 * number for la in sweep.settings.layers]
+            places = [labels.index(str(la)) + 0.06 * number for la in sweep.axes["row"]]
             figure.add_trace(_profile(sweep, group, metric, cells)).update_traces(
                 selector=number,
                 x=places,
@@ -77,7 +77,7 @@ def _profile(
     )
     return go.Scatter(
         y=middle.tolist(),
-        text=[str(layer) for layer in sweep.settings.layers],
+        text=[str(layer) for layer in sweep.axes["row"]],
         customdata=_intervals(low, high),
         mode="lines+markers",
         error_y={
@@ -106,7 +106,7 @@ def trajectories(sweep: Sweep, metric: str = "recovery") -> go.Figure:
     """
     group = aggregate(sweep)
     level = as_grid(group.means[metric], sweep, PARALLEL)[:, -1].tolist()
-    strategies = [name for name in panels(sweep) if name != PARALLEL]
+    strategies = [name for name in STRATEGIES if name != PARALLEL]
     figure = make_subplots(
         1, len(strategies), subplot_titles=strategies, shared_yaxes=True, horizontal_spacing=0.03
     )
@@ -158,7 +158,7 @@ def _trajectories(
             hovertemplate=f"layer {layer}, iteration %{{x}}: %{{y:.4f}} [%{{customdata}}]"
             f"<br>n = {n}<extra></extra>",
         )
-        for i, layer in enumerate(sweep.settings.layers)
+        for i, layer in enumerate(sweep.axes["row"])
     ]
 
 
@@ -238,7 +238,7 @@ def _cells(sweep: Sweep, metric: str, name: str) -> dict[tuple[Label, Label], fl
     steps = sweep.settings.positions if sweep.experiment.iterates else sweep.axes["column"]
     return {
         (layer, step): float(values[i, j])
-        for i, layer in enumerate(sweep.settings.layers)
+        for i, layer in enumerate(sweep.axes["row"])
         for j, step in enumerate(steps)
         if not zeros[i, j] and values[i, j] == values[i, j]
     }

@@ -42,6 +42,8 @@ PANEL_TITLES = {
     "cumulative": "cumulative: all positions so far",
     "chained": "chained: what the last iteration generated",
     "parallel": "parallel: all positions at once",
+    "single latent": "one latent exchanged",
+    "tail": "tail: this latent to the last exchanged",
 }
 """What each map of a sweep is: its name, and behind a colon more."""
 
@@ -64,7 +66,7 @@ def name_of(metric: str) -> str:
 def scope(sweep: Sweep, group: Aggregate, metric: str) -> str:
     """What is shown, of what, over how many pairs: for a figure's subtitle."""
     settings, n = sweep.settings, pairs_behind(group, metric)
-    text = f"{label(metric)}; {settings.site}, {settings.direction}, n = {n} pairs"
+    text = f"{label(metric)}; {sweep.experiment.subject(settings)}, {settings.direction}, n = {n} pairs"
     if n < group.n:
         text += f" ({group.n - n} left out: no recovery defined)"
     return text

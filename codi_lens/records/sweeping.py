@@ -61,7 +61,7 @@ def swept(
 ) -> tuple[Sweep | None, bool]:
     """The sweep, as far as it came, and whether that is all of it; with the answers asked for."""
     done = journal.outcomes(work.pairs)
-    top = work.answers == "top" and work.experiment.has_controls
+    top = work.answers == "top" and work.experiment.alone
     with CtrlC() as ctrl_c:
         outcomes = sweep_pairs(
             work.experiment,
@@ -122,6 +122,7 @@ def _with_top_answers(
         work.codi,
         work.pairs,
         top.settings,
+        replacement=work.replacement,
         batch_rows=work.batch_rows,
         decode="all",
         part=work.here.part(len(work.pairs)),

@@ -22,6 +22,8 @@ from codi_lens.analysis.grids import (
     outlined,
     panels,
     ranking,
+    row_text,
+    rows,
     threshold,
 )
 from codi_lens.errors import UserError, one_of
@@ -99,7 +101,10 @@ def _aggregates(sweep: Sweep) -> dict[str, Aggregate]:
 
 def _figures(sweep: Sweep) -> list[plots.Figure]:
     """Those of its gallery that the page does not draw itself, for every metric."""
-    return [f for kind, f in plots.gallery(sweep).items() if kind not in plots.FIRST]
+    own = [
+        plots.short_name(metric) for metric in sweep.experiment.shows
+    ]  # which the page draws itself
+    return [f for kind, f in plots.gallery(sweep).items() if kind not in own]
 
 
 def _as_json(figures: Iterable[plots.Figure]) -> list[Any]:
@@ -117,7 +122,9 @@ def _run(
         "brief": brief(sweep, manifest),
         "summary": summary(manifest),
         "axis": axis,
-        "rows": [str(layer) for layer in sweep.settings.layers],
+        "rows": [str(row) for row in rows(sweep)[1]],
+        "row": rows(sweep)[0],
+        "row_texts": [row_text(sweep, row) for row in rows(sweep)[1]],
         "columns": [str(label) for label in labels],
         "metrics": [
             {"name": n, "label": plots.label(n), "signed": METRICS[n].signed} for n in names
@@ -140,8 +147,8 @@ def brief(sweep: Sweep, manifest: dict[str, Any]) -> str:
         else ""
     )
     return (
-        f"{manifest['model']['name']}: {settings.site} patched at {len(settings.layers)} layers × "
-        f"{len(settings.positions)} positions, {settings.direction}, effect {settings.effect}; "
+        f"{manifest['model']['name']}: {sweep.experiment.heading.lower()}, {sweep.experiment.subject(settings)}, "
+        f"{' × '.join(str(len(labels)) for labels in sweep.axes.values())} cells, {settings.direction}; "
         f"{len(sweep.pairs)} pairs{right}."
     )
 
@@ -149,7 +156,7 @@ def brief(sweep: Sweep, manifest: dict[str, Any]) -> str:
 def summary(manifest: dict[str, Any]) -> list[list[str]]:
     """What a run was, as rows of name and value."""
     model, settings, config = manifest["model"], manifest["settings"], manifest["config"]
-    rows = {
+    said = {
         "model": f"{model['name']} (SHA-256 {model['digest'][:12]}…)",
         "layers, thoughts": f"{model['num_layers']}, {settings['num_latents']}",
         "dtype, device": f"{model['dtype']}, {model['device']}",
@@ -157,11 +164,20 @@ def summary(manifest: dict[str, Any]) -> list[list[str]]:
         "filter": config.get("filter"),
         "seconds": config.get("seconds"),
     }
-    rows |= {f"pairs: {k}": n for k, n in manifest["pairs"]["n_per_group"].items()}
-    shown = ("site", "effect", "direction", "answer_start", "min_gap", "controls", "seed")
-    rows |= {name: settings[name] for name in shown}
-    rows |= {f"version of {k}": v for k, v in manifest["versions"].items()}
-    return [[name, "–" if value is None else str(value)] for name, value in rows.items()]
+    said |= {f"pairs: {k}": n for k, n in manifest["pairs"]["n_per_group"].items()}
+    shown = (
+        "site",
+        "intervention",
+        "effect",
+        "direction",
+        "answer_start",
+        "min_gap",
+        "controls",
+        "seed",
+    )
+    said |= {name: settings.get(name) for name in shown}
+    said |= {f"version of {k}": v for k, v in manifest["versions"].items()}
+    return [[name, "–" if value is None else str(value)] for name, value in said.items()]
 
 
 def _grids(values: Tensor, sweep: Sweep) -> list[list[list[float | None]]]:

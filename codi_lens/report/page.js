@@ -87,7 +87,7 @@ class RunView {
   }
 
   place([i, j]) {
-    return `layer ${this.run.rows[i]}, ${this.run.axis} ${this.run.columns[j]}`;
+    return `${this.run.row_texts[i]}, ${this.run.axis} ${this.run.columns[j]}`;
   }
 
   // Value, and over pairs its interval and their number.
@@ -152,7 +152,7 @@ class RunView {
       tickvals: labels.map((_, i) => i), ticktext: labels, range: [-0.5, labels.length - 0.5],
       showgrid: false, zeroline: false,
     });
-    const layer = { ...ticks(run.rows), title: { text: "layer" } };
+    const layer = { ...ticks(run.rows), title: { text: run.row } };
     const value = {
       title: { text: this.metric.name.replaceAll("_", " ") }, gridcolor: colour("line"), zerolinecolor: colour("axis"),
     };

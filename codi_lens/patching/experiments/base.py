@@ -19,7 +19,7 @@ from codi_lens.choices import EFFECTS
 from codi_lens.errors import UserError, one_of
 from codi_lens.model.hooked_codi import HookedCodi
 from codi_lens.patching.plan import Given, Place, Plan, grid_of
-from codi_lens.patching.settings import Label, Settings
+from codi_lens.patching.settings import THOUGHT, Label, Settings
 
 Axes = dict[str, tuple[Label, ...]]
 Table = Mapping[str, Mapping[str, Mapping[str, dict[str, Any]]]]
@@ -54,10 +54,14 @@ class Experiment(ABC):
     """Key at the top of the aggregates -> the metric whose means stand there."""
     uses: ClassVar[frozenset[str]] = frozenset()
     """Those of `OF_SOME` that mean something to it."""
+    shows: ClassVar[tuple[str, ...]] = ("recovery", "kl_divergence")
+    """Metrics that its figures and tables begin with; cells are ranked by the first."""
     has_effects: ClassVar[bool] = True
     """Whether the setting `effect` means something to it."""
     has_controls: ClassVar[bool] = True
     """Whether controls can stand beside its main effect."""
+    alone: ClassVar[bool] = False
+    """Whether a cell depends on its own row and column alone, so that some can be run again without the others."""
     iterates: ClassVar[bool] = False
     """Whether its columns go on from one another, so that they are drawn as lines."""
 
@@ -108,6 +112,21 @@ class Experiment(ABC):
     def effects(self, settings: Settings) -> tuple[Label, ...]:
         """Labels of the first dimension."""
         return settings.effects
+
+    @property
+    def heading(self) -> str:
+        """In titles of figures."""
+        return f"{self.title.capitalize()} patching"
+
+    def subject(self, settings: Settings) -> str:
+        """What is changed, for subtitles."""
+        put_in = "" if settings.intervention == "source" else f", {settings.intervention} put in"
+        return f"{settings.site}{put_in}"
+
+    def down(self, settings: Settings) -> str:
+        """What a row is, for axes."""
+        whole = all(isinstance(label, int) or label == THOUGHT for label in settings.layers)
+        return "layer" if whole else "layer.part"
 
     def rows(self, settings: Settings) -> tuple[Label, ...]:
         """Labels of the second dimension."""

@@ -42,7 +42,16 @@ class Influence(Experiment):
     cells_key = "influence_results"
     cell_names = ("thought", "on")
     uses = frozenset({"intervention", "strength"})
+    shows = ("thought_distance", "thought_kl", "prediction_change_rate", "base_given")
     has_effects = False
+
+    heading = "Influence of thoughts"
+
+    def subject(self, settings: Settings) -> str:
+        return f"thought exchanged: {settings.intervention}"
+
+    def down(self, settings: Settings) -> str:
+        return "exchanged thought"
 
     def filled(self, codi: HookedCodi, settings: Settings) -> Settings:
         """What a thought is made of is kept: the last layer's output."""

@@ -33,7 +33,16 @@ class KnockOut(Experiment):
     cells_key = "knockout_results"
     cell_names = ("from", "to")
     uses = frozenset({"window"})
+    shows = ("prediction_change_rate", "kl_divergence", "base_given")
     has_effects = False
+
+    heading = "Attention knockout"
+
+    def subject(self, settings: Settings) -> str:
+        return "attention blocked"
+
+    def down(self, settings: Settings) -> str:
+        return "attending step"
 
     def check(self, settings: Settings) -> None:
         super().check(settings)

@@ -22,6 +22,7 @@ class Layers(Experiment):
     across = "positions"
     cells_key = "layer_patching_results"
     uses = frozenset({"intervention", "strength"})
+    alone = True
     cell_names = ("layer",)
 
     def columns(self, settings: Settings) -> tuple[Label, ...]:

@@ -54,6 +54,14 @@ class Paths(Experiment):
     cell_names = ("sender", "receiver")
     uses = frozenset({"senders", "receivers", "intervention", "strength"})
 
+    heading = "Path patching"
+
+    def subject(self, settings: Settings) -> str:
+        return f"{settings.intervention} put in at the sender, {settings.effect}"
+
+    def down(self, settings: Settings) -> str:
+        return "sender"
+
     def check(self, settings: Settings) -> None:
         super().check(settings)
         if settings.effect not in EFFECTS[:2] or settings.controls:

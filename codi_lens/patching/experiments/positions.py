@@ -17,6 +17,7 @@ class Positions(Experiment):
     across = "latent position"
     cells_key = "layer_position_results"
     uses = frozenset({"intervention", "strength"})
+    alone = True
     cell_names = ("layer", "position")
     means_keys = MappingProxyType(
         {

@@ -56,6 +56,14 @@ class Routes(Experiment):
     uses = frozenset({"window", "values"})
     has_effects = False
 
+    heading = "Routes out of a latent"
+
+    def subject(self, settings: Settings) -> str:
+        return f"the {settings.values} run's activations exchanged"
+
+    def down(self, settings: Settings) -> str:
+        return "route"
+
     def effects(self, settings: Settings) -> tuple[Label, ...]:
         return EFFECTS + (CONTROLS if settings.controls else ())
 
