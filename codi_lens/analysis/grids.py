@@ -70,7 +70,8 @@ def outlined(sweep: Sweep, group: Aggregate, metric: str, panel: str) -> list[tu
     if metric == "answer_logit_diff_change" and sweep.settings.direction == "noise":
         values = -values  # away from the clean answer is what noising is after
     zeros = sweep.structural_zeros(panel)
-    return top_cells(values, zeros, threshold=threshold(sweep, group, metric))
+    found = top_cells(values, zeros, threshold=threshold(sweep, group, metric))
+    return [cell for cell in found if values[cell] > 0]
 
 
 def pairs_behind(group: Aggregate, metric: str) -> int:

@@ -32,7 +32,7 @@ def write(arguments: argparse.Namespace) -> None:
     codi = HookedCodi.from_pretrained("toy")
     choose_threads(codi.model.cfg.d_model)
     pairs = load_pairs("toy")[: arguments.limit]
-    drawn = patching(codi, pairs) | looking(codi, pairs)
+    drawn = patching(codi, pairs) | tracing(codi, pairs) | looking(codi, pairs)
     for path in plots.write_images(arguments.out, drawn, arguments.format):
         print(path)
 
@@ -52,6 +52,41 @@ def patching(codi: "HookedCodi", pairs: list["Pair"]) -> dict[str, "go.Figure"]:
         "layers": plots.layer_profile({layer.experiment.name: layer}),
         "trajectories": plots.trajectories(iterative),
         "comparison": plots.layer_profile(runs),
+    }
+
+
+def tracing(codi: "HookedCodi", pairs: list["Pair"]) -> dict[str, "go.Figure"]:
+    """Figures of heads, interventions, routes, chains, paths, knockouts and influence."""
+    from codi_lens import (
+        knock_out,
+        measure_influence,
+        patch_iteratively,
+        patch_paths,
+        patch_positions,
+        patch_routes,
+        plots,
+    )
+
+    routes = patch_routes(codi, pairs, window=1, controls=True)
+    senders = [f"{place}@{step}" for step in (1, 3) for place in ("2.0", "2.2", "2.3", "mlp2")]
+    receivers = ["thought@2", "thought@4", "2.kv1.v@3", "logits"]
+    paths = patch_paths(codi, pairs, senders=senders, receivers=receivers)
+    return {
+        "heads": plots.heatmap(patch_positions(codi, pairs, site="z", controls=True)),
+        "needed": plots.heatmaps(
+            {
+                "sufficient: clean into corrupted": patch_positions(codi, pairs),
+                "necessary: the mean into clean": patch_positions(
+                    codi, pairs, intervention="mean", direction="noise"
+                ),
+            },
+            "kl_divergence",
+        ),
+        "routes": plots.side_by_side(routes),
+        "chains": plots.chains(patch_iteratively(codi, pairs, starts=None)),
+        "paths": plots.heatmap(paths),
+        "knockout": plots.heatmap(knock_out(codi, pairs)),
+        "influence": plots.heatmap(measure_influence(codi, pairs)),
     }
 
 

@@ -160,7 +160,7 @@ def patch_routes(
     batch_rows: int | None = None,
     progress: Progress | None = None,
 ) -> Sweep:
-    """State, keys, values or all of a latent exchanged: metrics [pair, single or tail, route, latent].
+    """State, keys, values or all of a latent exchanged: metrics [pair, latent or tail, route, latent].
 
     `experiments.routes.Routes` says what each is. Arguments as in `patch_positions`.
 

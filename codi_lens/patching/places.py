@@ -51,6 +51,24 @@ DEFAULT_SITE = {"head": "z", KV: KV, "n": "mlp_post"}
 ROW = re.compile(r"(\d+)\.(kv|n|)(\d+)")
 
 
+FORMS = {
+    "": "layer",
+    "head": "layer.head",
+    KV: "layer.key/value head",
+    "n": "layer.neuron",
+    "name": "hook point",
+}
+"""What rows of one form are, in words."""
+
+
+def form_of(row: Label) -> str:
+    """What a row's label names: a layer (""), or a part of one, or a hook point ("name")."""
+    if isinstance(row, int) or row == THOUGHT:
+        return ""
+    found = ROW.fullmatch(row)
+    return (found[2] or "head") if found else "name"
+
+
 def kind_of(site: str) -> SiteKind:
     """The kind of a site; one that has no name of its own is a hook point in every layer, such as mlp.hook_pre."""
     return SITE_KINDS.get(site, SiteKind((site,)))

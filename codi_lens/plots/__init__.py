@@ -9,6 +9,7 @@ from codi_lens.plots.figure import CONFIG, Figure
 from codi_lens.plots.gallery import gallery, scales, short_name
 from codi_lens.plots.maps import (
     chained_minus_parallel,
+    chains,
     controls,
     difference,
     effects,
@@ -16,6 +17,7 @@ from codi_lens.plots.maps import (
     heatmap_by_operand,
     heatmap_by_pair,
     heatmaps,
+    side_by_side,
 )
 from codi_lens.plots.pages import (
     FORMATS,
@@ -36,6 +38,7 @@ __all__ = [
     "OFFLINE",
     "Figure",
     "chained_minus_parallel",
+    "chains",
     "colour_scales",
     "controls",
     "difference",
@@ -57,6 +60,7 @@ __all__ = [
     "scatter",
     "short_name",
     "show",
+    "side_by_side",
     "to_image",
     "top_tokens",
     "trajectories",

@@ -68,7 +68,10 @@ def draw(
     wide, high = max(170, cell[0] * columns), max(90, each * rows)
     titles = [textwrap.wrap(p.title, wide // 7) for p in panels] if len(panels) > 1 else [[]]
     heading = 9 + 17 * max(map(len, titles)) if len(panels) > 1 else 0
-    gap = (36 * (across > 1), (50 + heading) * (down > 1))
+    # Names of rows stand in front of every panel, those of columns below.
+    side = 7 * max(len(str(row)) for panel in panels for row in panel.rows)
+    below = 3 * max(len(str(column)) for panel in panels for column in panel.columns)
+    gap = (max(36, side + 14) * (across > 1), (50 + below + heading) * (down > 1))
     inner = (across * wide + (across - 1) * gap[0], down * high + (down - 1) * gap[1])
     figure = make_subplots(
         down,
@@ -83,11 +86,11 @@ def draw(
     figure.update_layout(
         coloraxis=colour_axis(values, signed=signed, title=colour),
         plot_bgcolor=UNDEFINED,
-        margin={"l": 74, "r": 110, "b": 58},
+        margin={"l": max(74, side + 42), "r": 110, "b": 58 + below},
     )
     scale = figure.layout.coloraxis
     paint(figure, scale.cmin, scale.cmax)
-    width, body = max(470, inner[0] + 194), inner[1] + 58
+    width, body = max(470, inner[0] + max(74, side + 42) + 120), inner[1] + 58 + below
     said = "; ".join(filter(None, (subtitle, legend(panels))))
     return headed(small_titles(figure), title, said, width=width, body=body, extra=heading)
 

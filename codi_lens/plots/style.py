@@ -42,8 +42,8 @@ PANEL_TITLES = {
     "cumulative": "cumulative: all positions so far",
     "chained": "chained: what the last iteration generated",
     "parallel": "parallel: all positions at once",
-    "single latent": "one latent exchanged",
-    "tail": "tail: this latent to the last exchanged",
+    "latent": "latent: this one alone exchanged",
+    "tail": "tail: all from this latent on exchanged",
 }
 """What each map of a sweep is: its name, and behind a colon more."""
 

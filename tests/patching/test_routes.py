@@ -61,12 +61,12 @@ def test_routes_equal_one_plain_run_per_cell(codi):
             ("all", "all", layers),
             ("v, layer 1", "v", [1]),
         ):
-            for effect, steps in (("single", [1]), ("tail", range(1, latents))):
+            for effect, steps in (("latent", [1]), ("tail", range(1, latents))):
                 changes = exchanged(codi, route, steps, own, base, source)
                 expected = plain.metrics(codi, pair, **changes)
                 plain.same(sweep, p, expected, effect=effect, row=row, column=1)
     assert (
-        sweep.values("logit_diff", row="state", column=latents - 1, effect="single").isnan().all()
+        sweep.values("logit_diff", row="state", column=latents - 1, effect="latent").isnan().all()
     )
 
 
@@ -74,7 +74,7 @@ def test_all_routes_with_the_patched_runs_values_are_the_total_effect(grouped):
     routes = patch_routes(grouped, PAIRS, values="patched")
     thoughts = patch_positions(grouped, PAIRS, layers=["thought"])
     for name in ("logit_diff", "kl_divergence"):
-        found = routes.values(name, effect="single", row="all")
+        found = routes.values(name, effect="latent", row="all")
         expected = thoughts.values(name, effect="total", row="thought")
         torch.testing.assert_close(found, expected, atol=1e-9, rtol=0)
 
@@ -82,7 +82,7 @@ def test_all_routes_with_the_patched_runs_values_are_the_total_effect(grouped):
 def test_controls_of_routes_put_something_else_in(grouped):
     pairs = [*PAIRS, Pair(2, Variant("12 plus 30?", 42), Variant("12 plus 31?", 43))]
     sweep = patch_routes(grouped, pairs, controls=True)
-    assert sweep.axes["effect"] == ("single", "tail", "identity", "resample", "random_direction")
+    assert sweep.axes["effect"] == ("latent", "tail", "identity", "resample", "random_direction")
     assert sweep.values("l2_difference", effect="identity").nan_to_num().max() < 1e-10
     for p, pair in enumerate(pairs):
         (donor,) = [q for q in pairs if q.pair_id == sweep.outcomes[p].donor]
@@ -233,7 +233,26 @@ def test_knockouts_equal_plain_runs_with_blocked_scores(codi):
             plain.same(sweep, p, expected, effect=effect, row=row, column=column)
 
 
-def test_zeros_of_knockouts_are_empty_and_what_comes_later_cannot_be_seen(grouped):
+@pytest.mark.parametrize("answer_start", ["stem", "eot"])
+def test_zeros_of_knockouts_are_those_that_move_nothing(grouped, answer_start):
+    sweep = knock_out(grouped, PAIRS, window=1, answer_start=answer_start)
+    moved, zeros = sweep.values("l2_difference").amax(0), sweep.zeros
+    there = ~moved.isnan()
+    assert (zeros & there).any()
+    assert not (zeros & ~there).any()
+    assert moved[zeros].max() < 1e-12
+    assert moved[there & ~zeros].min() > 1e-9
+
+
+def test_routes_that_lead_nowhere_are_zeros(grouped):
+    sweep = patch_routes(grouped, PAIRS, window=1, answer_start="eot")
+    moved = sweep.values("l2_difference").amax(0)
+    there = ~moved.isnan()
+    assert not moved[sweep.zeros & there].gt(1e-12).any()
+    assert moved[there & ~sweep.zeros].min() > 1e-9
+
+
+def test_cells_of_knockouts_are_there_where_something_comes_before(grouped):
     sweep = knock_out(grouped, PAIRS)
     there = ~sweep.values("kl_divergence").isnan().all(0)[0]
     columns = sweep.axes["column"]

@@ -18,8 +18,9 @@ from torch import Tensor
 from codi_lens.choices import EFFECTS
 from codi_lens.errors import UserError, one_of
 from codi_lens.model.hooked_codi import HookedCodi
+from codi_lens.patching.places import FORMS, form_of
 from codi_lens.patching.plan import Given, Place, Plan, grid_of
-from codi_lens.patching.settings import THOUGHT, Label, Settings
+from codi_lens.patching.settings import Label, Settings
 
 Axes = dict[str, tuple[Label, ...]]
 Table = Mapping[str, Mapping[str, Mapping[str, dict[str, Any]]]]
@@ -125,8 +126,8 @@ class Experiment(ABC):
 
     def down(self, settings: Settings) -> str:
         """What a row is, for axes."""
-        whole = all(isinstance(label, int) or label == THOUGHT for label in settings.layers)
-        return "layer" if whole else "layer.part"
+        forms = {form_of(label) for label in settings.layers}
+        return FORMS[forms.pop()] if len(forms) == 1 else "place"
 
     def rows(self, settings: Settings) -> tuple[Label, ...]:
         """Labels of the second dimension."""

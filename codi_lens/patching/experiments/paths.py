@@ -57,7 +57,7 @@ class Paths(Experiment):
     heading = "Path patching"
 
     def subject(self, settings: Settings) -> str:
-        return f"{settings.intervention} put in at the sender, {settings.effect}"
+        return f"{settings.intervention} put in at the sender"
 
     def down(self, settings: Settings) -> str:
         return "sender"

@@ -29,7 +29,7 @@ from codi_lens.patching.settings import Label, Settings
 STATE, ALL = "state", "all"
 READ = {"k": ("hook_k",), "v": ("hook_v",), "kv": ("hook_k", "hook_v")}
 """Route -> what later steps attend to."""
-EFFECTS = SINGLE, TAIL = ("single", "tail")
+EFFECTS = LATENT, TAIL = ("latent", "tail")
 
 
 class Routes(Experiment):
@@ -42,7 +42,7 @@ class Routes(Experiment):
       base's (a latent attends to itself, so that its state would move too). Later thoughts are recomputed.
     * all: state and kv together.
 
-    "single" exchanges one latent, "tail" all from it to the last. Rows with a window exchange the keys and values of
+    "latent" exchanges this latent alone, "tail" all from it to the last. Rows with a window exchange the keys and values of
     these layers alone. With `values="patched"`, what is exchanged is not the source run's but that of the base run
     with the source's thought fed at k: then "all" equals the total effect of patching that thought (a law). The
     last latent feeds no other, so it has no state. Controls put something else in, at one latent.
@@ -86,7 +86,7 @@ class Routes(Experiment):
                 taken = runs.add(Run(BASE, (thought,)))
             tail = range(latent, settings.num_latents)
             of_effect: dict[Label, tuple[Sequence[int], SourceOf]] = {
-                SINGLE: ([latent], run_of(taken)),
+                LATENT: ([latent], run_of(taken)),
                 TAIL: (tail, run_of(taken)),
                 IDENTITY: ([latent], run_of(BASE)),
                 RESAMPLE: ([latent], run_of(DONOR)),
