@@ -1,4 +1,5 @@
 from . import plots as plots
+from .analysis.asking import ask_under_hooks as ask_under_hooks
 from .data.pairs import Pair as Pair
 from .data.pairs import Variant as Variant
 from .data.pairs import load_pairs as load_pairs
@@ -14,4 +15,5 @@ from .patching.api import patch_layers as patch_layers
 from .patching.api import patch_paths as patch_paths
 from .patching.api import patch_positions as patch_positions
 from .patching.api import patch_routes as patch_routes
+from .patching.means import mean_activations as mean_activations
 from .patching.result import Sweep as Sweep

@@ -39,6 +39,12 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     add("--limit", type=int, help="pairs, or questions (default: 60 and 200 on toy, else 1)")
     add("--repeats", type=int, default=5, help="of what is timed")
     add("--sample", type=int, default=6, help="cells that a, a′ and b are timed on")
+    add(
+        "--site",
+        default="resid_post",
+        choices=("resid_post", "z"),
+        help="what is patched; z: heads",
+    )
     add_device(parser)
     add_dtype(parser)
     add("--batch-rows", type=int, help="as in the sweeps (default: as fit in memory)")
@@ -108,7 +114,7 @@ def write(path: Path, found: dict[str, Any]) -> None:
 def table(found: dict[str, Any]) -> str:
     """The figures in words."""
     lines = [
-        f"{found['shape']}: {found['pairs']} pair(s) × {found['cells_per_pair']} cells, "
+        f"{found['shape']}: {found['pairs']} pair(s) × {found['cells_per_pair']} cells of {found['site']}, "
         f"{found['dtype']} on {found['device']}, {found['threads']} threads; "
         f"medians of {found['repeats']}, in seconds",
         f"a, b and c agree within {found['disagreement']:.1e} of the logits' spread",

@@ -9,7 +9,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from codi_lens.data.answers import Answer
+from codi_lens.errors import UserError
 from codi_lens.model.hooked_codi import DECODED, HookedCodi
+from codi_lens.model.hooks import AddressedHook
 
 NO_WRAPPER = "no wrapper"
 """The condition without thoughts and without the tokens around them."""
@@ -58,6 +60,37 @@ def wilson(successes: int, n: int) -> tuple[float, float]:
     centre = (share + weight / 2) / (1 + weight)
     reach = z / (1 + weight) * sqrt(share * (1 - share) / n + weight / (4 * n))
     return max(0.0, centre - reach), min(1.0, centre + reach)
+
+
+def ask_under_hooks(
+    codi: HookedCodi,
+    questions: Sequence[str],
+    answers: Sequence[Answer],
+    fwd_hooks: Iterable[AddressedHook] = (),
+    *,
+    num_latents: int | None = None,
+    batch: int = 64,
+    judge: str | None = None,
+) -> Condition:
+    """Greedy answers under hooks, and how many are right: accuracy after an ablation.
+
+    Args:
+        questions, answers: as many of each.
+        fwd_hooks: as in `HookedCodi.run_with_hooks`; each sees up to `batch` questions side by side.
+        judge: how answers are judged, one of `data.judges.JUDGES`; None: as the model's config says.
+
+    Raises:
+        UserError: no questions, or not as many answers.
+    """
+    if not questions or len(questions) != len(answers):
+        raise UserError(
+            f"{len(questions)} questions and {len(answers)} answers; give one answer each"
+        )
+    hooks, texts = list(fwd_hooks), []
+    for start in range(0, len(questions), batch):
+        part = list(questions[start : start + batch])
+        texts += codi.generate(part, num_latents=num_latents, fwd_hooks=hooks)
+    return Condition("under hooks", tuple(texts), right(codi, texts, answers, judge))
 
 
 @torch.no_grad()

@@ -52,6 +52,16 @@ class LoopState:
             knockouts=tuple(self.knockouts[row] for row in rows) if self.knockouts else (),
         )
 
+    def lend(self, step: Step, rows: Sequence[int], lenders: Sequence[int]) -> None:
+        """Gives rows, in place, other rows' keys and values of a step behind the prompt, in all layers."""
+        if not isinstance(self.cache, SharedPrefixCache):
+            raise UserError("keys and values can be lent once the prompts are shared")
+        position = self.steps.index(step)
+        for entry in self.cache.entries:
+            own = position - entry.prefix_keys.shape[-1]
+            for kept in (entry.keys, entry.values):
+                kept[list(rows), :, own] = kept[list(lenders), :, own]
+
     def crop(self, length: int) -> Self:
         """The state as it was after `length` positions, prompt included; thoughts are all kept."""
         if not isinstance(self.cache, SharedPrefixCache):

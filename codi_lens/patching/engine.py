@@ -90,7 +90,18 @@ def run_batch(
         state = loop.begin(state, plan)
     for step in range(num_latents):
         state = loop.latent_step(joined(step), step, plan)
-    return ThoughtsDone(joined("eot"), found["eot"].batch_index, plan, captured)
+    rows = found["eot"].batch_index
+    end = joined("eot")
+    for latent in range(num_latents):
+        lent = [
+            (rows[i], rows[j])
+            for i, run in enumerate(runs)
+            for k, j in run.remembers
+            if k == latent
+        ]
+        if lent:
+            end.lend(latent, *zip(*lent, strict=True))
+    return ThoughtsDone(end, rows, plan, captured)
 
 
 def feed_eot(

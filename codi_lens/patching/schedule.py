@@ -36,6 +36,9 @@ class Run:
     """Places whose activation (before any patch there) is to be kept."""
     knockouts: tuple[Knockout, ...] = ()
     """What its steps cannot attend to."""
+    remembers: tuple[tuple[int, int], ...] = ()
+    """(latent, run) whose keys and values of that latent eot and the answer attend to, instead of this run's own. Both
+    runs have the same prompt."""
 
 
 def shifted(runs: Sequence[Run], by_runs: int, by_prompts: int) -> list[Run]:
@@ -50,6 +53,7 @@ def renumbered(run: Run, number: Mapping[int, int] | Sequence[int]) -> Run:
         run,
         patches=tuple(Patch(p.site, p.intervention.renumbered(number)) for p in run.patches),
         thoughts_from=None if run.thoughts_from is None else number[run.thoughts_from],
+        remembers=tuple((latent, number[other]) for latent, other in run.remembers),
     )
 
 
@@ -103,6 +107,7 @@ def _first_steps(runs: Sequence[Run], num_latents: int) -> list[int]:
     for index, run in enumerate(runs):
         patched = [patch.site.step for patch in run.patches]
         blind = [step for knockout in run.knockouts for step in knockout.queries]
+        blind += ["eot"] * bool(run.remembers)
         for step in (*patched, *blind, *(site.step for site in run.capture)):
             if step not in steps and not (step in blind and step == "answer"):
                 raise UserError(

@@ -38,7 +38,7 @@ def parts_of(plan: Plan, rows: int) -> list[Plan]:
 
 
 def _touched(run: Run) -> bool:
-    return bool(run.patches or run.knockouts) or run.thoughts_from is not None
+    return bool(run.patches or run.knockouts or run.remembers) or run.thoughts_from is not None
 
 
 def _needed(runs: Sequence[Run], index: int) -> set[int]:
@@ -50,6 +50,7 @@ def _needed(runs: Sequence[Run], index: int) -> set[int]:
             found.add(now)
             run = runs[now]
             left += [read for patch in run.patches for read in patch.intervention.reads]
+            left += [other for _, other in run.remembers]
             left += [] if run.thoughts_from is None else [run.thoughts_from]
     return found
 

@@ -114,6 +114,9 @@ def structural_zeros(
             for patch in run.patches:
                 if changes(patch):
                     changed.setdefault(patch.site.step, []).append(patch.site)  # type: ignore[arg-type]
+            if any(of(other)[latent] < NOWHERE for latent, other in run.remembers):
+                attended = Site("blocks.0.attn.hook_pattern")
+                changed |= {step: [*changed.get(step, ()), attended] for step in ("eot", "answer")}
             for knockout in run.knockouts:
                 lowest = Site(f"blocks.{min(knockout.layers)}.attn.hook_pattern")
                 for query in knockout.queries:

@@ -9,24 +9,20 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor
-from transformers import DynamicCache
 
-from codi_lens import Site, UserError
-from codi_lens.checkpoint.architectures import architecture_of
-from codi_lens.checkpoint.plain_cache import cached
+from codi_lens import UserError
 from codi_lens.memory import in_batches
-from codi_lens.model.hooks import replace
 from codi_lens.patching.experiments import POSITIONS
 from codi_lens.patching.metrics import measure
 from codi_lens.patching.outcomes import make_jobs, own_rows, run_jobs
-from codi_lens.patching.plan import Job
+from codi_lens.patching.plan import NONE, Job, place_at
 from codi_lens.patching.settings import Settings
 from codi_lens.patching.sweep import make_settings
 from experiments.benchmarks.floor import Passes, counted, floor
 from experiments.benchmarks.models import Bench, make_bench
+from experiments.benchmarks.plain import Cell, Plain
 from experiments.load_benchmark import sampled
 
 TOLERANCE = {"float64": 1e-9, "float32": 1e-3, "bfloat16": 0.2, "float16": 0.05}
@@ -34,16 +30,6 @@ TOLERANCE = {"float64": 1e-9, "float32": 1e-3, "bfloat16": 0.2, "float16": 0.05}
 
 Runs = dict[str, tuple[Callable[[], Any], float]]
 """Name -> run, and by how much its time is scaled up to stand for all cells."""
-
-
-@dataclass(frozen=True)
-class Cell:
-    """One patched run: a job, a place, and the activation to put there."""
-
-    job: int
-    layer: int
-    step: int
-    value: Float[Tensor, " d_model"]
 
 
 @dataclass
@@ -58,80 +44,45 @@ class Work:
     cells: list[Cell] = field(default_factory=list)
 
 
-def make_work(bench: Bench, batch_rows: int | None, sample: int, seed: int = 0) -> Work:
+def make_work(
+    bench: Bench, batch_rows: int | None, sample: int, seed: int = 0, site: str = "resid_post"
+) -> Work:
     """Plans for all pairs, and a random sample of their cells with the source's activations."""
     codi = bench.codi
-    settings = make_settings(codi)
+    settings = make_settings(codi, site=site)
     jobs, size = make_jobs(POSITIONS, codi, bench.pairs, settings, batch_rows=batch_rows)
     work = Work(bench, jobs, settings, size)
     draw = random.Random(seed)
     grid = [
-        (i, la, k) for i in range(len(jobs)) for la in settings.layers for k in settings.positions
+        (i, *cell)
+        for i, job in enumerate(jobs)
+        for cell in (job.plan.cells != NONE).nonzero().tolist()
     ]
-    for index, layer, step in draw.sample(grid, min(sample, len(grid))):
+    for index, *cell in draw.sample(grid, min(sample, len(grid))):
         kept: list[Tensor] = []
-        site = Site(f"blocks.{layer}.hook_resid_post", step)  # type: ignore[arg-type]
-        keep = (site, lambda x, hook, kept=kept: kept.append(x[0, -1].clone()))
+        _, row, column = cell
+        (place,) = place_at(settings, settings.layers[row], settings.positions[column])
+        keep = (place, lambda x, hook, kept=kept: kept.append(x[0, -1].clone()))
         codi.run_with_hooks(jobs[index].pair.clean.question, 1, fwd_hooks=[keep])
-        work.cells.append(Cell(index, int(layer), int(step), kept[0]))
+        run = int(jobs[index].plan.cells[tuple(cell)])
+        value = kept[0] if place.part is None else kept[0][place.part]
+        work.cells.append(Cell(index, run, place, value))
     return work
 
 
 # -- a, b, c ---------------------------------------------------------------------------------------
 
 
-class Plain:
-    """CODI in plain transformers, one run per cell: a, and with `keep_prompt` a′."""
-
-    def __init__(self, bench: Bench, keep_prompt: bool) -> None:
-        self.bench = bench
-        self.keep_prompt = keep_prompt
-        self.layers = architecture_of(bench.plain.config.model_type).layers
-        self.prompts: dict[int, tuple[DynamicCache, Tensor, int]] = {}
-
-    def run(self, job: Job, index: int, cell: Cell) -> Float[Tensor, "pos d_vocab"]:
-        """Logits from eot on, the clean answer forced, of one patched run."""
-        model, codi = self.bench.plain, self.bench.codi
-        past, hidden, length = self._prompt(job, index)
-        for step in range(codi.config.num_latents):
-            thought = hidden if codi.projection is None else codi.projection(hidden)
-            handle = None
-            if step == cell.step:
-                layer = model.get_submodule(f"{self.layers}{cell.layer}")
-                handle = layer.register_forward_hook(
-                    lambda *_: rearrange(cell.value, "d_model -> 1 1 d_model")
-                )
-            hidden = self._pass(past, inputs_embeds=thought[:, None])[:, -1]
-            if handle is not None:
-                handle.remove()
-        tail = [*codi.tokens.end(), *job.answer.stem, *job.answer.clean[:-1]]
-        final = self._pass(past, input_ids=torch.tensor([tail], device=model.device))
-        if self.keep_prompt:
-            past.crop(length - past.get_seq_length())  # negative: as many are removed
-        logits: Tensor = model.lm_head(final)
-        return logits[0, len(codi.tokens.end()) - 1 :]
-
-    def _prompt(self, job: Job, index: int) -> tuple[DynamicCache, Tensor, int]:
-        if index in self.prompts:
-            return self.prompts[index]
-        ids = self.bench.codi.tokens.prompt(job.pair.corrupted.question)
-        past = DynamicCache()
-        tokens = torch.tensor([ids], device=self.bench.plain.device)
-        read = (past, self._pass(past, input_ids=tokens)[:, -1], len(ids))
-        if self.keep_prompt:
-            self.prompts[index] = read
-        return read
-
-    def _pass(self, past: DynamicCache, **inputs: Tensor) -> Float[Tensor, "1 new d_model"]:
-        model = self.bench.plain.base_model
-        states: Tensor = model(**inputs, **cached(past)).last_hidden_state
-        return states
-
-
 def with_hooks(work: Work, cell: Cell) -> Float[Tensor, "pos d_vocab"]:
     """b: the same with TransformerLens' hooks."""
     pair = work.jobs[cell.job].pair
-    hooks = [(Site(f"blocks.{cell.layer}.hook_resid_post", cell.step), replace(cell.value))]
+
+    def put_in(activation: Tensor, hook: Any) -> Tensor:
+        out = activation.clone()
+        out[:, -1][:, ... if cell.site.part is None else cell.site.part] = cell.value
+        return out
+
+    hooks = [(cell.site, put_in)]
     run = work.bench.codi.run_with_hooks(
         pair.corrupted.question, pair.clean.answer, fwd_hooks=hooks
     )
@@ -154,9 +105,8 @@ def disagreement(work: Work) -> float:
     plain = Plain(work.bench, keep_prompt=False)
     for cell in work.cells:
         job = work.jobs[cell.job]
-        run = int(job.plan.cells[0, cell.layer, cell.step])
         done, readout = run_jobs(work.bench.codi, [job], work.settings)
-        ours = readout.logits(0, [done.batch_index[run]]).clean[0].float()
+        ours = readout.logits(0, [done.batch_index[cell.run]]).clean[0].float()
         start = len(job.answer.stem)
         for other in (plain.run(job, cell.job, cell), with_hooks(work, cell)):
             read = other[start : start + len(ours)].float()
@@ -176,7 +126,7 @@ def compare(arguments: argparse.Namespace) -> dict[str, Any]:
     """
     dtype = getattr(torch, arguments.dtype)
     bench = make_bench(arguments.shape, arguments.limit, arguments.device, dtype)
-    work = make_work(bench, arguments.batch_rows, arguments.sample, arguments.seed)
+    work = make_work(bench, arguments.batch_rows, arguments.sample, arguments.seed, arguments.site)
     apart = disagreement(work)
     if apart > TOLERANCE[arguments.dtype]:
         raise UserError(f"a, b and c differ by {apart:.1e} of the logits' spread; nothing is timed")
@@ -193,6 +143,7 @@ def compare(arguments: argparse.Namespace) -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "pairs": len(work.jobs),
         "pairs_in_a_batch": min(work.size, len(work.jobs)),
+        "site": work.settings.site,
         "cells_per_pair": work.jobs[0].plan.cells.numel(),
         "sampled_cells": len(work.cells),
         "repeats": arguments.repeats,
@@ -213,7 +164,7 @@ def compare(arguments: argparse.Namespace) -> dict[str, Any]:
 def runs_to_time(work: Work, passes: Passes) -> Runs:
     """Name -> run, and by how much its time is scaled up to stand for all cells."""
     plain, keeping = Plain(work.bench, False), Plain(work.bench, True)
-    cells = sum(job.plan.cells.numel() for job in work.jobs)
+    cells = sum(int((job.plan.cells != NONE).sum()) for job in work.jobs)
     scale = cells / len(work.cells)
 
     def each(run: Callable[[Cell], Any]) -> Callable[[], Any]:

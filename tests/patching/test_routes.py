@@ -70,6 +70,24 @@ def test_routes_equal_one_plain_run_per_cell(codi):
     )
 
 
+def test_keys_and_values_for_the_answer_alone_leave_all_thoughts_as_they_are(codi):
+    """The plain way: all heads and MLPs of the latents held, so that only what comes behind them sees the exchange."""
+    sweep = patch_routes(codi, PAIRS)
+    latents = range(codi.config.num_latents)
+    for p, pair in enumerate(PAIRS):
+        base, source = (plain.run(codi, question) for question in plain.sides(pair, "denoise"))
+        for effect, steps in (("latent", [1]), ("tail", latents[1:])):
+            edits = exchanged(codi, "kv", steps, range(codi.model.cfg.n_layers), base, source)[
+                "edits"
+            ]
+            changes = {
+                "edits": held(codi, base, latents) + edits,
+                "feed": dict(enumerate(base.thoughts)),
+            }
+            expected = plain.metrics(codi, pair, **changes)
+            plain.same(sweep, p, expected, effect=effect, row="kv to the answer", column=1)
+
+
 def test_all_routes_with_the_patched_runs_values_are_the_total_effect(grouped):
     routes = patch_routes(grouped, PAIRS, values="patched")
     thoughts = patch_positions(grouped, PAIRS, layers=["thought"])

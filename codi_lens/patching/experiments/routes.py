@@ -26,7 +26,7 @@ from codi_lens.patching.plan import (
 from codi_lens.patching.schedule import Patch, Run
 from codi_lens.patching.settings import Label, Settings
 
-STATE, ALL = "state", "all"
+STATE, ALL, ANSWER = "state", "all", "kv to the answer"
 READ = {"k": ("hook_k",), "v": ("hook_v",), "kv": ("hook_k", "hook_v")}
 """Route -> what later steps attend to."""
 EFFECTS = LATENT, TAIL = ("latent", "tail")
@@ -41,6 +41,8 @@ class Routes(Experiment):
     * k, v, kv: keys, values, or both of step k are the source run's, and the thought fed at k + 1 is held at the
       base's (a latent attends to itself, so that its state would move too). Later thoughts are recomputed.
     * all: state and kv together.
+    * kv to the answer: keys and values of k are the source run's for eot and the answer alone; later thoughts attend to
+      the base's.
 
     "latent" exchanges this latent alone, "tail" all from it to the last. Rows with a window exchange the keys and values of
     these layers alone. With `values="patched"`, what is exchanged is not the source run's but that of the base run
@@ -69,7 +71,13 @@ class Routes(Experiment):
 
     def rows(self, settings: Settings) -> tuple[Label, ...]:
         parts = [name for name in windows(settings) if name != ALL_LAYERS]
-        return (STATE, *READ, ALL, *(f"{route}, {part}" for part in parts for route in READ))
+        return (
+            STATE,
+            *READ,
+            ANSWER,
+            ALL,
+            *(f"{route}, {part}" for part in parts for route in READ),
+        )
 
     def columns(self, settings: Settings) -> tuple[Label, ...]:
         return latents_of(settings)
@@ -95,7 +103,12 @@ class Routes(Experiment):
             for e, effect in enumerate(self.effects(settings)):
                 for i, row in enumerate(rows if effect != RESAMPLE or given.with_donor else ()):
                     steps, source = of_effect[effect]
-                    if exchanged := exchange(str(row), steps, settings, source):
+                    if row == ANSWER:
+                        lent = exchange("kv", steps, settings, source)
+                        seen = runs.add(Run(BASE, lent, BASE))
+                        remembers = tuple((step, seen) for step in steps)
+                        cells[e, i, j] = runs.add(Run(BASE, remembers=remembers))
+                    elif exchanged := exchange(str(row), steps, settings, source):
                         cells[e, i, j] = runs.add(Run(BASE, exchanged))
         return Plan(tuple(runs.all), cells, grid)
 
