@@ -29,6 +29,10 @@ QUICK = {
     "position_patching": ["--limit", "3"],
     "layer_patching": ["--limit", "3"],
     "iterative_patching": ["--limit", "3"],
+    "routes": ["--limit", "3"],
+    "path_patching": ["--limit", "3"],
+    "knockout": ["--limit", "3"],
+    "influence": ["--limit", "3"],
     "train_toy": ["--steps", "4", "--pairs", "0", "--threads", "1", "--limit", "8"],
 }
 """What makes a command of the README quick enough for a test, without changing what it does."""
