@@ -20,7 +20,7 @@ class HelpFormatter(argparse.HelpFormatter):
     """Adds the default to a flag's text, where it has one; what None stands for is in the text."""
 
     def _get_help_string(self, action: argparse.Action) -> str:
-        unsaid = any(action.default is value for value in (None, False, argparse.SUPPRESS))
+        unsaid = any(action.default is value for value in (None, False, (), argparse.SUPPRESS))
         return f"{action.help}{'' if unsaid else ' (default: %(default)s)'}"
 
 

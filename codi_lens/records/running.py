@@ -85,7 +85,7 @@ def run(
     """
     started = time.perf_counter()
     folder = expand(folder)
-    settings = settings or make_settings(codi)
+    settings = settings or make_settings(codi, experiment)
     check_pairs(codi, pairs, settings.num_latents)
     one_of(answers, ANSWERS, "answers")
     work = Work(

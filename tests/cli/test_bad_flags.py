@@ -56,7 +56,6 @@ def test_flags_that_cannot_be_used(refused, more, message):
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        (["--site", "resid_end"], "invalid choice: 'resid_end'"),
         (["--dtype", "int8"], "invalid choice: 'int8'"),
         (["--mode", "frozen"], "invalid choice: 'frozen'"),
         (["--positions", "first"], "'first' is not a list such as bot,0-3,7"),

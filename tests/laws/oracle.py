@@ -89,10 +89,10 @@ def spelled_out(read, answers, base_name, source_name, direction, min_gap):
         row = read[run, "clean"][0][t]
         return row[answers.clean[t]] - row[answers.corrupted[t]]
 
-    def says(run):
-        logits, stem = read[run, source_name]
+    def says(run, side=source_name):
+        logits, stem = read[run, side]
         said = [*stem, *logits.argmax(-1).tolist()]
-        return said == [*answers.stem, *getattr(answers, source_name)]
+        return said == [*answers.stem, *getattr(answers, side)]
 
     patched, base = read["patched", base_name][0], read["base", base_name][0]
     level = {run: score(run, "clean") - score(run, "corrupted") for run in ("patched", "base")}
@@ -105,6 +105,7 @@ def spelled_out(read, answers, base_name, source_name, direction, min_gap):
         "answer_logit_diff_change": level["patched"] - level["base"],
         "clean_answer_score": score("patched", "clean"),
         "corrupted_answer_score": score("patched", "corrupted"),
+        "base_given": float(says("patched", base_name)),
         "flipped": float(says("patched") and not says("base")),
     }
     for name in ("clean", "corrupted"):

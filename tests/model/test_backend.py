@@ -176,7 +176,7 @@ class PlainBackend:
     def embed(self, tokens):
         return self.model.get_input_embeddings()(tokens)
 
-    def forward(self, embeddings, mask, cache, hooks=()):
+    def forward(self, embeddings, mask, cache, hooks=(), hidden=None):
         positions = (mask.cumsum(1) - 1).clamp(min=0)[:, -embeddings.shape[1] :]
         masks = {"attention_mask": mask, "position_ids": positions}
         out = self.model.base_model(inputs_embeds=embeddings, **masks, **cached(cache))

@@ -48,7 +48,7 @@ def test_controls_are_what_they_say(tiny):
 
 def test_noise_is_as_far_as_the_source_in_a_direction_of_its_own(tiny):
     far = patch_positions(tiny, PAIRS, controls=True, layers=[1], positions=[0])
-    again = patch_positions(tiny, PAIRS[1:], controls=True, layers=[1], positions=[0], batch_rows=1)
+    again = patch_positions(tiny, PAIRS[1:], controls=True, layers=[1], positions=[0], batch_rows=4)
     other = patch_positions(tiny, PAIRS, controls=True, layers=[1], positions=[0], seed=1)
     noise = [s.values("l2_difference", effect="random_direction") for s in (far, again, other)]
     torch.testing.assert_close(noise[0][1:], noise[1], atol=1e-10, rtol=0)

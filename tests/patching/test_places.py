@@ -67,10 +67,10 @@ def changes(codi, pair, places, step, effect, direction):
     return {"feed": dict(enumerate(plain.run(codi, base, edits=edits).thoughts))}
 
 
-@pytest.mark.parametrize("direction", ["denoise", "noise"])
 @pytest.mark.parametrize("site", list(ROWS))
-def test_every_place_equals_one_plain_run_per_cell(codi, site, direction):
+def test_every_place_equals_one_plain_run_per_cell(codi, site):
     row, places = ROWS[site]
+    direction = ("denoise", "noise")[list(ROWS).index(site) % 2]
     pairs = EQUAL[:1] if site == "pattern" else PAIRS[:1]
     latents = codi.config.num_latents
     sweep = patch_positions(
@@ -82,8 +82,8 @@ def test_every_place_equals_one_plain_run_per_cell(codi, site, direction):
         effect="all",
         direction=direction,
     )
-    for step in (1, latents - 1):
-        for effect in ("total", "direct", "indirect"):
+    for step, effects in ((1, ("total", "direct", "indirect")), (latents - 1, ("total",))):
+        for effect in effects:
             own = changes(codi, pairs[0], places, step, effect, direction)
             expected = plain.metrics(codi, pairs[0], direction, **own)
             plain.same(sweep, 0, expected, effect=effect, row=row, column=step)

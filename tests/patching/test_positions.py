@@ -68,11 +68,11 @@ def test_the_engine_on_other_shapes_and_numbers_of_latents(tmp_path, options):
 
 def test_results_do_not_depend_on_what_runs_side_by_side(tiny):
     together = patch_positions(tiny, PAIRS)
-    alone = patch_positions(tiny, PAIRS, batch_rows=1)
+    alone = patch_positions(tiny, PAIRS, layers=[1], batch_rows=1)
     few = patch_positions(tiny, PAIRS, layers=[2, 0], positions=[1])
     for name in CELL_METRICS:
         torch.testing.assert_close(
-            together.metrics[name], alone.metrics[name], atol=1e-9, rtol=0, equal_nan=True
+            together.metrics[name][:, 1:2], alone.metrics[name], atol=1e-9, rtol=0, equal_nan=True
         )
         chosen = together.metrics[name][:, [2, 0]][:, :, [1]]
         torch.testing.assert_close(chosen, few.metrics[name], atol=1e-9, rtol=0, equal_nan=True)

@@ -70,7 +70,6 @@ def check_zeros(experiment, codi, **options):
     return sweep.zeros
 
 
-@pytest.mark.parametrize("answer_start", list(READOUTS))
 @pytest.mark.parametrize(
     ("experiment", "site"),
     [
@@ -80,8 +79,8 @@ def check_zeros(experiment, codi, **options):
     ],
     ids=lambda one: getattr(one, "name", one),
 )
-def test_what_cannot_move_is_what_does_not(codi, experiment, site, answer_start):
-    options = {"site": site, "answer_start": answer_start}
+def test_what_cannot_move_is_what_does_not(codi, experiment, site):
+    options = {"site": site, "answer_start": ("stem", "eot")[len(site) % 2]}
     chosen = [("bot", 0, 1, 2, "eot")]
     if experiment is not POSITIONS:  # its cells do not depend on what else is asked
         chosen += [("bot", "eot"), (2, "eot"), ("bot",)]

@@ -17,15 +17,23 @@ from tests.plots.seeing import cells_of, contrast, frames, written
 
 @pytest.mark.parametrize("signed", [True, False])
 def test_every_number_can_be_read_on_its_cell(signed):
-    values = torch.linspace(-1, 1, 997)[:, None]  # the whole of the colour scale
-    panel = Panel("", values, range(997), ["x"])
+    values = torch.linspace(-1, 1, 960).reshape(80, 12)  # the whole of the colour scale
+    panel = Panel("", values, range(80), range(12))
     figure = draw([panel], title="", subtitle="", colour="", signed=signed)
     scale, (trace,) = figure.layout.coloraxis, figure.data
-    places = [(z - scale.cmin) / (scale.cmax - scale.cmin) for (z,) in trace.z]
+    places = [(z - scale.cmin) / (scale.cmax - scale.cmin) for row in trace.z for z in row]
     cells = sample_colorscale([list(stop) for stop in scale.colorscale], places)
-    inks = [re.search("#[0-9a-f]{6}", text)[0] for (text,) in trace.text]
+    inks = [re.search("#[0-9a-f]{6}", text)[0] for row in trace.text for text in row]
     assert min(map(contrast, inks, cells)) >= 4.5
     assert written(figure, 0, 0) == "-1.00"
+
+
+def test_maps_of_many_rows_keep_to_a_height_and_name_some_of_them():
+    panel = Panel("", torch.zeros(512, 6), [f"{i // 32}.{i % 32}" for i in range(512)], range(6))
+    figure = draw([panel], title="", subtitle="", colour="", signed=True)
+    assert figure.layout.height < 3000
+    assert 40 <= len(figure.layout.yaxis.ticktext) <= 90
+    assert not any(text for row in figure.data[0].text for text in row)
 
 
 def test_maps_of_a_metric_are_on_one_colour_scale_and_say_what_they_are(sweep):

@@ -69,7 +69,7 @@ def test_relative_paths_of_the_first_call_are_found_from_another_folder(
     write_job(tmp_path)
     monkeypatch.chdir(tmp_path / "a place")
     flags = ["--model", "../model", "--pairs", "../pairs.json", "--controls", "none"]
-    flags += ["--batch-rows", "1", "--answers", "none"]
+    flags += ["--batch-rows", "20", "--answers", "none"]
     with monkeypatch.context() as patch:
         interrupt_after(patch, 1)
         assert position_patching.main([*flags, "--out", "my run"]) == 130
@@ -89,7 +89,7 @@ def test_relative_paths_of_the_first_call_are_found_from_another_folder(
 @pytest.mark.parametrize("name", ["layer_patching", "iterative_patching"])
 def test_every_patching_program_goes_on(flags, tmp_path, monkeypatch, name):
     more = ["--controls", "none"] if name == "layer_patching" else ["--answers", "all"]
-    more += ["--batch-rows", "1"]
+    more += ["--batch-rows", "12"]
     for folder in ("whole", "run"):
         with monkeypatch.context() as patch:
             if folder == "run":
@@ -104,6 +104,7 @@ def test_activations_of_an_earlier_run_are_used_again_when_going_on(
     flags, whole, tmp_path, monkeypatch
 ):
     more = ["--activations", str(whole), "--answers", "none", "--out", str(tmp_path / "run")]
+    more += ["--batch-rows", "12"]
     with monkeypatch.context() as patch:
         interrupt_after(patch, 1)
         assert PROGRAMS["iterative_patching"].main([*flags, *more]) == 130
@@ -125,7 +126,7 @@ def test_the_same_run_twice_gives_the_same_files(flags, whole, tmp_path):
 
 
 def test_other_batch_sizes_give_the_same_up_to_rounding(flags, whole, tmp_path):
-    more = ["--batch-rows", "1", "--out", str(tmp_path / "batched")]
+    more = ["--batch-rows", "7", "--out", str(tmp_path / "batched")]
     assert position_patching.main([*flags, *more]) == 0
     one, other = (load_file(f / "metrics.safetensors") for f in (whole, tmp_path / "batched"))
     assert list(one) == list(other)
