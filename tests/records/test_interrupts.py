@@ -88,7 +88,7 @@ def test_ctrl_c_while_the_last_answers_are_decoded(flags, tmp_path, monkeypatch,
 
     with monkeypatch.context() as patch:
         patch.setattr(Journal, "add_answers", pressed)
-        more = ["--batch-rows", "20", "--out", str(folder)]
+        more = ["--batch-rows", "3", "--controls", "none", "--out", str(folder)]
         assert position_patching.main([*flags, *more]) == 130
     assert "interrupted: 4 of 4 pairs are done" in capsys.readouterr().err
     with pytest.raises(RecordError, match="was interrupted"):

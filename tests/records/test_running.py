@@ -20,7 +20,7 @@ def run(tiny):
     settings = make_settings(tiny, layers=[0, 2], positions=[0, 1])
 
     def call(folder, **more):
-        asked = {"settings": settings, "batch_rows": 20, "answers": "top", "progress": False}
+        asked = {"settings": settings, "batch_rows": 8, "answers": "top", "progress": False}
         return records.run(tiny, PAIRS, "position_patching", folder, **{**asked, **more})
 
     return call
