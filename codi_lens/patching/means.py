@@ -13,6 +13,9 @@ from codi_lens.model.hooks import Site
 from codi_lens.patching.engine import feed_eot, run_batch
 from codi_lens.patching.schedule import Run
 
+ROWS = 64
+"""Questions side by side."""
+
 
 @torch.no_grad()
 def mean_activations(
@@ -38,7 +41,7 @@ def mean_activations(
         raise UserError("there are no questions to take means over")
     latents = codi.num_latents(num_latents)
     prompts = [codi.tokens.prompt(question) for question in questions]
-    rows = fitting_rows(
+    fitting = fitting_rows(
         codi.model.cfg, codi.loop.device, prompt=max(map(len, prompts)), latents=latents, answer=2
     )
     sums: dict[Site, Tensor] = {}
@@ -56,5 +59,7 @@ def mean_activations(
             sums[site] = sums[site] + value if site in sums else value
         return [len(batch)]
 
-    total = sum(in_batches(list(questions), rows, add, unit="question", less=""))
+    # As many at a time whatever the memory, so that the same call gives the same sums.
+    rows = min(fitting, ROWS)
+    total = sum(in_batches(list(questions), rows, add, unit="question", less="fewer questions"))
     return {site: value / total for site, value in sums.items()}

@@ -18,6 +18,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from codi_lens.choices import INTERVENTIONS
 from codi_lens.data.pairs import SIDES, Pair, Side, side_of
 from codi_lens.errors import UserError, one_of
 from codi_lens.model.hooked_codi import HookedCodi
@@ -41,8 +42,10 @@ class Replacement:
     source: Callable[[int], SourceOf]
     """For a pair's number in the list: what is put in at a site."""
     needs_donor: bool = False
-    constants: Sequence[Tensor] = field(default=(), repr=False)
-    """The tensors that it depends on, beside the model and the pairs."""
+    data: Sequence[Pair] = field(default=(), repr=False)
+    """Pairs over whose questions it takes means."""
+    saved: Sequence[Tensor] = field(default=(), repr=False)
+    """Activations of an earlier run that it puts in."""
 
 
 @dataclass(frozen=True)
@@ -89,9 +92,7 @@ def _zero(asked: Asked) -> Replacement:
 def _mean(asked: Asked) -> Replacement:
     clean, corrupted = asked.means().values()
     means = {site: (clean[site] + corrupted[site]) / 2 for site in clean}
-    return Replacement(
-        "mean", lambda _: lambda site: constant(means[site]), constants=[*means.values()]
-    )
+    return Replacement("mean", lambda _: lambda site: constant(means[site]), data=asked.data)
 
 
 def _random(asked: Asked) -> Replacement:
@@ -103,19 +104,26 @@ def _steer(asked: Asked) -> Replacement:
     means, strength = asked.means(), asked.settings.strength
     vectors = {site: mean - means["corrupted"][site] for site, mean in means["clean"].items()}
     return Replacement(
-        "steer",
-        lambda _: lambda site: Add((), vectors[site], strength),
-        constants=[*vectors.values()],
+        "steer", lambda _: lambda site: Add((), vectors[site], strength), data=asked.data
     )
 
 
-REPLACEMENTS: dict[str, Callable[[Asked], Replacement]] = {
-    "source": _run("source", SOURCE),
-    "zero": _zero,
-    "mean": _mean,
-    "resample": _run("resample", DONOR, needs_donor=True),
-    "random": _random,
-    "steer": _steer,
+@dataclass(frozen=True)
+class Maker:
+    """What makes a replacement, and what it asks beside the model and the pairs."""
+
+    make: Callable[[Asked], Replacement]
+    uses: frozenset[str] = frozenset()
+    """Of "data" and "strength": what it would otherwise ignore."""
+
+
+REPLACEMENTS: dict[str, Maker] = {
+    "source": Maker(_run("source", SOURCE)),
+    "zero": Maker(_zero),
+    "mean": Maker(_mean, frozenset({"data"})),
+    "resample": Maker(_run("resample", DONOR, needs_donor=True)),
+    "random": Maker(_random),
+    "steer": Maker(_steer, frozenset({"data", "strength"})),
 }
 """By name; the user's own can be added."""
 
@@ -137,9 +145,15 @@ def make_replacement(
     Raises:
         UserError: no such intervention, or a mean that does not exist.
     """
-    make = REPLACEMENTS[one_of(settings.intervention, REPLACEMENTS, "intervention")]
+    maker = REPLACEMENTS[one_of(settings.intervention, REPLACEMENTS, "intervention")]
+    given = {"data": data is not None, "strength": settings.strength != 1}
+    for name in (name for name, said in given.items() if said and name not in maker.uses):
+        others = ", ".join(other for other, one in REPLACEMENTS.items() if name in one.uses)
+        raise UserError(
+            f"{name} means nothing to the intervention {settings.intervention!r}; leave it out ({others} would use it)"
+        )
     check_pairs(codi, pairs, settings.num_latents)
-    return make(Asked(codi, settings, pairs, data or pairs, places or grid_of(settings)))
+    return maker.make(Asked(codi, settings, pairs, data or pairs, places or grid_of(settings)))
 
 
 def custom(what: Intervention | SourceOf) -> Replacement:
@@ -155,8 +169,12 @@ def saved_activations(
     """For each pair, source activations that were kept, instead of the source run's own.
 
     Raises:
-        UserError: rows of different widths, which a record keeps in one tensor.
+        UserError: rows of different widths, which a record keeps in one tensor, or another intervention.
     """
+    if settings.intervention != INTERVENTIONS[0]:
+        raise UserError(
+            f"saved activations are put in as they are; leave out the intervention {settings.intervention!r}"
+        )
     grid = grid_of(settings)
     if len({(len(place), place[0].part is None) for place in grid}) > 1:
         raise UserError("saved activations can be used for rows of one kind; leave out the others")
@@ -169,4 +187,4 @@ def saved_activations(
         }
         return lambda site: constant(values[site])
 
-    return Replacement(settings.intervention, source, constants=list(saved))
+    return Replacement(settings.intervention, source, saved=list(saved))

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from tqdm.auto import tqdm
 
 from codi_lens.choices import Answers
-from codi_lens.data.pairs import Pair
+from codi_lens.data.pairs import Pair, pairs_digest
 from codi_lens.model.hooked_codi import HookedCodi
 from codi_lens.patching.decoding import Decode
 from codi_lens.patching.experiments import Experiment
@@ -43,17 +43,14 @@ class Work:
     def header(self) -> Entry:
         """What the journal says is run."""
         described = describe_run(self.experiment.name, self.codi, self.pairs, self.settings)
+        put_in = self.replacement
         return described | {
             "pair_ids": [pair.pair_id for pair in self.pairs],
             "batch_rows": self.batch_rows,
             "answers": self.answers,
-            "activations": self._constants(),
+            "activations": tensors_digest(put_in.saved) if put_in and put_in.saved else None,
+            "data": pairs_digest(list(put_in.data)) if put_in and put_in.data else None,
         }
-
-    def _constants(self) -> str | None:
-        """The digest of the tensors that are put in, if they are known beforehand."""
-        constants = () if self.replacement is None else self.replacement.constants
-        return tensors_digest(constants) if len(constants) else None
 
 
 def swept(

@@ -17,7 +17,7 @@ AXES = {
     "layers": (2, 4, 8),
     "latents": (1, 2, 4, 8),
     "prompt": (25, 100, 400),
-    "pairs": (1, 2, 4, 8),
+    "pairs": (1, 2, 4),
 }
 """Each is varied alone, the others as in `BASE` with one pair."""
 

@@ -1,7 +1,10 @@
 """The necessity check: its parts on a random model, its verdict on the embedded one."""
 
 import json
+import os
 import random
+import subprocess
+import sys
 from dataclasses import replace
 
 import pytest
@@ -15,7 +18,6 @@ from codi_lens.data.judges import is_right
 from codi_lens.data.pairs import write_pairs
 from codi_lens.model.hooks import replace as put
 from codi_lens.shipped import MODELS
-from experiments import necessity as program
 
 QUESTIONS = ["12 plus 34?", "one plus 2?", "5 plus 6 plus 7?", "3 plus 3?"]
 ANSWERS = [46, 3, 18, 6]
@@ -81,7 +83,19 @@ def test_a_run_without_latents_has_no_latents_to_exchange(tiny):
 def record(tmp_path_factory):
     """`necessity.json` of the embedded model on all its held-out problems."""
     out = tmp_path_factory.mktemp("runs") / "necessity"
-    assert program.main(["--pairs", "toy-heldout", "--out", str(out)]) == 0
+    # In a process of its own, without the checks of shapes: it asks 400 questions under a dozen conditions.
+    command = [
+        sys.executable,
+        "-m",
+        "experiments.necessity",
+        "--pairs",
+        "toy-heldout",
+        "--out",
+        out,
+    ]
+    subprocess.run(
+        command, check=True, capture_output=True, env=os.environ | {"OMP_NUM_THREADS": "1"}
+    )
     assert (out / "necessity.html").stat().st_size > 1000
     return json.loads((out / "necessity.json").read_text())
 

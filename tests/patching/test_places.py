@@ -159,8 +159,8 @@ def test_every_intervention_puts_in_what_it_says(grouped, name, site):
     rows = {"resid_post": [1], "z": ["1.1"], "kv": ["0.kv1"], "mlp_post": ["0.n3"]}[site]
     data = [*EQUAL, UNEQUAL]
     sweep = patch_positions(
-        grouped, PAIRS, site=site, layers=rows, positions=[1], intervention=name, data=data,
-        strength=0.7, direction="noise", seed=3,
+        grouped, PAIRS, site=site, layers=rows, positions=[1], intervention=name, direction="noise", seed=3,
+        data=data if name in ("mean", "steer") else None, strength=0.7 if name == "steer" else 1.0,
     )  # fmt: skip
     places = [(str(s.name), s.part) for s in sites_of(site, rows[0], 1)]
     for p, pair in enumerate(PAIRS):
@@ -277,6 +277,14 @@ def test_the_names_of_sites_are_those_that_are_known():
         ({"site": "hook_nothing"}, "no site 'hook_nothing'; known are resid_pre"),
         ({"site": "pattern"}, "pair 0: its prompts have 9 and 7 tokens; attention patterns"),
         ({"intervention": "median"}, "no intervention 'median'; known are source, zero, mean"),
+        (
+            {"strength": 2.0},
+            "strength means nothing to the intervention 'source'; leave it out .steer",
+        ),
+        (
+            {"intervention": "zero", "data": PAIRS},
+            "data means nothing to the intervention 'zero'; leave it out .mean, steer would",
+        ),
         ({"strength": float("nan")}, "strength is nan; it must be a finite number"),
     ],
 )
