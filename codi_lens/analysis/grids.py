@@ -81,6 +81,6 @@ def pairs_behind(group: Aggregate, metric: str) -> int:
 
 def metric_names(sweep: Sweep) -> list[str]:
     """Metrics of a sweep, those first that a reader asks for first."""
-    first = ["recovery", "kl_divergence", "flipped", *SIMILARITIES]
+    first = [*sweep.experiment.shows, "recovery", "kl_divergence", "flipped", *SIMILARITIES]
     known = list(sweep.outcomes[0].metrics)
-    return [n for n in first if n in known] + [n for n in known if n not in first]
+    return list(dict.fromkeys([n for n in first if n in known] + known))

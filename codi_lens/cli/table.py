@@ -38,11 +38,17 @@ def table(sweep: "Sweep") -> str:
         shown = labels[1:] if first_alone else labels
         means = {name: float(v[where]) for name, v in group.means.items()}
         low, high = float(group.low[by][where]), float(group.high[by][where])
+        named = "".join(f"{label!s:>{WIDE}}" for label in shown[: len(names)])
+        kl, flipped = shortly(means["kl_divergence"], ".3f"), shortly(means["flipped"], ".0%")
         lines.append(
-            f"{''.join(f'{label!s:>{WIDE}}' for label in shown[: len(names)])}  {means[by]:>{len(by[:22])}.3f}"
-            f"  {low:>6.3f} – {high:<6.3f}{means['kl_divergence']:>7.3f}  {means['flipped']:>7.0%}"
+            f"{named}  {means[by]:>{len(by[:22])}.3f}  {low:>6.3f} – {high:<6.3f}{kl:>7}  {flipped:>7}"
         )
     threshold = donor_threshold(sweep, group, by)
     if threshold is not None:
         lines.append(f"largest effect of another pair's activations: {threshold:.3f}")
     return "\n".join(lines)
+
+
+def shortly(value: float, form: str) -> str:
+    """A number, or nothing where there is none: some cells are of thoughts, and not of the answer."""
+    return "" if value != value else format(value, form)
