@@ -19,7 +19,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from codi_lens.errors import set_once
-from codi_lens.model.backend import Backend, Hooks
+from codi_lens.model.backend import NOTHING, Backend, Hooks
 from codi_lens.model.hooks import AddressedHook, HookPlan, Step
 from codi_lens.model.knockouts import hidden_keys
 from codi_lens.model.loop_state import LoopState
@@ -80,7 +80,7 @@ class LatentLoop:
             mask = torch.ones(embeddings.shape[:2], dtype=torch.long, device=self.device)
         state.mask = torch.cat([state.mask, mask], dim=1)
         blind = any(state.knockouts)
-        hidden = hidden_keys(state.knockouts, state.steps, new, self.device) if blind else {}
+        hidden = hidden_keys(state.knockouts, state.steps, new, self.device) if blind else NOTHING
         return self.backend.forward(embeddings, state.mask, state.cache, hooks, hidden)
 
     def embed(self, tokens: Int[Tensor, "batch pos"]) -> Float[Tensor, "batch pos d_model"]:

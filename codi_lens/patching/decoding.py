@@ -39,21 +39,31 @@ def decode_cells(
     codi: HookedCodi,
     readout: AnswerReadout,
     own: Sequence[Sequence[int]],
+    jobs: Sequence[Job],
     wanted: Sequence[dict[Cell, int]],
 ) -> list[tuple[list[str], dict[Cell, str]]]:
-    """For each pair the greedy texts of its base and source run, and those of the wanted cells."""
+    """For each job the greedy texts of its base and source run, and those of the wanted cells.
+
+    A later part of a pair has empty texts for the two unpatched runs.
+    """
+    unpatched = [() if job.goes_on else (BASE, SOURCE) for job in jobs]
     rows = [
         of_run[run]
-        for of_run, cells in zip(own, wanted, strict=True)
-        for run in (BASE, SOURCE, *cells.values())
+        for of_run, own_runs, cells in zip(own, unpatched, wanted, strict=True)
+        for run in (*own_runs, *cells.values())
     ]
     distinct = sorted(set(rows))
+    if not distinct:
+        return [(["", ""], {}) for _ in jobs]
     index = torch.tensor(distinct, device=codi.loop.device)
     logits = codi.loop.unembed(readout.ended.final[index, 0])
     ids = codi.decode_from(readout.ended.state.select(distinct), logits)
     text = {row: codi.tokens.text(tokens) for row, tokens in zip(distinct, ids, strict=True)}
     texts = iter([text[row] for row in rows])
-    return [([next(texts), next(texts)], {cell: next(texts) for cell in cells}) for cells in wanted]
+    return [
+        ([next(texts) for _ in runs] or ["", ""], {cell: next(texts) for cell in cells})
+        for runs, cells in zip(unpatched, wanted, strict=True)
+    ]
 
 
 def donor_given(

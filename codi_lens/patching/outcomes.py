@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 from torch.nn.utils.rnn import pad_sequence
 
+from codi_lens.data.answers import AnswerPair
 from codi_lens.data.donors import choose_donors
 from codi_lens.data.pairs import Pair, side_of
 from codi_lens.errors import UserError, whole_number
@@ -114,12 +115,14 @@ def make_jobs(
     if replacement is None:
         places = experiment.places(settings)
         replacement = make_replacement(codi, settings, pairs, places=places)
-    rows = batch_rows or rows_that_fit(codi, pairs, settings)
     readout = READOUTS[settings.answer_start]
+    answers = [readout.answer(codi, pair) for pair in pairs]
+    rows = batch_rows or rows_that_fit(codi, pairs, answers, settings.num_latents)
+    plans = planned(experiment, codi, pairs, settings, replacement, part)
     jobs = [
-        Job(pair, plan, readout.answer(codi, pair), donor)
-        for pair, donor, whole in planned(experiment, codi, pairs, settings, replacement, part)
-        for plan in parts_of(whole, rows)
+        Job(pair, plan, answer, donor, goes_on=number > 0)
+        for answer, (pair, donor, whole) in zip(answers[part], plans, strict=True)
+        for number, plan in enumerate(parts_of(whole, rows))
     ]
     return jobs, max(1, rows // max((len(job.plan.runs) for job in jobs), default=1))
 
@@ -152,15 +155,15 @@ def planned(
         yield pair, donor, experiment.plan(settings, given)
 
 
-def rows_that_fit(codi: HookedCodi, pairs: Sequence[Pair], settings: Settings) -> int:
+def rows_that_fit(
+    codi: HookedCodi, pairs: Sequence[Pair], answers: Sequence[AnswerPair], num_latents: int
+) -> int:
     """Runs side by side that memory should allow."""
-    readout = READOUTS[settings.answer_start]
-    answers = [readout.answer(codi, pair) for pair in pairs]
     return fitting_rows(
         codi.model.cfg,
         codi.loop.device,
         prompt=max(len(codi.tokens.prompt(pair.clean.question)) for pair in pairs),
-        latents=settings.num_latents,
+        latents=num_latents,
         answer=len(codi.tokens.end()) + max(len(a.stem) + len(a.clean) for a in answers),
     )
 
@@ -202,7 +205,7 @@ def _run_batch(
     own = list(own_rows(done, jobs))
     values = measure(readout, own, settings)
     wanted = [to_decode(experiment, job, decode) for job in jobs]
-    decoded = decode_cells(codi, readout, own, wanted)
+    decoded = decode_cells(codi, readout, own, jobs, wanted)
     donated = donor_given(experiment, codi, readout, jobs, own, settings)
     outcomes, start = [], 0
     for index, job in enumerate(jobs):

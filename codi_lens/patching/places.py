@@ -46,6 +46,8 @@ SITE_KINDS = {
     "mlp_post": SiteKind(("mlp.hook_post",), "n"),
     THOUGHT: SiteKind(()),
 }
+SPELLED_OUT = ("head", KV)
+"""Parts that are rows of their own wherever a layer is named; of neurons there are too many."""
 DEFAULT_SITE = {"head": "z", KV: KV, "n": "mlp_post"}
 """Where the sweep's site has no such parts, the site that a row of this form is at."""
 ROW = re.compile(r"(\d+)\.(kv|n|)(\d+)")
@@ -85,8 +87,8 @@ def sites_of(site: str, row: Label, step: Step) -> tuple[Site, ...]:
     if isinstance(row, int):
         return tuple(Site(f"blocks.{row}.{hook}", step) for hook in kind_of(site).hooks)
     if found := ROW.fullmatch(row):
-        layer, form, part = found.groups()
-        form = form or "head"
+        layer, _, part = found.groups()
+        form = form_of(row)
         kind = SITE_KINDS[site if kind_of(site).parts == form else DEFAULT_SITE[form]]
         return tuple(Site(f"blocks.{layer}.{hook}", step, int(part)) for hook in kind.hooks)
     return (Site(row, step),)
@@ -101,16 +103,21 @@ def rows_at(site: str, labels: Sequence[Label], codi: HookedCodi) -> tuple[Label
         return tuple(
             dict.fromkeys(THOUGHT if isinstance(label, int) else label for label in labels)
         )
-    kind, cfg = kind_of(site), codi.model.cfg
-    sizes = {"head": cfg.n_heads, KV: cfg.n_key_value_heads or cfg.n_heads}
-    form = KV if kind.parts == KV else ""
+    parts = kind_of(site).parts
+    form = KV if parts == KV else ""
     rows: list[Label] = []
     for label in labels:
-        if kind.parts in sizes and isinstance(label, int):
-            rows += [f"{label}.{form}{part}" for part in range(sizes[kind.parts])]
+        if parts in SPELLED_OUT and isinstance(label, int):
+            rows += [f"{label}.{form}{part}" for part in range(sizes_of(codi)[parts])]
         else:
             rows.append(label)
     return tuple(rows)
+
+
+def sizes_of(codi: HookedCodi) -> dict[str, int]:
+    """How many parts of each form a layer has."""
+    cfg = codi.model.cfg
+    return {"head": cfg.n_heads, KV: cfg.n_key_value_heads or cfg.n_heads, "n": cfg.d_mlp or 0}
 
 
 def check_row(row: Label, codi: HookedCodi) -> None:
@@ -126,12 +133,9 @@ def check_row(row: Label, codi: HookedCodi) -> None:
             raise UserError(f"no layer {row}; {layers}")
         return
     if found := ROW.fullmatch(row):
-        layer, form, part = found.groups()
-        what, size = {
-            "": ("head", cfg.n_heads),
-            KV: ("key/value head", cfg.n_key_value_heads or cfg.n_heads),
-            "n": ("neuron", cfg.d_mlp or 0),
-        }[form]
+        layer, _, part = found.groups()
+        form = form_of(row)
+        what, size = FORMS[form].removeprefix("layer."), sizes_of(codi)[form]
         if int(layer) >= cfg.n_layers or int(part) >= size:
             raise UserError(f"no {what} {row!r}; {layers}, {what}s 0 to {size - 1}")
         return
@@ -144,5 +148,5 @@ def check_row(row: Label, codi: HookedCodi) -> None:
 
 def served_heads(codi: HookedCodi) -> int:
     """How many heads a key/value head serves."""
-    cfg = codi.model.cfg
-    return cfg.n_heads // (cfg.n_key_value_heads or cfg.n_heads)
+    sizes = sizes_of(codi)
+    return sizes["head"] // sizes[KV]

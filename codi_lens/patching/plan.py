@@ -107,3 +107,5 @@ class Job:
     plan: Plan
     answer: AnswerPair
     donor: Pair | None
+    goes_on: bool = False
+    """Whether it is a later part of the pair, the first of which has what the unpatched runs say."""

@@ -38,7 +38,6 @@ CUSTOM = "custom"
 class Replacement:
     """What goes in at the places of a sweep."""
 
-    name: str
     source: Callable[[int], SourceOf]
     """For a pair's number in the list: what is put in at a site."""
     needs_donor: bool = False
@@ -81,31 +80,29 @@ class Asked:
         }
 
 
-def _run(name: str, run: int, needs_donor: bool = False) -> Callable[[Asked], Replacement]:
-    return lambda _: Replacement(name, lambda _: run_of(run), needs_donor)
+def _run(run: int, needs_donor: bool = False) -> Callable[[Asked], Replacement]:
+    return lambda _: Replacement(lambda _: run_of(run), needs_donor)
 
 
 def _zero(asked: Asked) -> Replacement:
-    return Replacement("zero", lambda _: lambda site: constant(torch.zeros(())))
+    return Replacement(lambda _: lambda site: constant(torch.zeros(())))
 
 
 def _mean(asked: Asked) -> Replacement:
     clean, corrupted = asked.means().values()
     means = {site: (clean[site] + corrupted[site]) / 2 for site in clean}
-    return Replacement("mean", lambda _: lambda site: constant(means[site]), data=asked.data)
+    return Replacement(lambda _: lambda site: constant(means[site]), data=asked.data)
 
 
 def _random(asked: Asked) -> Replacement:
     ids = [pair.pair_id for pair in asked.pairs]
-    return Replacement("random", lambda pair: random_directions(asked.settings.seed, ids[pair]))
+    return Replacement(lambda pair: random_directions(asked.settings.seed, ids[pair]))
 
 
 def _steer(asked: Asked) -> Replacement:
     means, strength = asked.means(), asked.settings.strength
     vectors = {site: mean - means["corrupted"][site] for site, mean in means["clean"].items()}
-    return Replacement(
-        "steer", lambda _: lambda site: Add((), vectors[site], strength), data=asked.data
-    )
+    return Replacement(lambda _: lambda site: Add((), vectors[site], strength), data=asked.data)
 
 
 @dataclass(frozen=True)
@@ -118,10 +115,10 @@ class Maker:
 
 
 REPLACEMENTS: dict[str, Maker] = {
-    "source": Maker(_run("source", SOURCE)),
+    "source": Maker(_run(SOURCE)),
     "zero": Maker(_zero),
     "mean": Maker(_mean, frozenset({"data"})),
-    "resample": Maker(_run("resample", DONOR, needs_donor=True)),
+    "resample": Maker(_run(DONOR, needs_donor=True)),
     "random": Maker(_random),
     "steer": Maker(_steer, frozenset({"data", "strength"})),
 }
@@ -159,8 +156,8 @@ def make_replacement(
 def custom(what: Intervention | SourceOf) -> Replacement:
     """The user's own: one intervention for all places, or a function from a site to one."""
     if isinstance(what, Intervention):
-        return Replacement(CUSTOM, lambda _: lambda site: what)
-    return Replacement(CUSTOM, lambda _: what)
+        return Replacement(lambda _: lambda site: what)
+    return Replacement(lambda _: what)
 
 
 def saved_activations(
@@ -187,4 +184,4 @@ def saved_activations(
         }
         return lambda site: constant(values[site])
 
-    return Replacement(settings.intervention, source, saved=list(saved))
+    return Replacement(source, saved=list(saved))

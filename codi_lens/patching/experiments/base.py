@@ -60,7 +60,7 @@ class Experiment(ABC):
     has_effects: ClassVar[bool] = True
     """Whether the setting `effect` means something to it."""
     has_controls: ClassVar[bool] = True
-    """Whether controls can stand beside its main effect."""
+    """Whether its first effect is the main one, and the others are parts or controls of it."""
     alone: ClassVar[bool] = False
     """Whether a cell depends on its own row and column alone, so that some can be run again without the others."""
     iterates: ClassVar[bool] = False
@@ -121,7 +121,8 @@ class Experiment(ABC):
 
     def subject(self, settings: Settings) -> str:
         """What is changed, for subtitles."""
-        put_in = "" if settings.intervention == "source" else f", {settings.intervention} put in"
+        usual = settings.intervention == OF_SOME["intervention"]
+        put_in = "" if usual else f", {settings.intervention} put in"
         return f"{settings.site}{put_in}"
 
     def down(self, settings: Settings) -> str:

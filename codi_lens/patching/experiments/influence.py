@@ -38,14 +38,13 @@ class Influence(Experiment):
 
     name = "influence"
     title = "influence of thoughts"
+    heading = "Influence of thoughts"
     across = "later thought"
     cells_key = "influence_results"
     cell_names = ("thought", "on")
     uses = frozenset({"intervention", "strength"})
     shows = ("thought_distance", "thought_kl", "prediction_change_rate", "base_given")
     has_effects = False
-
-    heading = "Influence of thoughts"
 
     def subject(self, settings: Settings) -> str:
         return f"thought exchanged: {settings.intervention}"

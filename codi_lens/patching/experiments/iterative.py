@@ -76,8 +76,7 @@ class Iterative(Experiment):
             )
 
     def effects(self, settings: Settings) -> tuple[Label, ...]:
-        _, *later = chain_starts(settings)
-        return (*STRATEGIES, *(f"{CHAINED} from {settings.positions[start]}" for start in later))
+        return tuple(dict.fromkeys((*STRATEGIES, *chain_starts(settings))))
 
     def columns(self, settings: Settings) -> tuple[Label, ...]:
         return tuple(range(len(settings.positions)))
@@ -86,7 +85,9 @@ class Iterative(Experiment):
         self.check(settings)
         steps, grid = settings.positions, grid_of(settings)
         runs = Runs(grid, given.with_donor)
-        shape = (len(self.effects(settings)), len(settings.layers), len(steps))
+        effects = self.effects(settings)
+        single, cumulative, parallel = map(effects.index, (SINGLE, CUMULATIVE, PARALLEL))
+        shape = (len(effects), len(settings.layers), len(steps))
         cells, generated = torch.full(shape, NONE), torch.full((*shape, 2), NONE)
         for i, layer in enumerate(settings.layers):
             row = [place_at(settings, layer, step) for step in steps]
@@ -94,19 +95,18 @@ class Iterative(Experiment):
             def iteration(k: int, patched: tuple[Patch, ...], row: Sequence[Place] = row) -> int:
                 return runs.add(Run(BASE, patched, capture=kept_of(row[k + 1 : k + 2])))
 
-            single = [iteration(k, patches(row[k : k + 1], given.source)) for k in range(len(row))]
-            together = [patches(row[: k + 1], given.source) for k in range(len(row))]
-            cells[0, i] = torch.tensor(single)
-            # What begins alike is one run: its first iteration patches one position, whatever the strategy.
-            cumulative = [single[0], *(iteration(k, together[k]) for k in range(1, len(row)))]
-            cells[1, i] = torch.tensor(cumulative)
-            cells[3, i, -1] = cumulative[-1]
-            for number, start in enumerate(chain_starts(settings)):
-                effect = len(STRATEGIES) - 1 + number if number else 2
-                cells[effect, i, start] = before = single[start]
+            for k in range(len(row)):
+                own, so_far = (patches(row[j : k + 1], given.source) for j in (k, 0))
+                cells[single, i, k] = iteration(k, own)
+                # What begins alike is one run: a first iteration patches one position, whatever the strategy.
+                cells[cumulative, i, k] = iteration(k, so_far) if k else cells[single, i, 0]
+            cells[parallel, i, -1] = cells[cumulative, i, -1]
+            for chain, start in chain_starts(settings).items():
+                before = int(cells[single, i, start])
+                cells[effects.index(chain), i, start] = before
                 for k in range(start + 1, len(row)):
-                    left = patches(row[k : k + 1], run_of(before))
-                    cells[effect, i, k] = before = iteration(k, left)
+                    before = iteration(k, patches(row[k : k + 1], run_of(before)))
+                    cells[effects.index(chain), i, k] = before
             for k in range(len(row) - 1):
                 there = cells[:, i, k] != NONE
                 generated[there, i, k, 0] = cells[there, i, k]
@@ -140,10 +140,9 @@ class Iterative(Experiment):
         return table
 
 
-def chain_starts(settings: Settings) -> tuple[int, ...]:
-    """The indices of the positions at which chains start, the first position's before all."""
-    chosen = settings.starts or settings.positions[:1]
-    found = {
-        settings.positions.index(one_of(start, settings.positions, "start")) for start in chosen
-    }
-    return (0, *sorted(found - {0}))
+def chain_starts(settings: Settings) -> dict[str, int]:
+    """Chain -> index of the position at which it starts, the first position's before all."""
+    steps = settings.positions
+    found = {steps.index(one_of(start, steps, "start")) for start in settings.starts}
+    later = {f"{CHAINED} from {steps[start]}": start for start in sorted(found - {0})}
+    return {CHAINED: 0, **later}

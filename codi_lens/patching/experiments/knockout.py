@@ -29,14 +29,13 @@ class KnockOut(Experiment):
 
     name = "knockout"
     title = "attention knockout"
+    heading = "Attention knockout"
     across = "attended step"
     cells_key = "knockout_results"
     cell_names = ("from", "to")
     uses = frozenset({"window"})
     shows = ("prediction_change_rate", "kl_divergence", "base_given")
     has_effects = False
-
-    heading = "Attention knockout"
 
     def subject(self, settings: Settings) -> str:
         return "attention blocked"

@@ -49,12 +49,11 @@ class Paths(Experiment):
 
     name = "path_patching"
     title = "path patching"
+    heading = "Path patching"
     across = "receiver"
     cells_key = "path_results"
     cell_names = ("sender", "receiver")
     uses = frozenset({"senders", "receivers", "intervention", "strength"})
-
-    heading = "Path patching"
 
     def subject(self, settings: Settings) -> str:
         return f"{settings.intervention} put in at the sender"

@@ -52,13 +52,12 @@ class Routes(Experiment):
 
     name = "routes"
     title = "routes"
+    heading = "Routes out of a latent"
     across = "latent"
     cells_key = "route_results"
     cell_names = ("route", "latent")
     uses = frozenset({"window", "values"})
     has_effects = False
-
-    heading = "Routes out of a latent"
 
     def subject(self, settings: Settings) -> str:
         return f"the {settings.values} run's activations exchanged"
