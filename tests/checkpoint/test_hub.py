@@ -15,25 +15,18 @@ from codi_lens import HookedCodi, UserError
 from codi_lens.checkpoint.config import CONFIG_NAME
 from codi_lens.checkpoint.hub import model_files
 from codi_lens.checkpoint.tensor_files import PICKLED, SAFETENSORS, SHARD_INDEX
-from tests.models.fake_hub import OTHER, fill_cache
+from tests.models.fake_hub import (
+    BASE_FILES,
+    GPT2,
+    META,
+    MIRROR,
+    OTHER,
+    TOKENIZER_FILES,
+    ZEN,
+    fill_cache,
+    only,
+)
 from tests.models.tiny import tiny_config, write_tiny
-
-ZEN = "zen-E/CODI-llama3.2-1b-Instruct"
-GPT2 = "openai-community/gpt2"
-SIM_COT = "internlm/SIM_COT-LLaMA3-CODI-1B"
-CYWINSKI = "bcywinski/codi_llama1b-answer_only"
-META, MIRROR = "meta-llama/Llama-3.2-1B-Instruct", "unsloth/Llama-3.2-1B-Instruct"
-BASE_FILES = ["config.json", "tokenizer.json", "tokenizer_config.json"]
-TOKENIZER_FILES = BASE_FILES[1:]
-QUESTION = "A team starts with 3 members. How many people are there now?"
-
-
-def only(source, target, names):
-    """A folder with some of another's files."""
-    target.mkdir(parents=True)
-    for name in names:
-        shutil.copy(source / name, target / name)
-    return target
 
 
 class TestDownload:

@@ -11,32 +11,21 @@ from codi_lens.checkpoint.config import CONFIG_NAME, CodiConfig
 from codi_lens.checkpoint.known import known_checkpoints, known_config, mirror_of
 from codi_lens.checkpoint.tensor_files import PICKLED
 from tests.checkpoint.test_merge import read_tensors
-from tests.models.fake_hub import COMMIT, fill_cache
+from tests.models.fake_hub import (
+    BASE_FILES,
+    COMMIT,
+    CYWINSKI,
+    GPT2,
+    META,
+    MIRROR,
+    QUESTION,
+    SIM_COT,
+    TOKENIZER_FILES,
+    ZEN,
+    fill_cache,
+)
 from tests.models.llama3_tokenizer import llama3_tokenizer
 from tests.models.tiny import PlainCodi, write_tiny
-
-ZEN = "zen-E/CODI-llama3.2-1b-Instruct"
-
-
-GPT2 = "openai-community/gpt2"
-
-
-SIM_COT = "internlm/SIM_COT-LLaMA3-CODI-1B"
-
-
-CYWINSKI = "bcywinski/codi_llama1b-answer_only"
-
-
-META, MIRROR = "meta-llama/Llama-3.2-1B-Instruct", "unsloth/Llama-3.2-1B-Instruct"
-
-
-BASE_FILES = ["config.json", "tokenizer.json", "tokenizer_config.json"]
-
-
-TOKENIZER_FILES = BASE_FILES[1:]
-
-
-QUESTION = "A team starts with 3 members. How many people are there now?"
 
 
 class TestKnownCheckpoints:

@@ -8,16 +8,8 @@ from safetensors.torch import save_file
 
 from codi_lens import HookedCodi
 from codi_lens.checkpoint.tensor_files import PICKLED, SAFETENSORS, CheckpointError
-from tests.checkpoint.test_merge import agreement, read_tensors
+from tests.checkpoint.test_merge import EMBEDDING, agreement, read_tensors
 from tests.models.tiny import write_tiny
-
-EMBEDDING = "codi.base_model.model.model.embed_tokens.weight"
-
-
-HEAD = "codi.base_model.model.lm_head.weight"
-
-
-QUESTION, ANSWER = "one plus two?", 3612
 
 
 class TestHowFilesWereSaved:

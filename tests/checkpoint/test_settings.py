@@ -11,15 +11,8 @@ from codi_lens.checkpoint.config import CONFIG_NAME, CodiConfig
 from codi_lens.checkpoint.fields import read_object
 from codi_lens.checkpoint.layouts import CODI
 from codi_lens.checkpoint.tensor_files import SAFETENSORS, CheckpointError
+from tests.checkpoint.test_merge import ANSWER, EMBEDDING, QUESTION
 from tests.models.tiny import tiny_config, write_tiny
-
-EMBEDDING = "codi.base_model.model.model.embed_tokens.weight"
-
-
-HEAD = "codi.base_model.model.lm_head.weight"
-
-
-QUESTION, ANSWER = "one plus two?", 3612
 
 
 class TestSettings:

@@ -10,16 +10,8 @@ from codi_lens import UserError
 from codi_lens.checkpoint.config import CONFIG_NAME
 from codi_lens.checkpoint.tensor_files import PICKLED, SAFETENSORS, SHARD_INDEX
 from codi_lens.checkpoint.write import write_checkpoint
-from tests.checkpoint.test_merge import agreement
+from tests.checkpoint.test_merge import EMBEDDING, HEAD, agreement
 from tests.models.tiny import tiny_config, write_tiny
-
-EMBEDDING = "codi.base_model.model.model.embed_tokens.weight"
-
-
-HEAD = "codi.base_model.model.lm_head.weight"
-
-
-QUESTION, ANSWER = "one plus two?", 3612
 
 
 class TestWriteCheckpoint:

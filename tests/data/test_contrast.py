@@ -10,17 +10,8 @@ from codi_lens.data.answers import (
     contrast,
 )
 from codi_lens.errors import UserError
+from tests.data.test_answers import EOS, STEM, words
 from tests.models.llama3_tokenizer import llama3_tokenizer
-
-STEM = "The answer is: "
-
-
-EOS = 1  # the second special token of the tokenizer
-
-
-def words(ids: tuple[int, ...]) -> list[str]:
-    """Tokens as readable text; byte-level BPE writes a blank as Ġ."""
-    return [t.replace("Ġ", " ") for t in llama3_tokenizer().convert_ids_to_tokens(list(ids))]
 
 
 @pytest.mark.parametrize(

@@ -19,47 +19,7 @@ from codi_lens.data.pairs import (
     write_pairs,
 )
 from codi_lens.data.prepare import prepare
-from codi_lens.errors import UserError
-
-ONE = {
-    "pair_id": 3,
-    "clean": {
-        "question": " Two and three?\n",
-        "answer": 5,
-        "operands": [2, 3],
-        "intermediates": [5],
-    },
-    "corrupted": {"question": "Two and four?", "answer": 6.0},
-    "kind": "add",
-    "operand": "y",
-}
-
-
-PAIR = Pair(
-    3, Variant(" Two and three?\n", 5, (2, 3), (5,)), Variant("Two and four?", 6), "add", "y"
-)
-
-
-def flat_entries(pair_id: int = 3) -> list[dict[str, Any]]:
-    return [
-        {"pair_id": pair_id, "variant": "clean", "question": "Two and three?", "answer": 5},
-        {"pair_id": pair_id, "variant": "corrupted", "question": "Two and four?", "answer": 6},
-    ]
-
-
-def read(folder: Path, content: Any) -> list[Pair]:
-    file = folder / "given.json"
-    file.write_text(json.dumps(content), encoding="utf-8")
-    return load_pairs(file)
-
-
-def faults(folder: Path, content: Any) -> list[str]:
-    """The faults listed in the one error that reading raises."""
-    with pytest.raises(UserError) as error:
-        read(folder, content)
-    heading, *lines = str(error.value).splitlines()
-    assert f"has {len(lines)} fault(s)" in heading
-    return [line.strip() for line in lines]
+from tests.data.test_pairs import faults, read
 
 
 def test_a_failed_write_leaves_the_old_files_and_no_drafts(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ edits of single positions. Techniques are compared with it, one run per cell.
 """
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 
@@ -113,10 +114,26 @@ def whole(codi, sequence, where, edits, blocked):
         return model.ln_final(residual), kept
 
 
+def held(codi, base, steps):
+    """Every head and MLP at some steps, as the base run has them."""
+    return [
+        (f"blocks.{layer}.{hook}", step, None, base.at(f"blocks.{layer}.{hook}", step))
+        for step in steps
+        for layer in range(codi.model.cfg.n_layers)
+        for hook in ("attn.hook_z", "hook_mlp_out")
+    ]
+
+
 def sides(pair, direction):
     """The base's question, and the source's."""
     questions = (pair.corrupted.question, pair.clean.question)
     return questions if direction == "denoise" else questions[::-1]
+
+
+@lru_cache(maxsize=500)
+def logits_of(codi, question, tokens, num_latents):
+    """Logits of an unpatched run: many cells share it."""
+    return run(codi, question, tokens, num_latents=num_latents).logits
 
 
 def metrics(codi, pair, direction="denoise", num_latents=None, **changes):
@@ -133,13 +150,13 @@ def metrics(codi, pair, direction="denoise", num_latents=None, **changes):
     stem, read = len(answers.stem), {}
     for name in ("clean", "corrupted"):
         number = getattr(answers, name)
-        tokens = [*answers.stem, *number[:-1]]
-        for who, question, own in (
-            ("patched", base, changes),
-            ("base", base, {}),
-            ("source", source, {}),
-        ):
-            logits = run(codi, question, tokens, num_latents=num_latents, **own).logits
+        tokens = (*answers.stem, *number[:-1])
+        read_of = {
+            "patched": run(codi, base, tokens, num_latents=num_latents, **changes).logits,
+            "base": logits_of(codi, base, tokens, num_latents),
+            "source": logits_of(codi, source, tokens, num_latents),
+        }
+        for who, logits in read_of.items():
             read[who, name] = logits[stem : stem + len(number)], logits[:stem].argmax(-1).tolist()
     return spelled_out(read, answers, *names, direction, 1.0)
 

@@ -2,9 +2,20 @@
 
 import contextlib
 import hashlib
+import shutil
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+
+ZEN = "zen-E/CODI-llama3.2-1b-Instruct"
+GPT2 = "openai-community/gpt2"
+SIM_COT = "internlm/SIM_COT-LLaMA3-CODI-1B"
+CYWINSKI = "bcywinski/codi_llama1b-answer_only"
+META, MIRROR = "meta-llama/Llama-3.2-1B-Instruct", "unsloth/Llama-3.2-1B-Instruct"
+BASE_FILES = ["config.json", "tokenizer.json", "tokenizer_config.json"]
+TOKENIZER_FILES = BASE_FILES[1:]
+QUESTION = "A team starts with 3 members. How many people are there now?"
+
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 OTHER = "fedcba9876543210fedcba9876543210fedcba98"
@@ -100,3 +111,11 @@ def fill_cache(cache: Path, repository: str, folder: Path, names: list[str] | No
             blob.write_bytes(body)
             (snapshot / path.name).symlink_to(Path("../../blobs") / blob.name)
     return snapshot
+
+
+def only(source, target, names):
+    """A folder with some of another's files."""
+    target.mkdir(parents=True)
+    for name in names:
+        shutil.copy(source / name, target / name)
+    return target

@@ -4,15 +4,9 @@ import random
 from collections import Counter
 
 import pytest
-from transformers import PreTrainedTokenizerFast
 
 from codi_lens.organisms.toy import task
-from codi_lens.organisms.toy.tokenizer import build_tokenizer, cot_text
-
-
-@pytest.fixture(scope="module")
-def tokenizer() -> PreTrainedTokenizerFast:
-    return build_tokenizer()
+from codi_lens.organisms.toy.tokenizer import cot_text
 
 
 def every_wording_once() -> list[task.Problem]:

@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 import torch
-from transformers import AutoTokenizer, PreTrainedTokenizerFast
+from transformers import AutoTokenizer
 
 from codi_lens.checkpoint.merge import merge_adapter
 from codi_lens.model.hooked_codi import HookedCodi
@@ -20,7 +20,6 @@ from codi_lens.organisms.toy.forward import (
     think,
     thoughts_of,
 )
-from codi_lens.organisms.toy.tokenizer import build_tokenizer
 from codi_lens.organisms.toy.train import (
     EMPTY_WEIGHT,
     Recipe,
@@ -45,11 +44,6 @@ TINY = Recipe(
         Stage("swap", steps=2, batch=3, lr=1e-2, swapped=True),
     ),
 )
-
-
-@pytest.fixture(scope="module")
-def tokenizer() -> PreTrainedTokenizerFast:
-    return build_tokenizer()
 
 
 @pytest.fixture(scope="module")

@@ -3,26 +3,18 @@
 import pytest
 import torch
 
-from codi_lens import HookedCodi, Pair, UserError, Variant, patch_layers, patch_positions
+from codi_lens import Pair, UserError, Variant, patch_layers, patch_positions
 from codi_lens.choices import RESIDUAL_SITES, SITES
 from codi_lens.patching.interventions import Add, constant, from_run
 from codi_lens.patching.means import mean_activations
 from codi_lens.patching.places import SITE_KINDS, sites_of
 from codi_lens.patching.plan import SOURCE
-from tests.families.twins import twin
 from tests.laws import plain
-from tests.models.tiny import write_tiny
+from tests.models.architectures import load
 
 UNEQUAL = Pair(0, Variant("one plus two plus 3?", 6), Variant("12 plus 3?", 15))  # in length
 PAIRS = [UNEQUAL, Pair(1, Variant("12 plus 30?", 42), Variant("12 plus 31?", 43))]
 EQUAL = [PAIRS[1], Pair(2, Variant("5 plus 6?", 991234), Variant("5 plus 7?", 9955))]
-MODELS = {
-    "llama, heads of their own": {"kv_heads": 4},
-    "llama, grouped": {"kv_heads": 2},
-    "llama, one for all": {"kv_heads": 1},
-    "gpt2": "gpt2-codi_bin",
-    "qwen3": "qwen3-codi_bin",
-}
 ROWS = {
     "z": ("1.1", [("blocks.1.attn.hook_z", 1)]),
     "q": ("0.3", [("blocks.0.attn.hook_q", 3)]),
@@ -35,20 +27,6 @@ ROWS = {
     "ln2.hook_normalized": (1, [("blocks.1.ln2.hook_normalized", None)]),
 }
 """Site -> a row, and what it is in the model."""
-
-
-def load(options, folder, layers=2):
-    if isinstance(options, str):
-        made = twin(options, folder)
-        return HookedCodi.from_pretrained(made.source, dtype="float64", **made.options)
-    return HookedCodi.from_pretrained(
-        write_tiny(folder, layers=layers, seed=5, **options), dtype=torch.float64
-    )
-
-
-@pytest.fixture(scope="module", params=list(MODELS))
-def codi(request, tmp_path_factory):
-    return load(MODELS[request.param], tmp_path_factory.mktemp("places"))
 
 
 def changes(codi, pair, places, step, effect, direction):
