@@ -131,9 +131,9 @@ def sides(pair, direction):
 
 
 @lru_cache(maxsize=500)
-def logits_of(codi, question, tokens, num_latents):
-    """Logits of an unpatched run: many cells share it."""
-    return run(codi, question, tokens, num_latents=num_latents).logits
+def unpatched(codi, question, tokens=(), num_latents=None):
+    """A run without edits: many cells share it."""
+    return run(codi, question, tokens, num_latents=num_latents)
 
 
 def metrics(codi, pair, direction="denoise", num_latents=None, **changes):
@@ -153,8 +153,8 @@ def metrics(codi, pair, direction="denoise", num_latents=None, **changes):
         tokens = (*answers.stem, *number[:-1])
         read_of = {
             "patched": run(codi, base, tokens, num_latents=num_latents, **changes).logits,
-            "base": logits_of(codi, base, tokens, num_latents),
-            "source": logits_of(codi, source, tokens, num_latents),
+            "base": unpatched(codi, base, tokens, num_latents).logits,
+            "source": unpatched(codi, source, tokens, num_latents).logits,
         }
         for who, logits in read_of.items():
             read[who, name] = logits[stem : stem + len(number)], logits[:stem].argmax(-1).tolist()

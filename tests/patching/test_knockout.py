@@ -70,7 +70,7 @@ def test_influence_is_what_later_thoughts_become(codi):
     sweep = measure_influence(codi, PAIRS, intervention="zero")
     model, latents = codi.model, codi.config.num_latents
     for p, pair in enumerate(PAIRS):
-        base = plain.run(codi, pair.clean.question)
+        base = plain.unpatched(codi, pair.clean.question)
         edits = [("hook_embed", 0, None, torch.zeros_like(base.thoughts[0]))]
         ran = plain.run(codi, pair.clean.question, edits=edits)
         for j in range(1, latents):

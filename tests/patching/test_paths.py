@@ -41,7 +41,9 @@ def test_paths_equal_plain_runs(codi, request):
     group = codi.model.cfg.n_heads // (codi.model.cfg.n_key_value_heads or codi.model.cfg.n_heads)
     for p, pair in enumerate(PAIRS[:1]):
         base_question, source_question = plain.sides(pair, "denoise")
-        base, source = (plain.run(codi, question) for question in (base_question, source_question))
+        base, source = (
+            plain.unpatched(codi, question) for question in (base_question, source_question)
+        )
         all_held = dict(enumerate(base.thoughts))
         then = all_held if effect == "direct" else {}
         for label, (name, step, part) in SENDERS.items():

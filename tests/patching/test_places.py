@@ -32,7 +32,7 @@ ROWS = {
 def changes(codi, pair, places, step, effect, direction):
     """The plain run's edits for an effect of patching the source's activation."""
     base, source = plain.sides(pair, direction)
-    ran = plain.run(codi, source)
+    ran = plain.unpatched(codi, source)
     values = [
         (ran.thoughts[step] if name == "hook_embed" else ran.at(name, step, part))
         for name, part in places
@@ -41,7 +41,7 @@ def changes(codi, pair, places, step, effect, direction):
     if effect == "total":
         return {"edits": edits}
     if effect == "direct":
-        return {"edits": edits, "feed": dict(enumerate(plain.run(codi, base).thoughts))}
+        return {"edits": edits, "feed": dict(enumerate(plain.unpatched(codi, base).thoughts))}
     return {"feed": dict(enumerate(plain.run(codi, base, edits=edits).thoughts))}
 
 
@@ -85,7 +85,7 @@ def test_rows_of_all_kinds_can_be_mixed_and_their_activations_are_kept(grouped):
     sweep = patch_positions(grouped, PAIRS, layers=rows, positions=["bot", 0, "eot"])
     assert sweep.axes["row"] == tuple(rows)
     for pair, outcome in zip(PAIRS, sweep.outcomes, strict=True):
-        ran = plain.run(grouped, pair.clean.question)
+        ran = plain.unpatched(grouped, pair.clean.question)
         kept = outcome.activations[:, 1]
         head, key = ran.at("blocks.1.attn.hook_z", 0, 1), ran.at("blocks.1.attn.hook_k", 0, 1)
         value = ran.at("blocks.1.attn.hook_v", 0, 1)
@@ -119,8 +119,8 @@ def test_keys_and_values_of_all_layers_are_what_later_steps_attend_to(grouped):
     fed = patch_positions(grouped, PAIRS, layers=["thought"], positions=[1], effect="direct")
     for p, pair in enumerate(PAIRS):
         base, source = plain.sides(pair, "denoise")
-        held = dict(enumerate(plain.run(grouped, base).thoughts))
-        made = plain.run(grouped, source).thoughts[1]
+        held = dict(enumerate(plain.unpatched(grouped, base).thoughts))
+        made = plain.unpatched(grouped, source).thoughts[1]
         there = plain.run(grouped, base, edits=[("hook_embed", 1, None, made)], feed=held)
         edits = [
             (f"blocks.{layer}.attn.hook_{x}", 1, None, there.at(f"blocks.{layer}.attn.hook_{x}", 1))
@@ -142,13 +142,16 @@ def test_every_intervention_puts_in_what_it_says(grouped, name, site):
     )  # fmt: skip
     places = [(str(s.name), s.part) for s in sites_of(site, rows[0], 1)]
     for p, pair in enumerate(PAIRS):
-        base = plain.run(grouped, pair.clean.question)
-        source = plain.run(grouped, pair.corrupted.question)
+        base = plain.unpatched(grouped, pair.clean.question)
+        source = plain.unpatched(grouped, pair.corrupted.question)
         edits = []
         for hook, part in places:
             seen = {
                 side: torch.stack(
-                    [plain.run(grouped, getattr(d, side).question).at(hook, 1, part) for d in data]
+                    [
+                        plain.unpatched(grouped, getattr(d, side).question).at(hook, 1, part)
+                        for d in data
+                    ]
                 ).mean(0)
                 for side in ("clean", "corrupted")
             }
@@ -161,7 +164,7 @@ def test_every_intervention_puts_in_what_it_says(grouped, name, site):
             }.get(name)
             if name == "resample":
                 (lent,) = [q for q in PAIRS if q.pair_id == donor]
-                value = plain.run(grouped, lent.corrupted.question).at(hook, 1, part)
+                value = plain.unpatched(grouped, lent.corrupted.question).at(hook, 1, part)
             if name == "random":
                 return  # its law is that of the control, below
             assert (value - own).abs().max() > 1e-6 or (other - own).abs().max() < 1e-6
@@ -189,7 +192,7 @@ def test_interventions_of_the_users(grouped):
         taken.values("logit_diff"), patch_positions(grouped, PAIRS).values("logit_diff")
     )
     for p, pair in enumerate(PAIRS):
-        own = plain.run(grouped, pair.corrupted.question).at("blocks.1.hook_resid_post", 0)
+        own = plain.unpatched(grouped, pair.corrupted.question).at("blocks.1.hook_resid_post", 0)
         edits = [("blocks.1.hook_resid_post", 0, None, own + 2 * vector)]
         plain.same(steered, p, plain.metrics(grouped, pair, edits=edits), row=1, column=0)
     with pytest.raises(UserError, match=r"to put in has shape \(3,\); it goes where \(32,\) is"):
@@ -206,8 +209,8 @@ def test_means_do_not_depend_on_what_is_read_side_by_side(grouped):
 
 def test_a_head_is_patched_alone(grouped):
     """What the other heads put out at that step is the base's."""
-    base = plain.run(grouped, UNEQUAL.corrupted.question)
-    value = plain.run(grouped, UNEQUAL.clean.question).at("blocks.0.attn.hook_z", 1, 2)
+    base = plain.unpatched(grouped, UNEQUAL.corrupted.question)
+    value = plain.unpatched(grouped, UNEQUAL.clean.question).at("blocks.0.attn.hook_z", 1, 2)
     ran = plain.run(
         grouped, UNEQUAL.corrupted.question, edits=[("blocks.0.attn.hook_z", 1, 2, value)]
     )

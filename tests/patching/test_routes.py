@@ -40,7 +40,9 @@ def test_routes_equal_one_plain_run_per_cell(codi):
     sweep = patch_routes(codi, PAIRS, window=1)
     latents, layers = codi.config.num_latents, range(codi.model.cfg.n_layers)
     for p, pair in enumerate(PAIRS):
-        base, source = (plain.run(codi, question) for question in plain.sides(pair, "denoise"))
+        base, source = (
+            plain.unpatched(codi, question) for question in plain.sides(pair, "denoise")
+        )
         for row, route, own in (
             ("state", "state", layers),
             ("k", "k", layers),
@@ -63,7 +65,9 @@ def test_keys_and_values_for_the_answer_alone_leave_all_thoughts_as_they_are(cod
     sweep = patch_routes(codi, PAIRS)
     latents = range(codi.config.num_latents)
     for p, pair in enumerate(PAIRS):
-        base, source = (plain.run(codi, question) for question in plain.sides(pair, "denoise"))
+        base, source = (
+            plain.unpatched(codi, question) for question in plain.sides(pair, "denoise")
+        )
         for effect, steps in (("latent", [1]), ("tail", latents[1:])):
             edits = exchanged(codi, "kv", steps, range(codi.model.cfg.n_layers), base, source)[
                 "edits"
@@ -92,7 +96,7 @@ def test_controls_of_routes_put_something_else_in(grouped):
     assert sweep.values("l2_difference", effect="identity").nan_to_num().max() < 1e-10
     for p, pair in enumerate(pairs):
         (donor,) = [q for q in pairs if q.pair_id == sweep.outcomes[p].donor]
-        base, lent = (plain.run(grouped, q.question) for q in (pair.corrupted, donor.clean))
+        base, lent = (plain.unpatched(grouped, q.question) for q in (pair.corrupted, donor.clean))
         changes = exchanged(grouped, "all", [0], range(3), base, lent)
         plain.same(
             sweep,
@@ -113,7 +117,7 @@ def test_chains_from_every_start_equal_one_plain_run_after_the_other(codi):
     ):
         for effect, steps in (("chained", ["bot", 0, 2]), ("chained from 0", [0, 2])):
             base, source = plain.sides(UNEQUAL, "denoise")
-            value = plain.run(codi, source).at(name, steps[0], part)
+            value = plain.unpatched(codi, source).at(name, steps[0], part)
             for k, step in enumerate(steps):
                 edits = [(name, step, part, value)]
                 expected = plain.metrics(codi, UNEQUAL, edits=edits)
