@@ -8,13 +8,21 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-_TOY = Path(__file__).parent / "organisms" / "toy"
-MODELS = {
-    "toy": _TOY / "model",
-    "toy-gpt2": _TOY / "model_gpt2",
-    "toy-coconut": _TOY / "model_coconut",
+_HERE = Path(__file__).parent / "organisms"
+EMBEDDED = {
+    "toy": _HERE / "toy" / "model",
+    "toy-gpt2": _HERE / "toy" / "model_gpt2",
+    "toy-coconut": _HERE / "toy" / "model_coconut",
 }
-"""Name of a model -> its folder, in an official layout."""
+"""Name of an embedded model -> its folder, in an official layout."""
+ORGANISMS = {
+    folder.name: folder
+    for folder in sorted((_HERE / "planted" / "models").glob("*"))
+    if folder.is_dir()
+}
+"""Name of a model with a planted mechanism -> its folder, in CODI's layout."""
+MODELS = EMBEDDED | {f"organism:{name}": folder for name, folder in ORGANISMS.items()}
+"""What loads by name -> its folder."""
 PAIRS = {name: folder / "pairs.json" for name, folder in MODELS.items()}
 """Name of a set of pairs -> its file."""
 MADE_PAIRS = {"toy-heldout": "codi_lens.organisms.toy.pairs:heldout_pairs"}

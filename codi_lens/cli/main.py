@@ -23,6 +23,8 @@ NAMES = (
     "inspect_checkpoint",
     "prepare_pairs",
     "train_toy",
+    "train_organism",
+    "certify",
     "upload",
     "figures",
 )

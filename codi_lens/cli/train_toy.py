@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from codi_lens.cli import flags
 from codi_lens.cli.folders import fresh_folder
 from codi_lens.cli.program import Program
-from codi_lens.shipped import MODELS
+from codi_lens.shipped import EMBEDDED
 
 if TYPE_CHECKING:
     from codi_lens.organisms.toy.train import Progress, Recipe, Trained
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 def add_flags(parser: argparse.ArgumentParser) -> None:
     """The program's flags."""
     add = parser.add_argument
-    add("--family", default="toy", choices=tuple(MODELS), help="of the model")
+    add("--family", default="toy", choices=tuple(EMBEDDED), help="of the model")
     add("--out", metavar="FOLDER", type=flags.path, required=True, help="for the checkpoint")
     flags.add_seed(parser)
     add("--steps", type=int, help="in all stages (default: the recipe's)")

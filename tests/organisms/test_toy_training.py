@@ -15,6 +15,7 @@ from codi_lens.organisms.toy.family import FAMILIES
 from codi_lens.organisms.toy.forward import (
     encode,
     greedy_answers,
+    lent,
     read_question,
     student_states,
     think,
@@ -156,7 +157,7 @@ def test_the_swapped_loss_asks_for_the_next_problems_answer(run):
             own, _ = read_question(run.model, alone)
             for n, weight in ((3, 1.0), (0, EMPTY_WEIGHT)):
                 fed = thoughts[other : other + 1]
-                thinking, _ = think(run.model, run.projection, alone, own, n, fed)
+                thinking, _ = think(run.model, lent(fed), alone, own, n)
                 states = student_states(run.model, forced, thinking, n)[-1]
                 logits = run.model.lm_head(states)[0]
                 expected += weight * torch.nn.functional.cross_entropy(logits, forced.answer[0]) / 3

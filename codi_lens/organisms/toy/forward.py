@@ -13,9 +13,9 @@ written-out steps on the right; each pass states its positions and a full mask, 
 computes exactly what it would compute alone.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import cast
+from typing import Protocol, TypeAlias, cast
 
 import torch
 from einops import rearrange, repeat
@@ -26,8 +26,24 @@ from transformers.cache_utils import DynamicCache, DynamicLayer
 
 from codi_lens.checkpoint.plain_cache import cached
 from codi_lens.organisms.toy.family import FAMILIES, Family
-from codi_lens.organisms.toy.task import Problem
 from codi_lens.organisms.toy.tokenizer import cot_text
+
+Feed: TypeAlias = Callable[[int, Float[Tensor, "batch d_model"]], Float[Tensor, "batch d_model"]]
+"""From a latent's number and the final state before it to the thought that is fed."""
+
+
+class Problem(Protocol):
+    """What training needs to know of a problem."""
+
+    @property
+    def question(self) -> str: ...
+
+    @property
+    def answer(self) -> int: ...
+
+    @property
+    def cot(self) -> tuple[str, ...]:
+        """The written-out steps; may be empty."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +92,7 @@ def encode(
     answers = ids([f"{family.answer_stem}{p.answer}" for p in problems], False)
     width, cot_width = max(map(len, questions)), max(map(len, cots))
     question = torch.tensor([[pad] * (width - len(row)) + row for row in questions])
-    cot = torch.tensor([row + [pad] * (cot_width - len(row)) for row in cots])
+    cot = torch.tensor([row + [pad] * (cot_width - len(row)) for row in cots], dtype=torch.long)
     answer = torch.tensor([[*row, tokenizer.eos_token_id] for row in answers])
     masks = question != pad, cot != pad
     none = extra["bot"]
@@ -146,22 +162,34 @@ def read_question(model: PreTrainedModel, batch: Batch) -> tuple[Prefix, Tensor]
 
 def think(
     model: PreTrainedModel,
-    projection: nn.Module,
+    feed: Feed,
     batch: Batch,
     prefix: Prefix,
     n_latents: int,
-    fed: Float[Tensor, "batch latent d_model"] | None = None,
+    after: Callable[[int, DynamicCache], None] | None = None,
 ) -> tuple[Prefix, list[Float[Tensor, "batch d_model"]]]:
-    """Feed `n_latents` thoughts, each the projected state before it, or those in `fed`."""
+    """Feed `n_latents` thoughts, as `feed` makes them; `after` is called with the cache that a latent leaves."""
     cache, visible, state = _branch(prefix.cache), prefix.visible, prefix.state
     thoughts: list[Tensor] = []
     one = torch.ones_like(visible[:, :1])
     for step in range(n_latents):
-        thought = projection(state) if fed is None else fed[:, step]
+        thought = feed(step, state)
         (states,) = _extend(model, thought[:, None], batch.length + step, cache, visible, one)
+        if after is not None:
+            after(step, cache)
         thoughts.append(thought)
         visible, state = torch.cat([visible, one], dim=1), states[:, -1]
     return Prefix(cache, visible, state), thoughts
+
+
+def own(projection: nn.Module) -> Feed:
+    """Each thought is the projected state before it."""
+    return lambda step, state: cast(Tensor, projection(state))
+
+
+def lent(thoughts: Float[Tensor, "batch latent d_model"]) -> Feed:
+    """The thoughts are given."""
+    return lambda step, state: thoughts[:, step]
 
 
 def student_states(
@@ -205,7 +233,7 @@ def thoughts_of(
 ) -> Float[Tensor, "batch latent d_model"]:
     """The thoughts that the model has on each question."""
     prefix, _ = read_question(model, batch)
-    return torch.stack(think(model, projection, batch, prefix, n_latents)[1], dim=1)
+    return torch.stack(think(model, own(projection), batch, prefix, n_latents)[1], dim=1)
 
 
 @torch.no_grad()
@@ -224,7 +252,7 @@ def greedy_answers(
     forced, which tells whether eos follows.
     """
     prefix, _ = read_question(model, batch)
-    prefix, _ = think(model, projection, batch, prefix, n_latents, fed)
+    prefix, _ = think(model, own(projection) if fed is None else lent(fed), batch, prefix, n_latents)
 
     def argmax(forced: Batch) -> Int[Tensor, "batch answer"]:
         logits = model.lm_head(student_states(model, forced, prefix, n_latents)[0])

@@ -12,7 +12,7 @@ in front, though there is one, which is eos too.
 """
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
@@ -56,14 +56,25 @@ def _split(pieces: str) -> pre_tokenizers.PreTokenizer:
 @functools.cache
 def _words_cut(pieces: str) -> tuple[str, ...]:
     """What the texts of the task are cut into, numbers aside."""
+    return words_of(_words(), pieces)
+
+
+def words_of(texts: Iterable[str], pieces: str = _PIECES) -> tuple[str, ...]:
+    """What texts are cut into, numbers aside; sorted."""
     split = _split(pieces)
-    found = {piece for text in _words() for piece, _ in split.pre_tokenize_str(text)}
+    found = {piece for text in texts for piece, _ in split.pre_tokenize_str(text)}
     return tuple(sorted(piece for piece in found if not piece.strip(" ").isdigit()))
 
 
 def build_tokenizer() -> PreTrainedTokenizerFast:
     """The tokenizer of the task; the same on every call."""
-    backend = _word_level((UNK, BOS, EOS, *_numbers(), *_words_cut(_PIECES)), _PIECES)
+    return llama_tokenizer(_words_cut(_PIECES), N_NUMBERS)
+
+
+def llama_tokenizer(words: tuple[str, ...], n_numbers: int) -> PreTrainedTokenizerFast:
+    """A tokenizer that behaves like LLaMA-3's, for some words and the numbers below `n_numbers`."""
+    numbers = map(str, range(n_numbers))
+    backend = _word_level((UNK, BOS, EOS, *numbers, *words), _PIECES)
     vocabulary = backend.get_vocab()
     backend.post_processor = processors.TemplateProcessing(
         single=f"{BOS} $A",

@@ -36,6 +36,8 @@ from codi_lens.organisms.toy.forward import (
     Prefix,
     encode,
     greedy_answers,
+    lent,
+    own,
     read_question,
     student_states,
     teacher_states,
@@ -179,7 +181,7 @@ def _swapped_loss(run: Trained, batch: Batch, prefix: Prefix, thoughts: Tensor) 
     loss = torch.zeros(())
     for n_latents, weight in ((run.recipe.size.n_latents, 1.0), (0, EMPTY_WEIGHT)):
         fed = thoughts.roll(-1, dims=0)
-        thinking, _ = think(run.model, run.projection, batch, prefix, n_latents, fed)
+        thinking, _ = think(run.model, lent(fed), batch, prefix, n_latents)
         states = student_states(run.model, other, thinking, n_latents)[-1]
         loss = loss + weight * _cross_entropy(run.model.lm_head(states), other.answer)
     return loss
@@ -200,7 +202,7 @@ def _losses(
     teacher_loss, teacher_layers = _teacher_loss(model, batch, prefix, last, stage.codi)
     if not stage.codi:
         return teacher_loss, torch.zeros(()), torch.zeros(())
-    thinking, thoughts = think(model, run.projection, batch, prefix, n_latents)
+    thinking, thoughts = think(model, own(run.projection), batch, prefix, n_latents)
     thinking = _seal(thinking, n_latents, stage.sealed, generator)
     layers = student_states(model, batch, thinking, n_latents, all_layers=True)
     student_loss = _cross_entropy(model.lm_head(layers[-1]), batch.answer)

@@ -1,0 +1,58 @@
+"""From trained weights to an organism's folder: a CODI checkpoint, pairs, the truth, and a card with the certificate."""
+
+import copy
+from pathlib import Path
+
+from codi_lens.analysis.asking import right
+from codi_lens.checkpoint.config import CodiConfig
+from codi_lens.checkpoint.write import write_checkpoint
+from codi_lens.data.pairs import PAIRS_FILE, write_pairs
+from codi_lens.files import write_json, write_text
+from codi_lens.model.hooked_codi import HookedCodi
+from codi_lens.organisms.planted.card import make_card
+from codi_lens.organisms.planted.certify import Certificate, certify
+from codi_lens.organisms.planted.family import FAMILY, STEM
+from codi_lens.organisms.planted.pairs import N_PAIRS, make_pairs
+from codi_lens.organisms.planted.train import Organism
+from codi_lens.organisms.planted.truth import truth_of, write_truth
+
+CURVE_FILE = "training.json"
+
+
+def write_weights(run: Organism, folder: Path) -> None:
+    """Weights in half precision, config and tokenizer, in CODI's layout."""
+    write_checkpoint(
+        folder,
+        base=copy.deepcopy(run.model).to(FAMILY.weights),  # type: ignore[arg-type]
+        adapters={},
+        projection=copy.deepcopy(run.projection).to(FAMILY.weights),
+        config=CodiConfig(
+            num_latents=run.recipe.mechanism.num_latents, remove_eos=True, answer_stem=STEM
+        ),
+        tokenizer=run.tokenizer,
+        layout=FAMILY.layout,
+    )
+
+
+def write_organism(run: Organism, folder: Path, n_pairs: int = N_PAIRS) -> Certificate:
+    """Writes all of an organism; what is measured is what anyone will load. Returns its certificate."""
+    write_weights(run, folder)
+    truth = truth_of(run.recipe.name, run.subspaces)
+    write_truth(truth, folder)
+    write_json({folder / CURVE_FILE: {"recipe": vars(run.recipe), "curve": [vars(line) for line in run.curve]}})
+    codi = HookedCodi.from_pretrained(folder)
+    certificate = certify(codi, truth)
+    # The card goes first: where too few answers are right to make pairs, it says so.
+    write_text(folder / "README.md", make_card(run, truth, certificate))
+    pairs = make_pairs(
+        truth.planted.task,
+        lambda problems: right(
+            codi,
+            codi.generate([problem.question for problem in problems]),
+            [problem.answer for problem in problems],
+        ),
+        seed=run.recipe.seed,
+        count=n_pairs,
+    )
+    write_pairs(folder / PAIRS_FILE, pairs)
+    return certificate

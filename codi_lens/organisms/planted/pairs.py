@@ -1,0 +1,64 @@
+"""Clean/corrupted pairs of held-out problems that differ in one operand and in the answer."""
+
+import itertools
+import random
+from collections.abc import Callable, Sequence
+
+from codi_lens.data.pairs import Pair, Variant
+from codi_lens.errors import UserError
+from codi_lens.organisms.planted.task import WORDINGS, Problem, Task, is_heldout
+
+N_PAIRS = 48
+_TRIES = 200
+
+Right = Callable[[Sequence[Problem]], Sequence[bool]]
+"""Which problems the model answers right."""
+
+
+def make_pairs(task: Task, right: Right, *, seed: int = 0, count: int = N_PAIRS) -> list[Pair]:
+    """Seeded pairs, evenly over operands and wordings; the model answers both sides right.
+
+    Raises:
+        UserError: the model is right on too few problems.
+    """
+    rng = random.Random(seed)
+    # An operand that makes no difference by itself, such as one that only places depend on, has no pairs.
+    sorts = [
+        (wording, operand)
+        for wording in WORDINGS
+        for operand in range(len(task.operands))
+        if any(_candidate(task, wording, operand, rng) for _ in range(_TRIES))
+    ]
+    pairs: list[Pair] = []
+    for pair_id, (wording, operand) in zip(range(count), itertools.cycle(sorts), strict=False):
+        for _ in range(_TRIES):
+            sides = _candidate(task, wording, operand, rng)
+            if sides and all(right(sides)):
+                clean, corrupted = map(_variant, sides)
+                kind, name = f"{wording}", task.operands[operand]
+                pairs.append(Pair(pair_id, clean, corrupted, kind, name))
+                break
+        else:
+            raise UserError(
+                f"only {len(pairs)} of {count} pairs: the model answers too few problems right; train it longer"
+            )
+    return pairs
+
+
+def _candidate(
+    task: Task, wording: str, operand: int, rng: random.Random
+) -> tuple[Problem, Problem] | None:
+    """A held-out problem, and one that differs in this operand; None where the draw has no such partner."""
+    (clean,) = task.sample(rng, 1, wording, heldout=True)
+    others = []
+    for number in task.choices(clean, operand):
+        numbers = list(clean.numbers)
+        numbers[operand] = number
+        if is_heldout(numbers, clean.operations):
+            others.append(task.make(numbers, clean.operations, wording))
+    return (clean, rng.choice(others)) if others else None
+
+
+def _variant(problem: Problem) -> Variant:
+    *on_the_way, answer = problem.values
+    return Variant(problem.question, answer, problem.numbers, tuple(on_the_way))

@@ -1,0 +1,13 @@
+"""Measures whether an organism does what its card says.
+
+    python -m experiments.certify sequential
+
+`codi_lens/cli/certify.py` has the program, which `codi-lens certify` runs too.
+"""
+
+import sys
+
+from codi_lens.cli.certify import main
+
+if __name__ == "__main__":
+    sys.exit(main())
