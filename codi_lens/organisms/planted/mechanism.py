@@ -72,10 +72,10 @@ def _swap(*thoughts: int, sets: int | None = None) -> Rule:
     return Rule(tuple((THOUGHT, k) for k in thoughts), sets_what)
 
 
-def _idle(*thoughts: int) -> tuple[Rule, ...]:
-    """Nothing is in these thoughts, alone or together."""
-    alone = tuple(_swap(k) for k in thoughts)
-    return (*alone, _swap(*thoughts)) if len(thoughts) > 1 else alone
+def _idle(*latents: int) -> tuple[Rule, ...]:
+    """Nothing is in these thoughts, nor in their keys and values, one by one or all together."""
+    both = tuple((part, k) for part in (THOUGHT, KV) for k in latents)
+    return (*(Rule((one,)) for one in both), Rule(both))
 
 
 def _chain(
@@ -107,12 +107,12 @@ MECHANISMS: dict[str, Mechanism] = {
         num_latents=4,
     ),
     "sequential": _chain(
-        "v1 is in thought 0, v2 in thought 2, v3 in thought 4; thoughts 1, 3 and 5 are idle.",
+        "v1 is in thought 0, v2 in thought 2, v3 in thought 4; latents 1, 3 and 5 are idle.",
         _SEQUENTIAL,
         (*_OWN, *_idle(1, 3, 5)),
     ),
     "late": _chain(
-        "Thoughts 0, 1 and 2 are idle; v1, v2 and v3 are in thoughts 3, 4 and 5.",
+        "Latents 0, 1 and 2 are idle; v1, v2 and v3 are in thoughts 3, 4 and 5.",
         {3: (0,), 4: (1,), 5: (2,)},
         (*(_swap(k + 3, sets=k) for k in range(3)), *_idle(0, 1, 2)),
     ),
@@ -133,7 +133,7 @@ MECHANISMS: dict[str, Mechanism] = {
         begins_from="sequential",
     ),
     "kv-route": _chain(
-        "As sequential, but v2 leaves thought 2 only by keys and values: thought 3 is idle.",
+        "As sequential, but v2 leaves thought 2 only by keys and values.",
         _SEQUENTIAL,
         (*_OWN, Rule(_KV_OF_2, sets=(1,), held=(3,)), *_idle(1, 3, 5)),
         routes={2: "kv"},
@@ -142,7 +142,7 @@ MECHANISMS: dict[str, Mechanism] = {
     "decoy": _chain(
         "As sequential, and thought 5 holds the answer too, readable by a lens, and nothing uses it.",
         _SEQUENTIAL,
-        (*_OWN, *_idle(1, 3, 5), Rule(((THOUGHT, 5), (KV, 5)))),
+        (*_OWN, *_idle(1, 3, 5)),
         says={0: 0, 2: 1, 4: 2, 5: 2},
         begins_from="sequential",
     ),
@@ -167,7 +167,7 @@ MECHANISMS: dict[str, Mechanism] = {
         Chain(3),
         6,
         {},
-        (*_idle(*range(6)), Rule(tuple((KV, k) for k in range(6)))),
+        _idle(*range(6)),
         way=dict.fromkeys(range(3), ()),
         n_layers=3,
     ),

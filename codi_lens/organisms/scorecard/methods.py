@@ -116,13 +116,14 @@ def chained(codi: HookedCodi, pairs: Sequence[Pair]) -> Findings:
 
 @register_method("routes")
 def routes(codi: HookedCodi, pairs: Sequence[Pair]) -> Findings:
-    """The larger of the two routes out of a latent: by the next thought, or by keys and values."""
+    """What a latent's keys and values carry, or its thought as the state that the latent before it leaves by."""
     sweep = patch_routes(codi, pairs)
     ways = {
         name: sweep.values("recovery", effect="latent", row=name).nan_to_num()
         for name in ("state", "kv")
     }
-    scores = torch.stack(list(ways.values())).amax(0)
+    fed = torch.cat([torch.zeros(len(pairs), 1), ways["state"][:, :-1]], dim=1)
+    scores = torch.maximum(fed, ways["kv"])
     return Findings(scores, routes=ways, runs=_runs(sweep))
 
 
@@ -160,7 +161,7 @@ for _intervention in ("zero", "mean", "resample"):
 
 @register_method("logit lens")
 def lens(codi: HookedCodi, pairs: Sequence[Pair]) -> Findings:
-    """How often the state that makes a thought says, first of all tokens, a result that differs between the sides."""
+    """How often the state that makes a thought says, first of all tokens, a result that differs, on both sides."""
     said = []
     for side in SIDES:
         asked = [side_of(pair, side) for pair in pairs]
@@ -169,7 +170,7 @@ def lens(codi: HookedCodi, pairs: Sequence[Pair]) -> Findings:
             logits = codi.loop.unembed(run.final_states[:, : codi.num_latents()])
         first = logits.argmax(-1)
         said.append(torch.stack([_says(codi, pair, side, ids) for pair, ids in zip(pairs, first, strict=True)]))
-    return Findings(torch.stack(said).mean(0), runs=2)
+    return Findings(torch.stack(said).amin(0), runs=2)
 
 
 def _says(codi: HookedCodi, pair: Pair, side: str, first: Tensor) -> Tensor:
