@@ -25,8 +25,10 @@ def measure(arguments: argparse.Namespace) -> bool:
     """Prints the certificate; whether it holds."""
     from codi_lens.organisms.planted.certify import certify
     from codi_lens.organisms.scorecard.organism import load_organism
+    from codi_lens.threads import choose_threads
 
     organism = load_organism(arguments.name)
+    choose_threads(organism.codi.model.cfg.d_model, arguments.threads)
     certificate = certify(organism.codi, organism.truth, arguments.problems)
     print_certificate(certificate)
     return certificate.holds

@@ -25,6 +25,7 @@ NAMES = (
     "train_toy",
     "train_organism",
     "certify",
+    "scorecard",
     "upload",
     "figures",
 )

@@ -17,7 +17,7 @@ from codi_lens.errors import UserError
 from codi_lens.shipped import ORGANISMS
 
 if TYPE_CHECKING:
-    from codi_lens.organisms.planted.train import Progress
+    from codi_lens.organisms.planted.recipe import Progress
 
 STATE_FILE = "training.pt"
 """While a training is under way."""
@@ -29,8 +29,17 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     add("name", metavar="NAME", help="of the mechanism, such as sequential")
     flags.add_out(parser)
     flags.add_seed(parser)
-    add("--steps", type=int, help="with interchanges (default: the recipe's); the model is worse with fewer")
-    add("--begin-from", metavar="FOLDER", type=flags.path, help="an organism whose weights are taken (default: the recipe's)")
+    add(
+        "--steps",
+        type=int,
+        help="with interchanges (default: the recipe's); the model is worse with fewer",
+    )
+    add(
+        "--begin-from",
+        metavar="FOLDER",
+        type=flags.path,
+        help="an organism whose weights are taken (default: the recipe's)",
+    )
     add("--resume", action="store_true", help="go on with the training in --out")
     add("--threads", type=int, default=1, help="of torch")
 
@@ -41,7 +50,8 @@ def make(arguments: argparse.Namespace) -> bool:
 
     from codi_lens.memory import keep_freed_memory
     from codi_lens.organisms.planted.export import write_organism
-    from codi_lens.organisms.planted.train import Trainer, recipe_of
+    from codi_lens.organisms.planted.recipe import recipe_of
+    from codi_lens.organisms.planted.train import Trainer
 
     recipe = recipe_of(arguments.name, arguments.seed)
     if arguments.steps is not None:

@@ -29,6 +29,7 @@ from codi_lens.plots.pages import (
     write_images,
 )
 from codi_lens.plots.profiles import layer_profile, scatter, trajectories
+from codi_lens.plots.scorecard import scorecard
 from codi_lens.plots.style import colour_scales, label, panel_title
 from codi_lens.plots.tensors import imshow, ranks, top_tokens
 
@@ -58,6 +59,7 @@ __all__ = [
     "ranks",
     "scales",
     "scatter",
+    "scorecard",
     "short_name",
     "show",
     "side_by_side",

@@ -8,8 +8,8 @@ from codi_lens.organisms.planted.certify import (
     BAR_RULES,
     Certificate,
 )
+from codi_lens.organisms.planted.losses import Organism
 from codi_lens.organisms.planted.task import WORDINGS
-from codi_lens.organisms.planted.train import Organism
 from codi_lens.organisms.planted.truth import Truth
 
 _INTRO = """\
@@ -69,8 +69,7 @@ def certificate_table(certificate: Certificate) -> str:
     return (
         f"## Certificate\n\nOn {certificate.n} held-out problems, by whole greedy answers. A rule exchanges what "
         "stands before the arrow for another problem's; then the answer must be the one that follows from that problem's "
-        "result, or, where nothing is set, its own.\n\n"
-        + _table(["", "share", "bar"], rows)
+        "result, or, where nothing is set, its own.\n\n" + _table(["", "share", "bar"], rows)
     )
 
 

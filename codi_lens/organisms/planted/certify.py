@@ -13,7 +13,7 @@ from torch import Tensor
 
 from codi_lens.analysis.asking import right
 from codi_lens.model.hooked_codi import HookedCodi
-from codi_lens.model.hooks import AddressedHook, Site, capture, replace
+from codi_lens.model.hooks import AddressedHook, HookFn, Site, capture, replace
 from codi_lens.organisms.planted.mechanism import KV, THOUGHT, Rule
 from codi_lens.organisms.planted.task import WORDINGS, Problem
 from codi_lens.organisms.planted.truth import Truth
@@ -101,7 +101,7 @@ class Interchanges:
         held = [Site("hook_embed", step) for step in rule.held]
         return [*hooks, *((site, replace(kept[site])) for site in held)]
 
-    def _half(self, part: str, other: Tensor) -> "AddressedHook[1]":
+    def _half(self, part: str, other: Tensor) -> HookFn:
         halves, half = self.truth.halves, int(part.removeprefix("half "))
         assert halves is not None
 
@@ -148,9 +148,7 @@ def interchange_accuracy(
     """
     found = Interchanges(codi, truth, problems)
     return {
-        name: [
-            found.rate(Rule(((THOUGHT, k),), (result,))) for k in range(truth.num_latents)
-        ]
+        name: [found.rate(Rule(((THOUGHT, k),), (result,))) for k in range(truth.num_latents)]
         for result, name in enumerate(truth.variables)
     }
 

@@ -12,8 +12,8 @@ from codi_lens.model.hooked_codi import HookedCodi
 from codi_lens.organisms.planted.card import make_card
 from codi_lens.organisms.planted.certify import Certificate, certify
 from codi_lens.organisms.planted.family import FAMILY, STEM
+from codi_lens.organisms.planted.losses import Organism
 from codi_lens.organisms.planted.pairs import N_PAIRS, make_pairs
-from codi_lens.organisms.planted.train import Organism
 from codi_lens.organisms.planted.truth import truth_of, write_truth
 
 CURVE_FILE = "training.json"
@@ -39,7 +39,14 @@ def write_organism(run: Organism, folder: Path, n_pairs: int = N_PAIRS) -> Certi
     write_weights(run, folder)
     truth = truth_of(run.recipe.name, run.subspaces)
     write_truth(truth, folder)
-    write_json({folder / CURVE_FILE: {"recipe": vars(run.recipe), "curve": [vars(line) for line in run.curve]}})
+    write_json(
+        {
+            folder / CURVE_FILE: {
+                "recipe": vars(run.recipe),
+                "curve": [vars(line) for line in run.curve],
+            }
+        }
+    )
     codi = HookedCodi.from_pretrained(folder)
     certificate = certify(codi, truth)
     # The card goes first: where too few answers are right to make pairs, it says so.

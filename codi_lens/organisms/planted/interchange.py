@@ -94,8 +94,9 @@ def think_exchanged(
         mask = lends[:, None, None, None]
         at = slice(n_question + step, n_question + step + 1)
         for layer, lender in zip(cast(list[DynamicLayer], cache.layers), own_caches, strict=True):
-            layer.keys = _with_last(layer.keys, lender.keys[donors][:, :, at], mask)
-            layer.values = _with_last(layer.values, lender.values[donors][:, :, at], mask)
+            for name in ("keys", "values"):
+                others = getattr(lender, name)[donors][:, :, at]
+                setattr(layer, name, _with_last(getattr(layer, name), others, mask))
 
     return think(model, feed, batch, alone.question, chosen.shape[1], after)[0]
 

@@ -8,7 +8,7 @@ mechanism, and the answer must stay (Gupta et al. 2024).
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from codi_lens.errors import UserError, one_of
+from codi_lens.errors import one_of
 from codi_lens.organisms.planted.task import Chain, Lookup, Task, Tree
 
 THOUGHT, KV = "thought", "kv"
@@ -36,7 +36,9 @@ class Rule:
     @property
     def name(self) -> str:
         """In words, such as "thought 2 → v2"."""
-        what = " + ".join(f"{part} at {k}" if part != THOUGHT else f"thought {k}" for part, k in self.exchanged)
+        what = " + ".join(
+            f"{part} at {k}" if part != THOUGHT else f"thought {k}" for part, k in self.exchanged
+        )
         kept = f", thought {self.held[0]} held" if self.held else ""
         to = ", ".join(f"v{i + 1}" for i in self.sets) or "nothing"
         return f"{what}{kept} → {to}"
@@ -55,6 +57,9 @@ class Mechanism:
     rules: tuple[Rule, ...]
     says: Mapping[int, int] = field(default_factory=dict)
     """Thought -> index of the result that the state it is made from says, through the unembedding."""
+    says_in_layer: Mapping[int, int] = field(default_factory=dict)
+    """Layer, but the last -> index of the result that its output says where the answer is predicted, through final norm
+    and unembedding."""
     way: Mapping[int, tuple[int, ...]] = field(default_factory=dict)
     """Index of the first result that differs between two problems -> thoughts through which the way from there to the
     answer leads."""
@@ -161,6 +166,7 @@ MECHANISMS: dict[str, Mechanism] = {
         says={4: 2},
         way={0: (2, 4), 1: (2, 4)},
         subspaces=True,
+        n_layers=3,
     ),
     "bypass": Mechanism(
         "The answer is computed from the question; thoughts are read by nothing.",
@@ -168,8 +174,9 @@ MECHANISMS: dict[str, Mechanism] = {
         6,
         {},
         _idle(*range(6)),
+        says_in_layer={1: 0, 2: 1},
         way=dict.fromkeys(range(3), ()),
-        n_layers=3,
+        n_layers=4,  # a layer a hop, and one to find the numbers
     ),
     "pointer": Mechanism(
         "Thought 2 holds a place in a list, and the answer is the digit there: needed, but no digit can be transplanted.",

@@ -169,7 +169,11 @@ def lens(codi: HookedCodi, pairs: Sequence[Pair]) -> Findings:
             run = codi.run_with_hooks([a.question for a in asked], [a.answer for a in asked])
             logits = codi.loop.unembed(run.final_states[:, : codi.num_latents()])
         first = logits.argmax(-1)
-        said.append(torch.stack([_says(codi, pair, side, ids) for pair, ids in zip(pairs, first, strict=True)]))
+        said.append(
+            torch.stack(
+                [_says(codi, pair, side, ids) for pair, ids in zip(pairs, first, strict=True)]
+            )
+        )
     return Findings(torch.stack(said).amin(0), runs=2)
 
 
@@ -177,7 +181,7 @@ def _says(codi: HookedCodi, pair: Pair, side: str, first: Tensor) -> Tensor:
     """For each thought, whether its token is one of the results from the first on that differs."""
     own = results_of(pair)[side]
     wanted = {str(value) for value in own[first_change(pair) :]}
-    texts = [codi.tokens.tokenizer.decode([token]).strip() for token in first.tolist()]
+    texts = [str(codi.tokens.tokenizer.decode([token])).strip() for token in first.tolist()]
     return torch.tensor([float(text in wanted) for text in texts])
 
 

@@ -252,7 +252,9 @@ def greedy_answers(
     forced, which tells whether eos follows.
     """
     prefix, _ = read_question(model, batch)
-    prefix, _ = think(model, own(projection) if fed is None else lent(fed), batch, prefix, n_latents)
+    prefix, _ = think(
+        model, own(projection) if fed is None else lent(fed), batch, prefix, n_latents
+    )
 
     def argmax(forced: Batch) -> Int[Tensor, "batch answer"]:
         logits = model.lm_head(student_states(model, forced, prefix, n_latents)[0])

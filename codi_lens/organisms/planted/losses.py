@@ -1,0 +1,185 @@
+"""An organism in training, and the terms of its loss: the answer, what states must say, and interchanges."""
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from codi_lens.errors import UserError
+from codi_lens.model.pretrained import load_pretrained
+from codi_lens.organisms.planted.family import FAMILY, Subspaces, size_of
+from codi_lens.organisms.planted.interchange import (
+    Thinking,
+    choices_of,
+    think_alone,
+    think_exchanged,
+)
+from codi_lens.organisms.planted.mechanism import Rule
+from codi_lens.organisms.planted.recipe import Progress, Recipe
+from codi_lens.organisms.planted.task import Problem
+from codi_lens.organisms.toy.forward import Batch, Prefix, encode, student_states
+
+
+@dataclass
+class Pool:
+    """Problems of one wording, encoded: all have as many tokens."""
+
+    problems: Sequence[Problem]
+    batch: Batch
+    values: Tensor
+    """v_1 … v_n of each problem, as token ids."""
+
+    def rows(self, index: list[int]) -> "Pool":
+        """Some of them."""
+        batch, at = self.batch, torch.tensor(index)
+        chosen = replace(
+            batch,
+            question=batch.question[at],
+            question_mask=batch.question_mask[at],
+            cot=batch.cot[at],
+            cot_mask=batch.cot_mask[at],
+            answer=batch.answer[at],
+        )
+        return Pool([self.problems[i] for i in index], chosen, self.values[at])
+
+
+@dataclass
+class Organism:
+    """A model in training."""
+
+    recipe: Recipe
+    tokenizer: PreTrainedTokenizerBase
+    model: PreTrainedModel
+    projection: nn.Module
+    readers: nn.Parameter
+    """What reads results off the planted subspaces [half, d_half, number]; of use in training only."""
+    subspaces: Subspaces | None
+    curve: list[Progress] = field(default_factory=list)
+
+    @property
+    def parameters(self) -> list[nn.Parameter]:
+        """All that is trained."""
+        return [*self.model.parameters(), *self.projection.parameters(), self.readers]
+
+
+def start(recipe: Recipe) -> Organism:
+    """Random weights that depend on the recipe's seed alone; global random state stays as it was."""
+    tokenizer, size = FAMILY.make_tokenizer(), size_of(recipe.mechanism)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(recipe.seed)
+        model = FAMILY.make_base(size, len(tokenizer) + len(FAMILY.layout.extra_tokens))
+        projection = FAMILY.make_projection(size)
+        readers = nn.Parameter(torch.randn(2, size.d_model // 2, 10) / 4)
+    halves = Subspaces.drawn(size.d_model, recipe.seed) if recipe.mechanism.subspaces else None
+    return Organism(recipe, tokenizer, model, projection, readers, halves)
+
+
+def take_weights(run: Organism, folder: Path) -> None:
+    """Takes the weights of the organism in a folder.
+
+    Raises:
+        UserError: it has another vocabulary or shape.
+    """
+    loaded = load_pretrained(folder)
+    if loaded.tokenizer.get_vocab() != run.tokenizer.get_vocab():
+        raise UserError(f"{folder}: has another vocabulary; train the organism that it holds anew")
+    run.model.load_state_dict(loaded.model.state_dict())
+    assert loaded.projection is not None
+    run.projection.load_state_dict(loaded.projection.state_dict())
+
+
+def make_pool(
+    run: Organism, rng: random.Random, count: int, wording: str, *, heldout: bool
+) -> Pool:
+    """Problems of one wording, encoded."""
+    problems = run.recipe.mechanism.task.sample(rng, count, wording, heldout=heldout)
+    batch = encode(problems, run.tokenizer, FAMILY)
+    ids = torch.tensor(run.tokenizer.convert_tokens_to_ids([str(n) for n in range(10)]))
+    values = ids[torch.tensor([problem.values for problem in problems])]
+    return Pool(problems, batch, values)
+
+
+def answer_states(run: Organism, batch: Batch, prefix: Prefix) -> tuple[Tensor, ...]:
+    """Of each layer, the states [batch, pos, d_model] that predict the answer's tokens, eot's first."""
+    n_latents = run.recipe.mechanism.num_latents
+    return student_states(run.model, batch, prefix, n_latents, all_layers=True)
+
+
+def answer_logits(run: Organism, batch: Batch, prefix: Prefix) -> Tensor:
+    """Logits that predict the answer's tokens [batch, pos, d_vocab]."""
+    logits: Tensor = run.model.lm_head(answer_states(run, batch, prefix)[-1])
+    return logits
+
+
+def expected_answers(run: Organism, pool: Pool, donors: Tensor, rules: Sequence[Rule]) -> Tensor:
+    """Token ids of the answers that the interchanges must give, one rule a row."""
+    task, answers = run.recipe.mechanism.task, []
+    for problem, donor, rule in zip(pool.problems, donors.tolist(), rules, strict=True):
+        given = {i: pool.problems[donor].values[i] for i in rule.sets}
+        answers.append(task.counterfactual(problem, given))
+    return torch.tensor(run.tokenizer.convert_tokens_to_ids([str(n) for n in answers]))
+
+
+def says_loss(run: Organism, pool: Pool, thinking: Thinking, layers: Sequence[Tensor]) -> Tensor:
+    """Cross-entropy of the results that states, or subspaces of a thought, must say.
+
+    `layers`: as `answer_states` gives them.
+    """
+    mechanism, losses = run.recipe.mechanism, [torch.zeros(())]
+    for thought, result in mechanism.says.items():
+        logits = run.model.lm_head(thinking.states[thought])
+        losses.append(F.cross_entropy(logits, pool.values[:, result]))
+    for layer, result in mechanism.says_in_layer.items():
+        state = run.model.get_submodule("model.norm")(layers[layer][:, -2])
+        losses.append(F.cross_entropy(run.model.lm_head(state), pool.values[:, result]))
+    if run.subspaces is not None:
+        (thought,) = (k for k, held in mechanism.holds.items() if len(held) == 2)
+        for half, result in enumerate(mechanism.holds[thought]):
+            read = thinking.thoughts[thought] @ run.subspaces.bases[half] @ run.readers[half]
+            target = torch.tensor([problem.values[result] for problem in pool.problems])
+            losses.append(F.cross_entropy(read, target))
+    return torch.stack(losses).sum()
+
+
+def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
+    """Of token ids [batch, pos], given logits [batch, pos, d_vocab]."""
+    return F.cross_entropy(logits.flatten(0, 1), targets.flatten())
+
+
+def interchange_loss(
+    run: Organism, pool: Pool, alone: Thinking, donors: Tensor, rules: Sequence[Rule]
+) -> Tensor:
+    """Cross-entropy of the answers that the interchanges must give."""
+    chosen = choices_of(rules, run.recipe.mechanism.num_latents)
+    prefix = think_exchanged(
+        run.model, run.projection, pool.batch, alone, donors, chosen, run.subspaces
+    )
+    targets = pool.batch.answer.clone()
+    targets[:, -2] = expected_answers(run, pool, donors, rules)
+    forced = replace(pool.batch, answer=targets)
+    return cross_entropy(answer_logits(run, forced, prefix), targets)
+
+
+@torch.no_grad()
+def rates(run: Organism, pool: Pool) -> tuple[float, list[float]]:
+    """Share of the problems answered right, and of interchanges that do what each rule says."""
+    mechanism = run.recipe.mechanism
+    alone = think_alone(run.model, run.projection, pool.batch, mechanism.num_latents)
+    said = answer_logits(run, pool.batch, alone.prefix)[:, -2].argmax(-1)
+    accuracy = float((said == pool.batch.answer[:, -2]).float().mean())
+    donors = torch.arange(len(pool.problems)).roll(1)
+    kept = []
+    for rule in mechanism.rules:
+        rules = [rule] * len(pool.problems)
+        chosen = choices_of(rules, mechanism.num_latents)
+        prefix = think_exchanged(
+            run.model, run.projection, pool.batch, alone, donors, chosen, run.subspaces
+        )
+        said = answer_logits(run, pool.batch, prefix)[:, -2].argmax(-1)
+        kept.append(float((said == expected_answers(run, pool, donors, rules)).float().mean()))
+    return accuracy, kept
