@@ -29,7 +29,7 @@ from codi_lens.plots.pages import (
     write_images,
 )
 from codi_lens.plots.profiles import layer_profile, scatter, trajectories
-from codi_lens.plots.scorecard import scorecard
+from codi_lens.plots.scorecard import findings, scorecard
 from codi_lens.plots.style import colour_scales, label, panel_title
 from codi_lens.plots.tensors import imshow, ranks, top_tokens
 
@@ -44,6 +44,7 @@ __all__ = [
     "controls",
     "difference",
     "effects",
+    "findings",
     "gallery",
     "heatmap",
     "heatmap_by_operand",

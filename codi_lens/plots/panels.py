@@ -41,6 +41,8 @@ class Panel:
     columns: Sequence[Label]
     zeros: Bool[Tensor, "row column"] | None = None
     outlined: Sequence[tuple[int, ...]] = ()
+    meaning: str | None = None
+    """What outlined cells are; None: the five largest."""
     threshold: float | None = None
     """What the donor control reaches, and an outlined cell exceeds; None without that control."""
     hover: Sequence[Sequence[str]] | None = None
@@ -133,7 +135,9 @@ def legend(panels: Sequence[Panel]) -> str:
     """What the marks of the panels mean, and what is missing; "" where there is nothing to say."""
     parts = []
     marked = [panel for panel in panels if panel.outlined]
-    if marked:
+    if marked and marked[0].meaning is not None:
+        parts.append(f"outlined: {marked[0].meaning}")
+    elif marked:
         each = " of each map" if len(panels) > 1 else ""
         parts.append(f"outlined: the five largest{each}{_above(marked)}")
     if any(panel.zeros is not None and bool(panel.zeros.any()) for panel in panels):

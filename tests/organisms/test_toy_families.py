@@ -15,7 +15,7 @@ from codi_lens.organisms.toy.family import FAMILIES
 from codi_lens.organisms.toy.forward import encode, thoughts_of
 from codi_lens.organisms.toy.tokenizer import build_gpt2_tokenizer, build_tokenizer, cot_text
 from codi_lens.organisms.toy.train import Trained, train
-from codi_lens.shipped import MODELS, PAIRS
+from codi_lens.shipped import EMBEDDED
 from tests.organisms.test_toy_training import TINY
 
 OTHERS = ("toy-gpt2", "toy-coconut")
@@ -93,12 +93,12 @@ def test_nothing_but_rounding_on_disk_parts_what_is_loaded_from_what_was_trained
 
 
 def test_each_family_is_shipped_with_pairs():
-    assert set(FAMILIES) == set(MODELS) == set(PAIRS)
+    assert set(FAMILIES) == set(EMBEDDED)
 
 
 @pytest.mark.parametrize("name", OTHERS)
 def test_it_is_small(name):
-    assert sum(p.stat().st_size for p in MODELS[name].iterdir() if "json" not in p.name) <= 10**6
+    assert sum(p.stat().st_size for p in EMBEDDED[name].iterdir() if "json" not in p.name) <= 10**6
 
 
 def test_it_answers_and_needs_its_thoughts_as_its_card_says(shipped):
@@ -112,7 +112,7 @@ def test_it_answers_and_needs_its_thoughts_as_its_card_says(shipped):
     assert figures["6 latents"] >= 0.95
     for condition in ("0 latents", "another problem's latents", "mean latents"):
         assert figures[condition] <= 0.12, condition
-    card = (MODELS[name] / "README.md").read_text()
+    card = (EMBEDDED[name] / "README.md").read_text()
     for condition, accuracy in figures.items():
         assert f"| {condition} | {accuracy:.1%} |" in card, condition
     for kind, row in record["by_kind"].items():

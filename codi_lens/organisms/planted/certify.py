@@ -41,22 +41,19 @@ class Certificate:
 
 
 class Interchanges:
-    """Held-out problems of an organism, and interchanges between them.
+    """Interchanges between problems: each takes what it is lent from the next one of its batch.
 
-    Each problem takes what it is lent from the next one of its wording.
+    Args:
+        codi: the organism.
+        truth: the truth about it.
+        batches: problems; those of a batch have one wording.
     """
 
-    def __init__(self, codi: HookedCodi, truth: Truth, problems: int = PROBLEMS, seed: int = 2):
-        self.codi, self.truth = codi, truth
-        task, rng = truth.planted.task, random.Random(seed)
-        per_wording = problems // len(WORDINGS)
-        self.batches = [
-            sample[i : i + BATCH]
-            for wording in WORDINGS
-            for sample in [task.sample(rng, per_wording, wording, heldout=True)]
-            for i in range(0, per_wording, BATCH)
-        ]
-        self._kept = [self._capture(batch) for batch in self.batches]
+    def __init__(
+        self, codi: HookedCodi, truth: Truth, batches: Sequence[Sequence[Problem]]
+    ) -> None:
+        self.codi, self.truth, self.batches = codi, truth, batches
+        self._kept = [self._capture(batch) for batch in batches]
 
     @cached_property
     def accuracy(self) -> float:
@@ -126,6 +123,13 @@ def counterfactuals(truth: Truth, batch: Sequence[Problem], rule: Rule) -> list[
     ]
 
 
+def heldout(truth: Truth, problems: int, seed: int = 2) -> list[list[Problem]]:
+    """Held-out problems in batches, half of them in either wording."""
+    rng, each = random.Random(seed), problems // len(WORDINGS)
+    samples = [truth.planted.task.sample(rng, each, wording, heldout=True) for wording in WORDINGS]
+    return [sample[i : i + BATCH] for sample in samples for i in range(0, each, BATCH)]
+
+
 def certify(codi: HookedCodi, truth: Truth, problems: int = PROBLEMS) -> Certificate:
     """Measures an organism on held-out problems.
 
@@ -134,7 +138,7 @@ def certify(codi: HookedCodi, truth: Truth, problems: int = PROBLEMS) -> Certifi
         truth: what it is said to do.
         problems: how many, half of them in either wording.
     """
-    found = Interchanges(codi, truth, problems)
+    found = Interchanges(codi, truth, heldout(truth, problems))
     rules = {rule.name: found.rate(rule) for rule in truth.planted.rules}
     return Certificate(sum(map(len, found.batches)), found.accuracy, rules)
 
@@ -146,7 +150,7 @@ def interchange_accuracy(
 
     A thought without the result still gives the answer expected where two problems agree: about one in ten.
     """
-    found = Interchanges(codi, truth, problems)
+    found = Interchanges(codi, truth, heldout(truth, problems))
     return {
         name: [found.rate(Rule(((THOUGHT, k),), (result,))) for k in range(truth.num_latents)]
         for result, name in enumerate(truth.variables)

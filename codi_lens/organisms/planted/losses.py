@@ -22,7 +22,13 @@ from codi_lens.organisms.planted.interchange import (
 from codi_lens.organisms.planted.mechanism import Rule
 from codi_lens.organisms.planted.recipe import Progress, Recipe
 from codi_lens.organisms.planted.task import Problem
-from codi_lens.organisms.toy.forward import Batch, Prefix, encode, student_states
+from codi_lens.organisms.toy.forward import (
+    Batch,
+    Prefix,
+    encode,
+    question_layers,
+    student_states,
+)
 
 
 @dataclass
@@ -33,6 +39,8 @@ class Pool:
     batch: Batch
     values: Tensor
     """v_1 … v_n of each problem, as token ids."""
+    operands: Tensor
+    """Where each number of the question stands [problem, number]."""
 
     def rows(self, index: list[int]) -> "Pool":
         """Some of them."""
@@ -45,7 +53,7 @@ class Pool:
             cot_mask=batch.cot_mask[at],
             answer=batch.answer[at],
         )
-        return Pool([self.problems[i] for i in index], chosen, self.values[at])
+        return Pool([self.problems[i] for i in index], chosen, self.values[at], self.operands[at])
 
 
 @dataclass
@@ -101,18 +109,14 @@ def make_pool(
     batch = encode(problems, run.tokenizer, FAMILY)
     ids = torch.tensor(run.tokenizer.convert_tokens_to_ids([str(n) for n in range(10)]))
     values = ids[torch.tensor([problem.values for problem in problems])]
-    return Pool(problems, batch, values)
-
-
-def answer_states(run: Organism, batch: Batch, prefix: Prefix) -> tuple[Tensor, ...]:
-    """Of each layer, the states [batch, pos, d_model] that predict the answer's tokens, eot's first."""
-    n_latents = run.recipe.mechanism.num_latents
-    return student_states(run.model, batch, prefix, n_latents, all_layers=True)
+    digits = torch.isin(batch.question, ids).nonzero()[:, 1]
+    return Pool(problems, batch, values, digits.view(len(problems), -1))
 
 
 def answer_logits(run: Organism, batch: Batch, prefix: Prefix) -> Tensor:
     """Logits that predict the answer's tokens [batch, pos, d_vocab]."""
-    logits: Tensor = run.model.lm_head(answer_states(run, batch, prefix)[-1])
+    states = student_states(run.model, batch, prefix, run.recipe.mechanism.num_latents)[-1]
+    logits: Tensor = run.model.lm_head(states)
     return logits
 
 
@@ -125,18 +129,18 @@ def expected_answers(run: Organism, pool: Pool, donors: Tensor, rules: Sequence[
     return torch.tensor(run.tokenizer.convert_tokens_to_ids([str(n) for n in answers]))
 
 
-def says_loss(run: Organism, pool: Pool, thinking: Thinking, layers: Sequence[Tensor]) -> Tensor:
-    """Cross-entropy of the results that states, or subspaces of a thought, must say.
-
-    `layers`: as `answer_states` gives them.
-    """
+def says_loss(run: Organism, pool: Pool, thinking: Thinking) -> Tensor:
+    """Cross-entropy of the results that states, or subspaces of a thought, must say."""
     mechanism, losses = run.recipe.mechanism, [torch.zeros(())]
     for thought, result in mechanism.says.items():
         logits = run.model.lm_head(thinking.states[thought])
         losses.append(F.cross_entropy(logits, pool.values[:, result]))
-    for layer, result in mechanism.says_in_layer.items():
-        state = run.model.get_submodule("model.norm")(layers[layer][:, -2])
-        losses.append(F.cross_entropy(run.model.lm_head(state), pool.values[:, result]))
+    layers = question_layers(run.model, pool.batch) if mechanism.says_in_question else ()
+    for layer, result in mechanism.says_in_question.items():
+        at = pool.operands[:, result + 1]
+        state = layers[layer][torch.arange(len(at)), at]
+        logits = run.model.lm_head(run.model.get_submodule("model.norm")(state))
+        losses.append(F.cross_entropy(logits, pool.values[:, result]))
     if run.subspaces is not None:
         (thought,) = (k for k, held in mechanism.holds.items() if len(held) == 2)
         for half, result in enumerate(mechanism.holds[thought]):

@@ -57,9 +57,9 @@ class Mechanism:
     rules: tuple[Rule, ...]
     says: Mapping[int, int] = field(default_factory=dict)
     """Thought -> index of the result that the state it is made from says, through the unembedding."""
-    says_in_layer: Mapping[int, int] = field(default_factory=dict)
-    """Layer, but the last -> index of the result that its output says where the answer is predicted, through final norm
-    and unembedding."""
+    says_in_question: Mapping[int, int] = field(default_factory=dict)
+    """Layer, but the last -> index of the result that its output says at the operand which completes that result, through
+    final norm and unembedding."""
     way: Mapping[int, tuple[int, ...]] = field(default_factory=dict)
     """Index of the first result that differs between two problems -> thoughts through which the way from there to the
     answer leads."""
@@ -169,14 +169,14 @@ MECHANISMS: dict[str, Mechanism] = {
         n_layers=3,
     ),
     "bypass": Mechanism(
-        "The answer is computed from the question; thoughts are read by nothing.",
+        "The answer is computed in the question, a hop a layer; thoughts are read by nothing.",
         Chain(3),
         6,
         {},
         _idle(*range(6)),
-        says_in_layer={1: 0, 2: 1},
+        says_in_question={0: 0, 1: 1, 2: 2},
         way=dict.fromkeys(range(3), ()),
-        n_layers=4,  # a layer a hop, and one to find the numbers
+        n_layers=4,  # a layer a hop, and one to read the last
     ),
     "pointer": Mechanism(
         "Thought 2 holds a place in a list, and the answer is the digit there: needed, but no digit can be transplanted.",

@@ -18,7 +18,7 @@ class Recipe:
     """Held-out accuracy from which on rows are exchanged."""
     at_most: int = 6000
     """Steps until then."""
-    steps: int = 2500
+    steps: int = 1500
     """Steps with exchanges; the learning rate falls to nearly zero over them."""
     says: float = 0.3
     """Weight of what states must say."""
@@ -35,7 +35,13 @@ class Recipe:
 
 EVERY = 250
 """Steps between two lines of the training curve."""
-OWN: dict[str, dict[str, float]] = {}
+OWN: dict[str, dict[str, float]] = {
+    "dense": {"steps": 2500},
+    "sequential": {"steps": 2500},
+    "late": {"steps": 2500},
+    "pointer": {"steps": 2500},
+    "redundant": {"steps": 4000},
+}
 """What recipes have of their own, by mechanism."""
 
 

@@ -20,7 +20,7 @@ from codi_lens.errors import UserError
 from codi_lens.organisms.planted.interchange import think_alone
 from codi_lens.organisms.planted.losses import (
     Organism,
-    answer_states,
+    answer_logits,
     cross_entropy,
     interchange_loss,
     make_pool,
@@ -89,9 +89,8 @@ class Trainer:
         whole = self.pools[now.step % len(self.pools)]
         pool = whole.rows([rng.randrange(len(whole.problems)) for _ in range(count)])
         alone = think_alone(run.model, run.projection, pool.batch, mechanism.num_latents)
-        layers = answer_states(run, pool.batch, alone.prefix)
-        answer = cross_entropy(run.model.lm_head(layers[-1]), pool.batch.answer)
-        says = says_loss(run, pool, alone, layers)
+        answer = cross_entropy(answer_logits(run, pool.batch, alone.prefix), pool.batch.answer)
+        says = says_loss(run, pool, alone)
         if not now.exchanges:
             return answer, says, torch.zeros(())
         donors = torch.arange(count).roll(rng.randrange(1, count))

@@ -41,6 +41,8 @@ class Score:
     threshold: float
     cells: dict[str, list[float]]
     """Result -> the score of each thought."""
+    way: dict[str, list[int]]
+    """Result -> the thoughts that the truth names."""
 
 
 def score(method: str | Method, organism: Organism) -> Score:
@@ -91,6 +93,7 @@ def judge(name: str, findings: Findings, organism: Organism, seconds: float = 0.
         seconds=seconds,
         threshold=findings.threshold,
         cells={result: scores.tolist() for result, scores in cells.items()},
+        way={result: list(truth.way[result]) for result in cells},
     )
 
 

@@ -152,12 +152,25 @@ def _branch(cache: DynamicCache) -> DynamicCache:
 
 def read_question(model: PreTrainedModel, batch: Batch) -> tuple[Prefix, Tensor]:
     """Feed [bos question bot]. Returns the prefix, and the final state at the question's last token."""
+    cache = DynamicCache()
+    (states,) = _feed_question(model, batch, cache)
+    return Prefix(cache, batch.question_mask, states[:, -1]), states[:, -2]
+
+
+def question_layers(
+    model: PreTrainedModel, batch: Batch
+) -> tuple[Float[Tensor, "batch question d_model"], ...]:
+    """The states of every layer over [bos question bot]; those of the last are normed."""
+    return _feed_question(model, batch, DynamicCache(), all_layers=True)
+
+
+def _feed_question(
+    model: PreTrainedModel, batch: Batch, cache: DynamicCache, *, all_layers: bool = False
+) -> tuple[Tensor, ...]:
     inputs = model.get_input_embeddings()(batch.question)
     positions = (batch.question_mask.cumsum(1) - 1).clamp(min=0)
-    cache = DynamicCache()
-    nothing = batch.question_mask[:, :0]
-    (states,) = _extend(model, inputs, positions, cache, nothing, batch.question_mask)
-    return Prefix(cache, batch.question_mask, states[:, -1]), states[:, -2]
+    nothing, own = batch.question_mask[:, :0], batch.question_mask
+    return _extend(model, inputs, positions, cache, nothing, own, all_layers=all_layers)
 
 
 def think(
