@@ -41,8 +41,6 @@ class Panel:
     columns: Sequence[Label]
     zeros: Bool[Tensor, "row column"] | None = None
     outlined: Sequence[tuple[int, ...]] = ()
-    meaning: str | None = None
-    """What outlined cells are; None: the five largest."""
     threshold: float | None = None
     """What the donor control reaches, and an outlined cell exceeds; None without that control."""
     hover: Sequence[Sequence[str]] | None = None
@@ -50,6 +48,8 @@ class Panel:
     """What is written in the cells, as plotly's markup; None: the values, to two decimals."""
     across: str | None = None
     """Title of the x axis, if it is another than the figure's."""
+    meaning: str | None = None
+    """What outlined cells are; None: the five largest."""
 
 
 def draw(
