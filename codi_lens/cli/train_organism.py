@@ -49,7 +49,7 @@ def make(arguments: argparse.Namespace) -> bool:
     import torch
 
     from codi_lens.memory import keep_freed_memory
-    from codi_lens.organisms.planted.export import write_organism
+    from codi_lens.organisms.planted.export import add_pairs, write_organism
     from codi_lens.organisms.planted.recipe import recipe_of
     from codi_lens.organisms.planted.train import Trainer
 
@@ -71,8 +71,9 @@ def make(arguments: argparse.Namespace) -> bool:
 
     run = trainer.train(report)
     certificate = write_organism(run, folder)
-    state.unlink()
     print_certificate(certificate)
+    add_pairs(folder, recipe.seed)
+    state.unlink()
     print(f"written to {folder}")
     return certificate.holds
 

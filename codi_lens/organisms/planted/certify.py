@@ -23,6 +23,8 @@ BAR_ACCURACY, BAR_RULES = 0.99, 0.98
 PROBLEMS = 1000
 """On which it is measured."""
 BATCH = 250
+ANSWER_TOKENS = 6
+"""Two more than an answer has: what goes on after the number is wrong."""
 
 
 @dataclass(frozen=True)
@@ -110,7 +112,8 @@ class Interchanges:
     def _right(
         self, batch: Sequence[Problem], hooks: Sequence[AddressedHook], answers: Sequence[int]
     ) -> tuple[bool, ...]:
-        texts = self.codi.generate([p.question for p in batch], fwd_hooks=hooks)
+        questions = [problem.question for problem in batch]
+        texts = self.codi.generate(questions, max_new_tokens=ANSWER_TOKENS, fwd_hooks=hooks)
         return right(self.codi, texts, answers)
 
 

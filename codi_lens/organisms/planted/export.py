@@ -1,6 +1,7 @@
 """From trained weights to an organism's folder: a CODI checkpoint, pairs, the truth, and a card with the certificate."""
 
 import copy
+from collections.abc import Sequence
 from pathlib import Path
 
 from codi_lens.analysis.asking import right
@@ -10,11 +11,12 @@ from codi_lens.data.pairs import PAIRS_FILE, write_pairs
 from codi_lens.files import write_json, write_text
 from codi_lens.model.hooked_codi import HookedCodi
 from codi_lens.organisms.planted.card import make_card
-from codi_lens.organisms.planted.certify import Certificate, certify
+from codi_lens.organisms.planted.certify import ANSWER_TOKENS, Certificate, certify
 from codi_lens.organisms.planted.family import FAMILY, STEM
 from codi_lens.organisms.planted.losses import Organism
 from codi_lens.organisms.planted.pairs import N_PAIRS, make_pairs
-from codi_lens.organisms.planted.truth import truth_of, write_truth
+from codi_lens.organisms.planted.task import Problem
+from codi_lens.organisms.planted.truth import read_truth, truth_of, write_truth
 
 CURVE_FILE = "training.json"
 
@@ -34,8 +36,8 @@ def write_weights(run: Organism, folder: Path) -> None:
     )
 
 
-def write_organism(run: Organism, folder: Path, n_pairs: int = N_PAIRS) -> Certificate:
-    """Writes all of an organism; what is measured is what anyone will load. Returns its certificate."""
+def write_organism(run: Organism, folder: Path) -> Certificate:
+    """Writes weights, truth, curve and card; what is measured is what anyone will load. Returns the certificate."""
     write_weights(run, folder)
     truth = truth_of(run.recipe.name, run.subspaces)
     write_truth(truth, folder)
@@ -47,19 +49,22 @@ def write_organism(run: Organism, folder: Path, n_pairs: int = N_PAIRS) -> Certi
             }
         }
     )
-    codi = HookedCodi.from_pretrained(folder)
-    certificate = certify(codi, truth)
-    # The card goes first: where too few answers are right to make pairs, it says so.
+    certificate = certify(HookedCodi.from_pretrained(folder), truth)
     write_text(folder / "README.md", make_card(run, truth, certificate))
-    pairs = make_pairs(
-        truth.planted.task,
-        lambda problems: right(
-            codi,
-            codi.generate([problem.question for problem in problems]),
-            [problem.answer for problem in problems],
-        ),
-        seed=run.recipe.seed,
-        count=n_pairs,
-    )
-    write_pairs(folder / PAIRS_FILE, pairs)
     return certificate
+
+
+def add_pairs(folder: Path, seed: int = 0, count: int = N_PAIRS) -> None:
+    """Writes pairs beside an organism, which answers both sides of each right.
+
+    Raises:
+        UserError: it answers too few problems right.
+    """
+    codi, task = HookedCodi.from_pretrained(folder), read_truth(folder).planted.task
+
+    def answered(problems: Sequence[Problem]) -> Sequence[bool]:
+        questions = [problem.question for problem in problems]
+        texts = codi.generate(questions, max_new_tokens=ANSWER_TOKENS)
+        return right(codi, texts, [problem.answer for problem in problems])
+
+    write_pairs(folder / PAIRS_FILE, make_pairs(task, answered, seed=seed, count=count))

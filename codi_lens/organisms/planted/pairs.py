@@ -9,7 +9,7 @@ from codi_lens.errors import UserError
 from codi_lens.organisms.planted.task import WORDINGS, Problem, Task, is_heldout
 
 N_PAIRS = 48
-_TRIES = 200
+_DRAWS, _TRIES = 200, 20
 
 Right = Callable[[Sequence[Problem]], Sequence[bool]]
 """Which problems the model answers right."""
@@ -27,22 +27,33 @@ def make_pairs(task: Task, right: Right, *, seed: int = 0, count: int = N_PAIRS)
         (wording, operand)
         for wording in WORDINGS
         for operand in range(len(task.operands))
-        if any(_candidate(task, wording, operand, rng) for _ in range(_TRIES))
+        if any(_candidate(task, wording, operand, rng) for _ in range(_DRAWS))
     ]
     pairs: list[Pair] = []
     for pair_id, (wording, operand) in zip(range(count), itertools.cycle(sorts), strict=False):
-        for _ in range(_TRIES):
-            sides = _candidate(task, wording, operand, rng)
-            if sides and all(right(sides)):
-                clean, corrupted = map(_variant, sides)
-                kind, name = f"{wording}", task.operands[operand]
-                pairs.append(Pair(pair_id, clean, corrupted, kind, name))
-                break
-        else:
+        sides = _right_one(task, wording, operand, rng, right)
+        if sides is None:
             raise UserError(
                 f"only {len(pairs)} of {count} pairs: the model answers too few problems right; train it longer"
             )
+        clean, corrupted = map(_variant, sides)
+        pairs.append(Pair(pair_id, clean, corrupted, wording, task.operands[operand]))
     return pairs
+
+
+def _right_one(
+    task: Task, wording: str, operand: int, rng: random.Random, right: Right
+) -> tuple[Problem, Problem] | None:
+    """Two problems that the model answers right; None if it fails too often."""
+    failed = 0
+    for _ in range(_DRAWS):
+        sides = _candidate(task, wording, operand, rng)
+        if sides and all(right(sides)):
+            return sides
+        failed += sides is not None
+        if failed == _TRIES:
+            break
+    return None
 
 
 def _candidate(

@@ -79,7 +79,7 @@ def _positions(effect: str) -> Method:
 
 
 for _effect in ("identity", "total", "direct", "indirect"):
-    register_method(f"position-wise, {_effect}")(_positions(_effect))
+    register_method(f"position-wise {_effect}")(_positions(_effect))
 
 
 @register_method("layer-wise")
@@ -98,7 +98,7 @@ def cumulative(codi: HookedCodi, pairs: Sequence[Pair]) -> Findings:
     return Findings(joint.diff(dim=1, prepend=torch.zeros(len(pairs), 1)), runs=_runs(sweep))
 
 
-@register_method("chains, every start")
+@register_method("chains from every start")
 def chained(codi: HookedCodi, pairs: Sequence[Pair]) -> Findings:
     """What is left of an exchanged thought when it may pass on through the next thought alone."""
     sweep = patch_iteratively(codi, pairs, layers=["thought"], starts=None)

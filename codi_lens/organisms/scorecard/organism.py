@@ -5,6 +5,7 @@ from functools import cached_property
 from pathlib import Path
 
 from codi_lens.data.pairs import Pair, load_pairs
+from codi_lens.errors import UserError
 from codi_lens.model.hooked_codi import HookedCodi
 from codi_lens.organisms.planted.certify import interchange_accuracy
 from codi_lens.organisms.planted.truth import Truth, read_truth
@@ -34,6 +35,10 @@ def load_organism(name_or_folder: str | Path) -> Organism:
     """
     name = str(name_or_folder).removeprefix("organism:")
     folder = ORGANISMS.get(name, Path(name_or_folder))
+    if not folder.is_dir():
+        raise UserError(
+            f"no organism {name!r}; known are {', '.join(ORGANISMS)}, or give the folder of one"
+        )
     truth = read_truth(folder)
     codi = HookedCodi.from_pretrained(folder)
     return Organism(name, codi, tuple(load_pairs(folder)), truth)

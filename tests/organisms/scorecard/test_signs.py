@@ -6,7 +6,7 @@ import pytest
 
 from codi_lens.organisms.scorecard import Score, load_organism, score
 
-EXACT = "position-wise, total"
+EXACT = "position-wise total"
 
 
 @functools.cache
@@ -29,13 +29,13 @@ def test_exact_patching_finds_what_is_there(name):
 
 @pytest.mark.parametrize("name", ["sequential", "late", "dense", "redundant"])
 def test_exchanging_nothing_finds_nothing(name):
-    found = scored("position-wise, identity", name)
+    found = scored("position-wise identity", name)
     assert (found.auroc, found.hits, found.iia) == (0.5, 0, None)
 
 
 def test_an_empty_mechanism_leaves_an_honest_map_empty():
     for effect in ("total", "direct", "indirect"):
-        found = scored(f"position-wise, {effect}", "bypass")
+        found = scored(f"position-wise {effect}", "bypass")
         assert found.false_positives == 0
         assert found.auroc is None
     assert scored("resample ablation", "bypass").false_positives == 0

@@ -1,0 +1,78 @@
+"""The programs about organisms, as their users run them."""
+
+import json
+import shutil
+from dataclasses import replace
+from functools import partial
+
+import pytest
+from safetensors.torch import load_file, save_file
+
+from codi_lens.cli import certify, scorecard, train_organism
+from codi_lens.organisms.planted import export
+from codi_lens.organisms.planted import recipe as recipes
+from codi_lens.organisms.planted.certify import certify as certified
+from codi_lens.organisms.scorecard import load_organism, score
+from codi_lens.shipped import ORGANISMS
+
+
+def test_a_certificate_is_measured_and_can_fail(tmp_path, capsys):
+    assert certify.main(["dense", "--problems", "40"]) == 0
+    assert "thought 3 → v4  1.000" in capsys.readouterr().out
+    spoiled = shutil.copytree(ORGANISMS["dense"], tmp_path / "spoiled")
+    tensors = load_file(spoiled / "model.safetensors")
+    tensors["prj.1.weight"] = -tensors["prj.1.weight"]
+    save_file(tensors, spoiled / "model.safetensors", metadata={"format": "pt"})
+    assert certify.main([str(spoiled), "--problems", "40"]) == 1
+    assert "misses 0.99" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("program", [certify, scorecard])
+def test_an_unknown_organism_is_refused(program, capsys):
+    flags = ["--organisms"] if program is scorecard else []
+    assert program.main([*flags, "nothing"]) == 2
+    assert f"no organism 'nothing'; known are {', '.join(ORGANISMS)}" in capsys.readouterr().err
+
+
+def test_a_folder_without_truth_is_no_organism(tmp_path, capsys):
+    assert certify.main([str(tmp_path)]) == 2
+    assert "an organism's folder has one beside its weights" in capsys.readouterr().err
+    (tmp_path / "truth.json").write_text('{"mechanism": "dense"}')
+    assert certify.main([str(tmp_path)]) == 2
+    assert "is not the truth about an organism: KeyError('text')" in capsys.readouterr().err
+
+
+def test_the_scorecard_writes_what_it_prints(tmp_path, capsys):
+    out = tmp_path / "card"
+    methods = "logit lens,magic"
+    assert (
+        scorecard.main(["--organisms", "dense", "--methods", "logit lens", "--out", str(out)]) == 0
+    )
+    printed = capsys.readouterr().out
+    (entry,) = json.loads((out / "scorecard.json").read_text())
+    found = score("logit lens", load_organism("dense"))
+    assert entry["cells"] == found.cells
+    assert f"logit lens    {found.auroc:.2f}" in printed
+    assert "<title>" in (out / "scorecard.html").read_text()
+    assert scorecard.main(["--methods", methods, "--out", str(tmp_path / "other")]) == 2
+    assert "no method 'magic'" in capsys.readouterr().err
+    assert not (tmp_path / "other").exists()
+
+
+def test_a_training_that_falls_short_says_so(tmp_path, capsys, monkeypatch):
+    small = {"batch": 4, "pool": 20, "steps": 2, "threshold": 0}
+    monkeypatch.setattr(
+        recipes, "recipe_of", lambda name, seed: replace(recipes.Recipe(name, seed), **small)
+    )
+    monkeypatch.setattr(export, "certify", partial(certified, problems=40))
+    out = tmp_path / "made"
+    assert train_organism.main(["decoy", "--out", str(out)]) == 0
+    assert train_organism.main(["dense", "--seed", "3", "--out", str(tmp_path / "dense")]) == 2
+    shown = capsys.readouterr()
+    assert "misses 0.99" in shown.out
+    assert "the model answers too few problems right; train it longer" in shown.err
+    assert (tmp_path / "dense/README.md").exists()
+    assert train_organism.main(["nothing"]) == 2
+    assert "no mechanism 'nothing'" in capsys.readouterr().err
+    assert train_organism.main(["dense", "--resume", "--out", str(out)]) == 2
+    assert "holds no training to go on with" in capsys.readouterr().err
