@@ -18,6 +18,7 @@ NAMES = (
     "path_patching",
     "knockout",
     "influence",
+    "attribution",
     "compare",
     "report",
     "inspect_checkpoint",

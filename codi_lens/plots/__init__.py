@@ -4,6 +4,7 @@ Maps have layers upward and steps of the loop rightward. Signed metrics have a d
 centred on zero, the others a sequential one; both can be told apart by colour-blind readers.
 """
 
+from codi_lens.plots.attribution import attribution
 from codi_lens.plots.bars import necessity_bars
 from codi_lens.plots.figure import CONFIG, Figure
 from codi_lens.plots.gallery import gallery, scales, short_name
@@ -38,6 +39,7 @@ __all__ = [
     "FORMATS",
     "OFFLINE",
     "Figure",
+    "attribution",
     "chained_minus_parallel",
     "chains",
     "colour_scales",

@@ -1,0 +1,13 @@
+"""Which places matter, by gradients through the loop?
+
+    python -m experiments.attribution
+
+`codi_lens/cli/attribution.py` has the program, which `codi-lens attribution` runs too.
+"""
+
+import sys
+
+from codi_lens.cli.attribution import main
+
+if __name__ == "__main__":
+    sys.exit(main())
