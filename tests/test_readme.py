@@ -36,6 +36,7 @@ QUICK = {
     "path_patching": ["--limit", "3"],
     "knockout": ["--limit", "3"],
     "influence": ["--limit", "3"],
+    "attribution": ["--limit", "3", "--fidelity-cells", "20"],
     "scorecard": ["--organisms", "dense", "--methods", "logit lens"],
     "certify": ["--problems", "40"],
     "train_toy": ["--steps", "4", "--pairs", "0", "--threads", "1", "--limit", "8"],

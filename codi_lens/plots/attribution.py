@@ -14,7 +14,11 @@ def attribution(found: Attribution) -> go.Figure:
     rows, columns = map(str, found.rows), map(str, found.columns)
     titles = ["mean score over pairs"] + (["cell by cell, of those drawn"] if fidelity else [])
     figure = make_subplots(
-        1, len(titles), subplot_titles=titles, column_widths=[0.6, 0.4][: len(titles)], horizontal_spacing=0.12
+        1,
+        len(titles),
+        subplot_titles=titles,
+        column_widths=[0.6, 0.4][: len(titles)],
+        horizontal_spacing=0.12,
     )
     crowded = len(found.columns) > 12 or len(found.rows) > 40
     figure.add_heatmap(

@@ -157,14 +157,20 @@ def gradients(
     Raises:
         UserError: the metric has no gradient.
     """
-    if not values.requires_grad:
+    if not values.requires_grad and any(at.requires_grad for at in runs.logits.values()):
         raise UserError(
             f"the metric {asked.metric!r} has no gradient; one such as 'logit_diff' or 'kl_divergence' would do"
         )
-    places = [(site, kept) for run in runs.kept.values() for site, kept in run.items()]
-    found = torch.autograd.grad(values.sum(), [kept for _, kept in places], allow_unused=True)
+    places = [(site, one) for run in runs.kept.values() for site, one in run.items()]
+    kept = [one for _, one in places]
+    # Nothing that is read may depend on the places: then there is no graph.
+    found = (
+        torch.autograd.grad(values.sum(), kept, allow_unused=True)
+        if values.requires_grad
+        else [None] * len(kept)
+    )
     total: dict[Site, Tensor] = {}
-    for (site, kept), gradient in zip(places, found, strict=True):
-        own = torch.zeros_like(kept) if gradient is None else gradient
+    for (site, one), gradient in zip(places, found, strict=True):
+        own = torch.zeros_like(one) if gradient is None else gradient
         total[site] = total[site] + own if site in total else own
     return total

@@ -25,7 +25,8 @@ from codi_lens.choices import Direction
 from codi_lens.data.pairs import Pair
 from codi_lens.errors import UserError, known_options, one_of, whole_number
 from codi_lens.model.hooked_codi import HookedCodi
-from codi_lens.model.hooks import AddressedHook, HookFn, Site
+from codi_lens.model.hooks import AddressedHook, HookFn, Site, by_query
+from codi_lens.patching.checks import check_pairs, check_patterns
 from codi_lens.patching.plan import grid_of
 from codi_lens.patching.settings import Label, Settings
 from codi_lens.patching.sweep import make_settings
@@ -125,6 +126,8 @@ def attribute(
     )
     if not pairs:
         raise UserError("there are no pairs to attribute")
+    check_pairs(codi, pairs, settings.num_latents)
+    check_patterns(codi, pairs, settings)
     found: list[Tensor] = []
     equal: list[bool] = []
     for start in range(0, len(pairs), PAIRS):
@@ -152,7 +155,9 @@ def _attributed(
     plain, base, source = unpatched(asked, [*sites, *fed])
     count = max(steps, 1)
     rows = [pair for pair in range(len(asked.pairs)) for _ in range(count)]
-    shares = torch.tensor([(step + 0.5) / steps if steps else 0.0 for step in range(count)])
+    shares = torch.tensor(
+        [(step + 0.5) / steps if steps else 0.0 for step in range(count)], dtype=torch.float64
+    )
     share = shares.repeat(len(asked.pairs)).to(asked.codi.loop.device)
     kept_base, kept_source = base.kept["clean"], source.kept["clean"]
     hooks, equal = _between(asked, rows, share, kept_base, kept_source)
@@ -163,22 +168,23 @@ def _attributed(
         runs = run(asked, questions, rows, sites, hooks)
         values = measured(asked, runs, rows, plain)
         slopes = gradients(asked, values, runs)
-    scores = torch.zeros(len(asked.pairs), len(grid))
+    scores = torch.zeros(len(asked.pairs), len(grid), dtype=torch.float64)
     for i, place in enumerate(grid):
         for site in place:
             whole = Site(site.name, site.step)
             slope = slopes[whole].unflatten(0, (len(asked.pairs), count)).mean(1)
             change = kept_source[whole] - kept_base[whole]
-            scores[:, i] += _dot(slope, change, site.part).cpu()
+            scores[:, i] += _dot(slope, change, site)
     return scores.unflatten(1, (len(settings.layers), len(settings.positions))), equal
 
 
-def _dot(slope: Tensor, change: Tensor, part: int | tuple[int, ...] | None) -> Tensor:
-    """Their product at the last position [pair], over a part of the axis behind it."""
-    product = (slope * change)[:, -1].float()
-    if part is not None:
+def _dot(slope: Tensor, change: Tensor, site: Site) -> Tensor:
+    """Their product at a site's last position [pair], over its part of the axis behind it."""
+    product = slope * change
+    product = (product[:, :, -1] if by_query(site.name) else product[:, -1]).detach().cpu().double()
+    if (part := site.part) is not None:
         product = product[:, [part] if isinstance(part, int) else list(part)]
-    return product.flatten(1).sum(1).detach()
+    return product.flatten(1).sum(1)
 
 
 def _between(
@@ -195,6 +201,7 @@ def _between(
     equal = [a == b for a, b in zip(*lengths, strict=True)]
     moved = [q if same else mine for q, mine, same in zip(other, own, equal, strict=True)]
     embedded = [codi.loop.embed(codi.tokens.prompts(side)[0]) for side in (own, moved)]
+    share = share.to(embedded[0].dtype)
     change = (embedded[1] - embedded[0])[index] * share[:, None, None]
     hooks: list[AddressedHook] = [
         (Site("hook_embed", "prompt"), _add(change[:, :-1])),

@@ -6,12 +6,13 @@ A method is a function of a model and pairs, and sees nothing else: no truth, no
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import TypeAlias
+from typing import Literal, TypeAlias
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from codi_lens.analysis.attribution import attribute
 from codi_lens.data.pairs import SIDES, Pair, side_of
 from codi_lens.model.hooked_codi import HookedCodi
 from codi_lens.patching.api import (
@@ -157,6 +158,20 @@ def _ablation(intervention: str) -> Method:
 
 for _intervention in ("zero", "mean", "resample"):
     register_method(f"{_intervention} ablation")(_ablation(_intervention))
+
+
+def _attribution(how: Literal["integrated", "gradient"]) -> Method:
+    def method(codi: HookedCodi, pairs: Sequence[Pair]) -> Findings:
+        found = attribute(
+            codi, pairs, places=["thought"], method=how, metric="recovery", fidelity_cells=0
+        )
+        return Findings(found.scores[:, 0], runs=2 + (found.steps if how == "integrated" else 1))
+
+    return method
+
+
+register_method("attribution integrated")(_attribution("integrated"))
+register_method("attribution gradient")(_attribution("gradient"))
 
 
 @register_method("logit lens")
