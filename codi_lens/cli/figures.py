@@ -33,6 +33,7 @@ def write(arguments: argparse.Namespace) -> None:
     choose_threads(codi.model.cfg.d_model)
     pairs = load_pairs("toy")[: arguments.limit]
     drawn = patching(codi, pairs) | tracing(codi, pairs) | looking(codi, pairs)
+    drawn |= {"attribution": attributed(codi, pairs), "scorecard": scored()}
     for path in plots.write_images(arguments.out, drawn, arguments.format):
         print(path)
 
@@ -88,6 +89,23 @@ def tracing(codi: "HookedCodi", pairs: list["Pair"]) -> dict[str, "go.Figure"]:
         "knockout": plots.heatmap(knock_out(codi, pairs)),
         "influence": plots.heatmap(measure_influence(codi, pairs)),
     }
+
+
+def attributed(codi: "HookedCodi", pairs: list["Pair"]) -> "go.Figure":
+    """The figure of attribution."""
+    from codi_lens import attribute, plots
+
+    return plots.attribution(attribute(codi, pairs))
+
+
+def scored() -> "go.Figure":
+    """The scorecard, of all methods on all organisms."""
+    from codi_lens import plots
+    from codi_lens.organisms.scorecard import load_organism
+    from codi_lens.organisms.scorecard.scoring import as_json, scorecard
+    from codi_lens.shipped import ORGANISMS
+
+    return plots.scorecard(as_json(scorecard(map(load_organism, ORGANISMS))))
 
 
 def looking(codi: "HookedCodi", pairs: list["Pair"]) -> dict[str, "go.Figure"]:
