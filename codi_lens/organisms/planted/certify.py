@@ -121,7 +121,7 @@ def counterfactuals(truth: Truth, batch: Sequence[Problem], rule: Rule) -> list[
     """The answers that an interchange of a rule must give, each problem lent to by the next."""
     task = truth.planted.task
     return [
-        task.counterfactual(problem, {i: other.values[i] for i in rule.sets})
+        task.counterfactual(problem, {i: other.values[i] for i in rule.sets})[-1]
         for problem, other in zip(batch, [*batch[1:], batch[0]], strict=True)
     ]
 

@@ -64,8 +64,10 @@ def think_exchanged(
     donors: Int[Tensor, " batch"],
     chosen: Bool[Tensor, "batch latent choice"],
     subspaces: Subspaces | None = None,
-) -> Prefix:
+) -> tuple[Prefix, list[Float[Tensor, "batch d_model"]]]:
     """Thinks again, with parts exchanged row by row for those of the donors, which are rows of the batch as well.
+
+    Returns what the answer goes on from, and the final states from which the thoughts would be made.
 
     Args:
         donors: the row from which each row takes what it is lent. Its prompt must be as long.
@@ -74,7 +76,10 @@ def think_exchanged(
     n_question = alone.question.visible.shape[1]
     own_caches = cast(list[DynamicLayer], alone.prefix.cache.layers)
 
+    states: list[Tensor] = []
+
     def feed(step: int, state: Tensor) -> Tensor:
+        states.append(state)
         thought = own(projection)(step, state)
         kept = alone.thoughts[step]
         other = kept[donors]
@@ -98,7 +103,7 @@ def think_exchanged(
                 others = getattr(lender, name)[donors][:, :, at]
                 setattr(layer, name, _with_last(getattr(layer, name), others, mask))
 
-    return think(model, feed, batch, alone.question, chosen.shape[1], after)[0]
+    return think(model, feed, batch, alone.question, chosen.shape[1], after)[0], states
 
 
 def _with_last(own_ones: Tensor, others: Tensor, mask: Tensor) -> Tensor:

@@ -120,13 +120,14 @@ def answer_logits(run: Organism, batch: Batch, prefix: Prefix) -> Tensor:
     return logits
 
 
-def expected_answers(run: Organism, pool: Pool, donors: Tensor, rules: Sequence[Rule]) -> Tensor:
-    """Token ids of the answers that the interchanges must give, one rule a row."""
-    task, answers = run.recipe.mechanism.task, []
+def expected_results(run: Organism, pool: Pool, donors: Tensor, rules: Sequence[Rule]) -> Tensor:
+    """Token ids of the results, the answer last, that follow from the interchanges, one rule a row."""
+    results = []
     for problem, donor, rule in zip(pool.problems, donors.tolist(), rules, strict=True):
         given = {i: pool.problems[donor].values[i] for i in rule.sets}
-        answers.append(task.counterfactual(problem, given))
-    return torch.tensor(run.tokenizer.convert_tokens_to_ids([str(n) for n in answers]))
+        results.append(run.recipe.mechanism.task.counterfactual(problem, given))
+    ids = run.tokenizer.convert_tokens_to_ids([str(n) for n in range(10)])
+    return torch.tensor(ids)[torch.tensor(results)]
 
 
 def says_loss(run: Organism, pool: Pool, thinking: Thinking) -> Tensor:
@@ -160,13 +161,33 @@ def interchange_loss(
 ) -> Tensor:
     """Cross-entropy of the answers that the interchanges must give."""
     chosen = choices_of(rules, run.recipe.mechanism.num_latents)
-    prefix = think_exchanged(
+    prefix, states = think_exchanged(
         run.model, run.projection, pool.batch, alone, donors, chosen, run.subspaces
     )
     targets = pool.batch.answer.clone()
-    targets[:, -2] = expected_answers(run, pool, donors, rules)
+    expected = expected_results(run, pool, donors, rules)
+    targets[:, -2] = expected[:, -1]
     forced = replace(pool.batch, answer=targets)
-    return cross_entropy(answer_logits(run, forced, prefix), targets)
+    loss = cross_entropy(answer_logits(run, forced, prefix), targets)
+    if run.recipe.follows:
+        loss = loss + run.recipe.follows * _follows_loss(run, pool, states, expected, rules)
+    return loss
+
+
+def _follows_loss(
+    run: Organism,
+    pool: Pool,
+    states: Sequence[Tensor],
+    expected: Tensor,
+    rules: Sequence[Rule],
+) -> Tensor:
+    """Cross-entropy of what states must say in a run with exchanges: behind the last of them, what follows from it."""
+    losses = []
+    for thought, result in run.recipe.mechanism.says.items():
+        behind = [thought > max(latent for _, latent in rule.exchanged) for rule in rules]
+        target = torch.where(torch.tensor(behind), expected[:, result], pool.values[:, result])
+        losses.append(F.cross_entropy(run.model.lm_head(states[thought]), target))
+    return torch.stack(losses).sum()
 
 
 @torch.no_grad()
@@ -181,9 +202,11 @@ def rates(run: Organism, pool: Pool) -> tuple[float, list[float]]:
     for rule in mechanism.rules:
         rules = [rule] * len(pool.problems)
         chosen = choices_of(rules, mechanism.num_latents)
-        prefix = think_exchanged(
+        prefix, _ = think_exchanged(
             run.model, run.projection, pool.batch, alone, donors, chosen, run.subspaces
         )
         said = answer_logits(run, pool.batch, prefix)[:, -2].argmax(-1)
-        kept.append(float((said == expected_answers(run, pool, donors, rules)).float().mean()))
+        kept.append(
+            float((said == expected_results(run, pool, donors, rules)[:, -1]).float().mean())
+        )
     return accuracy, kept

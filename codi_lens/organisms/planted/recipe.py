@@ -23,6 +23,8 @@ class Recipe:
     says: float = 0.3
     """Weight of what states must say."""
     interchange: float = 1.0
+    follows: float = 0.0
+    """Of what states must say in runs with exchanges, within the weight of these."""
     weight_decay: float = 0.01
     pool: int = 40_000
     """Training problems of each wording, drawn once."""
@@ -40,7 +42,7 @@ OWN: dict[str, dict[str, float]] = {
     "sequential": {"steps": 2500},
     "late": {"steps": 2500},
     "pointer": {"steps": 2500},
-    "redundant": {"steps": 4000},
+    "redundant": {"steps": 4000, "follows": 0.3},
 }
 """What recipes have of their own, by mechanism."""
 

@@ -93,9 +93,9 @@ class Task(ABC):
                 found.append(self.make(numbers, operations, wording))
         return found
 
-    def counterfactual(self, problem: Problem, given: Mapping[int, int]) -> int:
-        """The answer, if some results were set from outside."""
-        return self.values(problem.numbers, problem.operations, given)[-1]
+    def counterfactual(self, problem: Problem, given: Mapping[int, int]) -> tuple[int, ...]:
+        """The results, if some of them were set from outside."""
+        return self.values(problem.numbers, problem.operations, given)
 
 
 def is_heldout(numbers: Sequence[int], operations: Sequence[str]) -> bool:

@@ -10,7 +10,7 @@ import torch
 from codi_lens.errors import UserError
 from codi_lens.organisms.planted.export import write_weights
 from codi_lens.organisms.planted.interchange import choices_of, think_alone, think_exchanged
-from codi_lens.organisms.planted.losses import answer_logits, expected_answers, start, take_weights
+from codi_lens.organisms.planted.losses import answer_logits, expected_results, start, take_weights
 from codi_lens.organisms.planted.mechanism import MECHANISMS
 from codi_lens.organisms.planted.recipe import Recipe, recipe_of
 from codi_lens.organisms.planted.train import Trainer
@@ -69,7 +69,7 @@ def test_exchanges_in_training_are_the_plain_ones(name, tmp_path):
         alone = think_alone(run.model, run.projection, pool.batch, mechanism.num_latents)
         chosen = choices_of(rules, mechanism.num_latents)
         donors = rows.roll(-1)
-        prefix = think_exchanged(
+        prefix, _ = think_exchanged(
             run.model, run.projection, pool.batch, alone, donors, chosen, run.subspaces
         )
         ours = answer_logits(run, pool.batch, prefix)[:, 0]
@@ -83,12 +83,13 @@ def test_exchanges_in_training_are_the_plain_ones(name, tmp_path):
             torch.testing.assert_close(
                 ours[row], plain.model.lm_head(state)[row], rtol=1e-4, atol=1e-4
             )
-    expected = expected_answers(run, pool, donors, rules)
+    expected = expected_results(run, pool, donors, rules)
     for row, rule in enumerate(rules):
         given = {i: pool.problems[donors[row]].values[i] for i in rule.sets}
         problem = pool.problems[row]
-        wanted = mechanism.task.values(problem.numbers, problem.operations, given)[-1]
-        assert run.tokenizer.convert_ids_to_tokens(int(expected[row])) == str(wanted)
+        wanted = mechanism.task.values(problem.numbers, problem.operations, given)
+        said = run.tokenizer.convert_ids_to_tokens(expected[row].tolist())
+        assert said == [str(number) for number in wanted]
 
 
 def test_weights_are_taken_from_an_organism_of_the_same_shape(tmp_path):
