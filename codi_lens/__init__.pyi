@@ -1,6 +1,7 @@
 from . import plots as plots
 from .analysis.asking import ask_under_hooks as ask_under_hooks
 from .analysis.attribution import attribute as attribute
+from .analysis.subspaces import align as align
 from .data.pairs import Pair as Pair
 from .data.pairs import Variant as Variant
 from .data.pairs import load_pairs as load_pairs

@@ -19,6 +19,7 @@ NAMES = (
     "knockout",
     "influence",
     "attribution",
+    "subspaces",
     "compare",
     "report",
     "inspect_checkpoint",

@@ -114,6 +114,22 @@ def unit_vector(seed: int, size: int) -> Float[Tensor, " size"]:
 
 
 @dataclass(frozen=True)
+class InSubspace(Intervention):
+    """own + (source − own) V Vᵀ: what lies in the span of V is the source's (Geiger et al., arXiv 2303.02536)."""
+
+    basis: Float[Tensor, "width rank"]
+    """Orthonormal columns."""
+
+    def value(self, own: Activation, *read: Activation) -> Activation:
+        return self.exchanged(own, read[0], self.basis.to(own))
+
+    @staticmethod
+    def exchanged(own: Activation, source: Activation, basis: Activation) -> Activation:
+        """`own` [..., width] with what lies in a subspace taken from `source`."""
+        return own + (source - own) @ basis @ basis.T
+
+
+@dataclass(frozen=True)
 class Apply(Intervention):
     """A function of the user's, of the run's own activation and of those that it reads."""
 

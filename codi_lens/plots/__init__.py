@@ -32,6 +32,7 @@ from codi_lens.plots.pages import (
 from codi_lens.plots.profiles import layer_profile, scatter, trajectories
 from codi_lens.plots.scorecard import findings, scorecard
 from codi_lens.plots.style import colour_scales, label, panel_title
+from codi_lens.plots.subspaces import subspaces
 from codi_lens.plots.tensors import imshow, ranks, top_tokens
 
 __all__ = [
@@ -66,6 +67,7 @@ __all__ = [
     "short_name",
     "show",
     "side_by_side",
+    "subspaces",
     "to_image",
     "top_tokens",
     "trajectories",

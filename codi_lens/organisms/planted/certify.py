@@ -12,6 +12,8 @@ import torch
 from torch import Tensor
 
 from codi_lens.analysis.asking import right
+from codi_lens.analysis.subspaces import Example
+from codi_lens.errors import one_of
 from codi_lens.model.hooked_codi import HookedCodi
 from codi_lens.model.hooks import AddressedHook, HookFn, Site, capture, replace
 from codi_lens.organisms.planted.mechanism import KV, THOUGHT, Rule
@@ -131,6 +133,17 @@ def heldout(truth: Truth, problems: int, seed: int = 2) -> list[list[Problem]]:
     rng, each = random.Random(seed), problems // len(WORDINGS)
     samples = [truth.planted.task.sample(rng, each, wording, heldout=True) for wording in WORDINGS]
     return [sample[i : i + BATCH] for sample in samples for i in range(0, each, BATCH)]
+
+
+def examples(truth: Truth, result: str, count: int = 400, seed: int = 3) -> list[Example]:
+    """Interchanges of one result between held-out problems, each with the answer that follows; for `align`."""
+    index, found = truth.variables.index(one_of(result, truth.variables, "result")), []
+    for batch in heldout(truth, count, seed):
+        for problem, other in zip(batch, [*batch[1:], batch[0]], strict=True):
+            given = {index: other.values[index]}
+            answer = truth.planted.task.counterfactual(problem, given)[-1]
+            found.append(Example(problem.question, other.question, answer))
+    return found
 
 
 def certify(codi: HookedCodi, truth: Truth, problems: int = PROBLEMS) -> Certificate:

@@ -13,6 +13,7 @@ from codi_lens.organisms.planted.mechanism import MECHANISMS, Mechanism
 from codi_lens.organisms.planted.task import WORDINGS
 from codi_lens.organisms.toy.family import FAMILIES, Family, Size
 from codi_lens.organisms.toy.tokenizer import llama_tokenizer, words_of
+from codi_lens.patching.interventions import InSubspace
 
 STEM = "= "
 """In front of the answer."""
@@ -72,5 +73,4 @@ class Subspaces:
         self, own: Float[Tensor, "batch d_model"], other: Float[Tensor, "batch d_model"], half: int
     ) -> Float[Tensor, "batch d_model"]:
         """`own` with what lies in one half taken from `other`."""
-        basis = self.bases[half]
-        return own + (other - own) @ basis @ basis.T
+        return InSubspace.exchanged(own, other, self.bases[half])
