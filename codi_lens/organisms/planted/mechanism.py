@@ -36,9 +36,10 @@ class Rule:
     @property
     def name(self) -> str:
         """In words, such as "thought 2 → v2"."""
-        what = " + ".join(
-            f"{part} at {k}" if part != THOUGHT else f"thought {k}" for part, k in self.exchanged
-        )
+        at: dict[str, list[str]] = {}
+        for part, k in self.exchanged:
+            at.setdefault("thought" if part == THOUGHT else f"{part} at", []).append(str(k))
+        what = " + ".join(f"{part} {', '.join(latents)}" for part, latents in at.items())
         kept = f", thought {self.held[0]} held" if self.held else ""
         to = ", ".join(f"v{i + 1}" for i in self.sets) or "nothing"
         return f"{what}{kept} → {to}"
@@ -166,7 +167,7 @@ MECHANISMS: dict[str, Mechanism] = {
         says={4: 2},
         way={0: (2, 4), 1: (2, 4)},
         subspaces=True,
-        n_layers=3,
+        begins_from="sequential",
     ),
     "bypass": Mechanism(
         "The answer is computed in the question, a hop a layer; thoughts are read by nothing.",
