@@ -14,8 +14,9 @@ measures, in one process and taking turns, medians of repeated runs of
 
 a, a′ and b are timed on a random sample of cells and scaled up. What favours them: they get the
 activations to patch in for nothing, force the clean answer only, and compute no metric. Before anything is
-timed, the logits of a, b and c are compared. `--growth` instead shows how the cost of c grows, and `--evaluate`
-how fast an evaluation is beside one question at a time.
+timed, the logits of a, b and c are compared. `--growth` instead shows how the cost of c grows, `--evaluate`
+how fast an evaluation is beside one question at a time, and `--attribution` how fast gradients of all places are
+beside plain backward passes.
 """
 
 import argparse
@@ -50,6 +51,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     add("--batch-rows", type=int, help="as in the sweeps (default: as fit in memory)")
     add("--growth", action="store_true", help="how c grows, on small models")
     add("--evaluate", action="store_true", help="an evaluation of toy, and one question at a time")
+    add("--attribution", action="store_true", help="attribution, and plain backward passes")
     add("--format", choices=IMAGE_FORMATS, help="also a picture of growth (default: none)")
     add("--out", type=path, help="folder for the JSON (default: only print)")
     add_seed(parser)
@@ -66,6 +68,9 @@ def benchmark(arguments: argparse.Namespace) -> None:
         return
     if arguments.evaluate:
         evaluation(arguments, folder)
+        return
+    if arguments.attribution:
+        attribution(arguments, folder)
         return
     from experiments.benchmarks.runs import compare
 
@@ -101,6 +106,18 @@ def evaluation(arguments: argparse.Namespace, folder: Path | None) -> None:
     print(timed.table(found))
     if folder is not None:
         write(folder / "evaluation.json", found)
+
+
+def attribution(arguments: argparse.Namespace, folder: Path | None) -> None:
+    """Measures how fast attribution is; writes the figures with --out."""
+    from experiments.benchmarks import attribution as timed
+
+    found = timed.compare_attribution(
+        arguments.shape, arguments.repeats, arguments.device, arguments.dtype
+    )
+    print(timed.table(found))
+    if folder is not None:
+        write(folder / "attribution.json", found)
 
 
 def write(path: Path, found: dict[str, Any]) -> None:
