@@ -160,7 +160,7 @@ def _attributed(
     )
     share = shares.repeat(len(asked.pairs)).to(asked.codi.loop.device)
     kept_base, kept_source = base.kept["clean"], source.kept["clean"]
-    hooks, equal = _between(asked, rows, share, kept_base, kept_source)
+    hooks, equal = between(asked, rows, share, kept_base, kept_source)
     if settings.effects[0] == "direct":
         hooks += [(site, _cut) for site in fed]
     questions = [asked.questions(asked.base_side)[row] for row in rows]
@@ -187,7 +187,7 @@ def _dot(slope: Tensor, change: Tensor, site: Site) -> Tensor:
     return product.flatten(1).sum(1)
 
 
-def _between(
+def between(
     asked: Asked,
     rows: Sequence[int],
     share: Float[Tensor, " row"],
