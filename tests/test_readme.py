@@ -36,6 +36,7 @@ QUICK = {
     "path_patching": ["--limit", "3"],
     "knockout": ["--limit", "3"],
     "influence": ["--limit", "3"],
+    "circuit": ["--limit", "2", "--edges", "4"],
     "subspaces": ["--learning-steps", "2", "--limit", "8"],
     "attribution": ["--limit", "3", "--fidelity-cells", "20"],
     "scorecard": ["--organisms", "dense", "--methods", "logit lens"],

@@ -33,7 +33,8 @@ def write(arguments: argparse.Namespace) -> None:
     choose_threads(codi.model.cfg.d_model)
     pairs = load_pairs("toy")[: arguments.limit]
     drawn = patching(codi, pairs) | tracing(codi, pairs) | looking(codi, pairs)
-    drawn |= {"attribution": attributed(codi, pairs), "scorecard": scored()}
+    drawn |= {"attribution": attributed(codi, pairs), "circuit": circuit()}
+    drawn["scorecard"] = scored()
     for path in plots.write_images(arguments.out, drawn, arguments.format):
         print(path)
 
@@ -96,6 +97,17 @@ def attributed(codi: "HookedCodi", pairs: list["Pair"]) -> "go.Figure":
     from codi_lens import attribute, plots
 
     return plots.attribution(attribute(codi, pairs))
+
+
+def circuit() -> "go.Figure":
+    """The drawing of a circuit, of an organism."""
+    from codi_lens import plots
+    from codi_lens.analysis.circuits import score_edges
+    from codi_lens.organisms.scorecard import load_organism
+
+    organism = load_organism("sequential")
+    edges = score_edges(organism.codi, organism.pairs[:16])
+    return plots.circuit(edges, edges.largest(40, signed=False))
 
 
 def scored() -> "go.Figure":

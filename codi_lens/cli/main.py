@@ -19,6 +19,7 @@ NAMES = (
     "knockout",
     "influence",
     "attribution",
+    "circuit",
     "subspaces",
     "compare",
     "report",

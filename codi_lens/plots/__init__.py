@@ -6,6 +6,7 @@ centred on zero, the others a sequential one; both can be told apart by colour-b
 
 from codi_lens.plots.attribution import attribution
 from codi_lens.plots.bars import necessity_bars
+from codi_lens.plots.circuit import circuit, faithfulness
 from codi_lens.plots.figure import CONFIG, Figure
 from codi_lens.plots.gallery import gallery, scales, short_name
 from codi_lens.plots.maps import (
@@ -43,10 +44,12 @@ __all__ = [
     "attribution",
     "chained_minus_parallel",
     "chains",
+    "circuit",
     "colour_scales",
     "controls",
     "difference",
     "effects",
+    "faithfulness",
     "findings",
     "gallery",
     "heatmap",

@@ -89,16 +89,19 @@ def run_circuits(
 def patch_edges(
     codi: HookedCodi, edges: Edges, kept: Bool[Tensor, "step receiver sender"]
 ) -> dict[tuple[int, int, int], float]:
-    """Exact effects of single edges, in logits, mean over pairs: what each adds when it alone carries the clean value."""
+    """Exact effects of single edges, in logits, mean over pairs: what the clean run loses without each.
+
+    One edge alone would carry little: what comes before and after it has to be there too.
+    """
     chosen = [(int(s), int(r), int(u)) for s, r, u in kept.nonzero().tolist()]
-    alone = torch.zeros(len(chosen) + 1, *kept.shape, dtype=torch.bool)
+    without = edges.graph.edges.repeat(len(chosen) + 1, 1, 1, 1)
     for i, edge in enumerate(chosen):
-        alone[i, *edge] = True
+        without[i, *edge] = False
     values = []
-    for part in alone.split(TOGETHER):
+    for part in without.split(TOGETHER):
         values.append(run_circuits(codi, edges.pairs, part, edges.graph.num_latents).mean(1))
     means = torch.cat(values)
-    return dict(zip(chosen, (means[:-1] - means[-1]).tolist(), strict=True))
+    return dict(zip(chosen, (means[-1] - means[:-1]).tolist(), strict=True))
 
 
 def measure_faithfulness(

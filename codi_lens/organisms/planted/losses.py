@@ -137,8 +137,8 @@ def says_loss(run: Organism, pool: Pool, thinking: Thinking) -> Tensor:
         logits = run.model.lm_head(thinking.states[thought])
         losses.append(F.cross_entropy(logits, pool.values[:, result]))
     layers = question_layers(run.model, pool.batch) if mechanism.says_in_question else ()
-    for layer, result in mechanism.says_in_question.items():
-        at = pool.operands[:, result + 1]
+    for (layer, operand), result in mechanism.says_in_question.items():
+        at = pool.operands[:, operand]
         state = layers[layer][torch.arange(len(at)), at]
         logits = run.model.lm_head(run.model.get_submodule("model.norm")(state))
         losses.append(F.cross_entropy(logits, pool.values[:, result]))

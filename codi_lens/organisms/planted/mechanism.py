@@ -58,9 +58,9 @@ class Mechanism:
     rules: tuple[Rule, ...]
     says: Mapping[int, int] = field(default_factory=dict)
     """Thought -> index of the result that the state it is made from says, through the unembedding."""
-    says_in_question: Mapping[int, int] = field(default_factory=dict)
-    """Layer, but the last -> index of the result that its output says at the operand which completes that result, through
-    final norm and unembedding."""
+    says_in_question: Mapping[tuple[int, int], int] = field(default_factory=dict)
+    """(Layer but the last, operand) -> index of the result that the layer's output says there, through final norm and
+    unembedding."""
     way: Mapping[int, tuple[int, ...]] = field(default_factory=dict)
     """Index of the first result that differs between two problems -> thoughts through which the way from there to the
     answer leads."""
@@ -165,6 +165,7 @@ MECHANISMS: dict[str, Mechanism] = {
             *_idle(0, 1, 3, 5),
         ),
         says={4: 2},
+        says_in_question={(0, 1): 0, (0, 3): 1},
         way={0: (2, 4), 1: (2, 4)},
         subspaces=True,
         begins_from="sequential",
@@ -175,7 +176,7 @@ MECHANISMS: dict[str, Mechanism] = {
         6,
         {},
         _idle(*range(6)),
-        says_in_question={0: 0, 1: 1, 2: 2},
+        says_in_question={(0, 1): 0, (1, 2): 1, (2, 3): 2},
         way=dict.fromkeys(range(3), ()),
         n_layers=4,  # a layer a hop, and one to read the last
     ),

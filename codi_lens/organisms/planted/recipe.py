@@ -43,7 +43,7 @@ OWN: dict[str, dict[str, float]] = {
     "late": {"steps": 2500},
     "pointer": {"steps": 2500},
     "redundant": {"steps": 4000, "follows": 0.3},
-    "subspace": {"says": 1.0, "steps": 5000, "follows": 0.3},
+    "subspace": {"says": 1.0, "steps": 3000, "follows": 0.3},
 }
 """What recipes have of their own, by mechanism."""
 
