@@ -22,6 +22,8 @@ SHOWN = {
     "false_positives": "false positives (share of cells outside the mechanism that are claimed)",
     "iia": "interchange accuracy of the thoughts that a method names",
     "routes_auroc": "AUROC over routes, where one is planted",
+    "cpr": "CPR of circuits (larger is better)",
+    "cmd": "CMD of circuits (0 is best)",
 }
 """Figures of a score that are printed."""
 
@@ -62,16 +64,19 @@ def measure(arguments: argparse.Namespace) -> None:
     paths = folder / "scorecard.json", folder / "scorecard.html"
     write_json({paths[0]: as_json(scores)})
     write_text(paths[1], plots.page({"scorecard": plots.scorecard(as_json(scores))}))
-    print("\n\n".join(table(scores, name, title) for name, title in SHOWN.items()))
-    print("\nwritten:", *(f"  {path}" for path in paths), sep="\n")
+    for name, title in SHOWN.items():
+        if any(getattr(score, name) is not None for score in scores):
+            print(table(scores, name, title), end="\n\n")
+    print("written:", *(f"  {path}" for path in paths), sep="\n")
 
 
 def table(scores: Sequence["Score"], name: str, title: str) -> str:
-    """One figure, methods by organisms; nothing where it is not defined."""
-    methods = list(dict.fromkeys(score.method for score in scores))
+    """One figure, methods by organisms; nothing where it is not defined, and no row where it never is."""
+    there = [score for score in scores if getattr(score, name) is not None]
+    methods = list(dict.fromkeys(score.method for score in there))
     organisms = list(dict.fromkeys(score.organism for score in scores))
     values: dict[Any, Any] = {(s.method, s.organism): getattr(s, name) for s in scores}
-    width = max(map(len, methods))
+    width = max(map(len, methods), default=0)
     rows = [" " * width + "".join(f"  {organism:>6}" for organism in organisms)]
     for method in methods:
         cells = [values[method, organism] for organism in organisms]

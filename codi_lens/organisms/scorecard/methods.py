@@ -13,6 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from codi_lens.analysis.attribution import attribute
+from codi_lens.analysis.circuits import Edges, measure_faithfulness, run_circuits, score_edges
 from codi_lens.data.pairs import SIDES, Pair, side_of
 from codi_lens.model.hooked_codi import HookedCodi
 from codi_lens.patching.api import (
@@ -26,6 +27,8 @@ from codi_lens.patching.api import (
 from codi_lens.patching.plan import Given
 from codi_lens.patching.result import Sweep
 
+EDGE_STEPS = 5
+"""Points of the integral of edge attribution."""
 LEAST = 0.1
 """What is below a tenth of an effect is no finding, whatever the control says."""
 Scores: TypeAlias = Float[Tensor, "pair thought"]
@@ -43,6 +46,10 @@ class Findings:
     """Route out of a latent, "state" or "kv" -> how much goes that way."""
     runs: int | None = None
     """Runs of the loop per pair."""
+    cpr: float | None = None
+    """Of circuits: area under the faithfulness of those with the largest scores."""
+    cmd: float | None = None
+    """Of circuits: how far those with the largest absolute scores are from being faithful, as an area."""
 
 
 Method: TypeAlias = Callable[[HookedCodi, Sequence[Pair]], Findings | Scores]
@@ -172,6 +179,21 @@ def _attribution(how: Literal["integrated", "gradient"]) -> Method:
 
 register_method("attribution integrated")(_attribution("integrated"))
 register_method("attribution gradient")(_attribution("gradient"))
+
+
+@register_method("edge attribution")
+def edge_attribution(codi: HookedCodi, pairs: Sequence[Pair]) -> Findings:
+    """The largest score of an edge that leads from a thought, as a share of the gap between the two runs."""
+    edges = score_edges(codi, pairs, steps=EDGE_STEPS)
+    graph = edges.graph
+    ends = torch.stack([graph.edges, torch.zeros_like(graph.edges)])
+    clean, corrupted = run_circuits(codi, pairs, ends).double()
+    latents = [graph.steps.index(k) for k in range(graph.num_latents)]
+    fed = edges.scores[:, latents, :, 0].abs().amax(2)
+    some = slice(None, None, 6)
+    curve = measure_faithfulness(codi, Edges(graph, tuple(pairs[some]), edges.scores[some]))
+    scores = fed / (clean - corrupted)[:, None]
+    return Findings(scores, runs=2 + EDGE_STEPS, cpr=curve.cpr, cmd=curve.cmd)
 
 
 @register_method("logit lens")

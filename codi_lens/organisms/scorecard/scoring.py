@@ -9,6 +9,7 @@ method's, averaged over the pairs in which v_j is the first result that differs.
 * IIA: believe the method, and exchange for each v_j the first thought that reaches half of the largest score: how often
   does that set v_j? Not defined where the method claims nothing.
 * routes, where one is planted: AUROC of |score| over (latent, route).
+* CPR and CMD of circuits (`analysis.circuits`), which need no truth.
 """
 
 import time
@@ -35,6 +36,8 @@ class Score:
     false_positives: float | None
     iia: float | None
     routes_auroc: float | None
+    cpr: float | None
+    cmd: float | None
     runs: int | None
     """Of the loop, per pair."""
     seconds: float
@@ -89,6 +92,8 @@ def judge(name: str, findings: Findings, organism: Organism, seconds: float = 0.
         false_positives=_share(claimed, [not label for label in labels]),
         iia=_iia(cells, findings.threshold, organism),
         routes_auroc=_routes(findings, organism),
+        cpr=findings.cpr,
+        cmd=findings.cmd,
         runs=findings.runs,
         seconds=seconds,
         threshold=findings.threshold,
