@@ -47,4 +47,5 @@ def test_the_notebooks_are_there():
         "03_reading_results",
         "04_other_models",
         "05_can_you_trust_it",
+        "06_gradients",
     ]
