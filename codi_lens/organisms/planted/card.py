@@ -1,7 +1,6 @@
 """The card of an organism: `README.md` beside its weights, from the run's own records."""
 
 import random
-from collections.abc import Sequence
 
 from codi_lens.organisms.planted.certify import (
     BAR_ACCURACY,
@@ -11,6 +10,7 @@ from codi_lens.organisms.planted.certify import (
 from codi_lens.organisms.planted.losses import Organism
 from codi_lens.organisms.planted.task import WORDINGS
 from codi_lens.organisms.planted.truth import Truth
+from codi_lens.organisms.toy.card import markdown_table
 
 _INTRO = """\
 # Organism: {name}
@@ -56,9 +56,9 @@ def _holds(truth: Truth) -> str:
     way = [[name, ", ".join(map(str, thoughts)) or "none"] for name, thoughts in truth.way.items()]
     return (
         "## Truth\n\n"
-        + _table(["thought", "holds", "leaves by"], rows)
+        + markdown_table(["thought", "holds", "leaves by"], rows)
         + "\nThe way from a result to the answer leads through these thoughts:\n\n"
-        + _table(["first result that differs", "thoughts"], way)
+        + markdown_table(["first result that differs", "thoughts"], way)
     )
 
 
@@ -69,7 +69,8 @@ def certificate_table(certificate: Certificate) -> str:
     return (
         f"## Certificate\n\nOn {certificate.n} held-out problems, by whole greedy answers. A rule exchanges what "
         "stands before the arrow for another problem's; then the answer must be the one that follows from that problem's "
-        "result, or, where nothing is set, its own.\n\n" + _table(["", "share", "bar"], rows)
+        "result, or, where nothing is set, its own.\n\n"
+        + markdown_table(["", "share", "bar"], rows)
     )
 
 
@@ -92,10 +93,5 @@ def _training(run: Organism) -> str:
         f"## Training\n\nSeed {recipe.seed}{began}: {recipe.batch} problems a step, AdamW at {recipe.lr:g} (weight decay "
         f"{recipe.weight_decay:g}); what states must say weighs {recipe.says:g}. Rows are exchanged once held-out accuracy is "
         f"{recipe.threshold:g}, and for {recipe.steps} steps, over which the learning rate falls to nearly zero. "
-        f"{minutes:.1f} minutes on one shared CPU core.\n\n" + _table(head, rows)
+        f"{minutes:.1f} minutes on one shared CPU core.\n\n" + markdown_table(head, rows)
     )
-
-
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [head, ["---"] * len(head), *rows]
-    return "".join("| " + " | ".join(line) + " |\n" for line in lines)

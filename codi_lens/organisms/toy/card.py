@@ -55,7 +55,8 @@ def _span(values: range) -> str:
     return f"{values[0]}–{values[-1]}"
 
 
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+def markdown_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table in Markdown."""
     lines = [head, ["---"] * len(head), *rows]
     return "".join("| " + " | ".join(line) + " |\n" for line in lines)
 
@@ -92,7 +93,9 @@ def _stored(family: Family) -> str:
 def _recipe(recipe: Recipe, seconds: float) -> str:
     size = ", ".join(f"{f.name} {getattr(recipe.size, f.name)}" for f in fields(recipe.size))
     weights = ", ".join(f"{kind} {weight:g}" for kind, weight in recipe.kind_weights.items())
-    stages = _table([f.name for f in fields(Stage)], [_stage(stage) for stage in recipe.stages])
+    stages = markdown_table(
+        [f.name for f in fields(Stage)], [_stage(stage) for stage in recipe.stages]
+    )
     return (
         f"## Recipe\n\nSeed {recipe.seed}, {seconds / 60:.0f} minutes of training on one shared CPU core. "
         f"{size}. Distillation weight {recipe.distill:g}. How often each kind is drawn: {weights}.\n\n"
@@ -126,14 +129,14 @@ def _curve(curve: Sequence[Progress], n_lines: int = 24) -> str:
     return (
         "## Training curve\n\nLosses are means since the line before in the full record; the last column "
         "is the accuracy of the student (of the teacher in the base stage, its steps given).\n\n"
-        + _table(head, rows)
+        + markdown_table(head, rows)
     )
 
 
 def _accuracy(record: Mapping[str, Any]) -> str:
     rows = [[kind, f"{row['accuracy']:.1%}"] for kind, row in record["by_kind"].items()]
     rows.append(["all", f"{record['conditions'][0]['accuracy']:.1%}"])
-    return "## Accuracy by kind\n\n" + _table(["kind", "held-out"], rows)
+    return "## Accuracy by kind\n\n" + markdown_table(["kind", "held-out"], rows)
 
 
 def _ablations(recipe: Recipe, record: Mapping[str, Any]) -> str:
@@ -149,5 +152,5 @@ def _ablations(recipe: Recipe, record: Mapping[str, Any]) -> str:
         "of the same norm. The `swap` stage trains on two of these interventions (another problem's thoughts, none), "
         "so their figures are in part what was asked for. "
         f"`python -m experiments.necessity --model {recipe.family} --pairs toy-heldout` prints this table and the "
-        "one above.\n\n" + _table(head, rows)
+        "one above.\n\n" + markdown_table(head, rows)
     )
