@@ -67,6 +67,11 @@ def register_method(name: str) -> Callable[[Method], Method]:
     return register
 
 
+def _cleared(recovered: Scores) -> Scores:
+    """Recovery pair by pair, nothing where it is no finding: rounding would be ranked otherwise."""
+    return torch.where(recovered.abs() < LEAST, 0.0, recovered)
+
+
 @register_method("random scores")
 def random_scores(codi: HookedCodi, pairs: Sequence[Pair]) -> Findings:
     """What guessing is worth: uniform numbers, the same for every pair, so that they do not average out."""
@@ -80,7 +85,7 @@ def _positions(effect: str) -> Method:
         sweep = patch_positions(codi, pairs, layers=["thought"], effect="all", controls=True)
         control = sweep.mean("recovery", effect="random_direction").nan_to_num()
         threshold = max(LEAST, float(control.abs().max()))
-        scores = sweep.values("recovery", effect=effect)[:, 0]
+        scores = _cleared(sweep.values("recovery", effect=effect)[:, 0])
         return Findings(scores, threshold, runs=_runs(sweep, [effect]))
 
     return method
@@ -103,7 +108,8 @@ def cumulative(codi: HookedCodi, pairs: Sequence[Pair]) -> Findings:
     """Thoughts 0 … k exchanged together: what thought k adds to those before it."""
     sweep = patch_iteratively(codi, pairs, layers=["thought"])
     joint = sweep.values("recovery", effect="cumulative")[:, 0]
-    return Findings(joint.diff(dim=1, prepend=torch.zeros(len(pairs), 1)), runs=_runs(sweep))
+    added = joint.diff(dim=1, prepend=torch.zeros(len(pairs), 1))
+    return Findings(_cleared(added), runs=_runs(sweep))
 
 
 @register_method("chains from every start")
@@ -119,7 +125,7 @@ def chained(codi: HookedCodi, pairs: Sequence[Pair]) -> Findings:
         ],
         dim=1,
     )
-    return Findings(values, runs=_runs(sweep))
+    return Findings(_cleared(values), runs=_runs(sweep))
 
 
 @register_method("routes")
@@ -131,7 +137,7 @@ def routes(codi: HookedCodi, pairs: Sequence[Pair]) -> Findings:
         for name in ("state", "kv")
     }
     fed = torch.cat([torch.zeros(len(pairs), 1), ways["state"][:, :-1]], dim=1)
-    scores = torch.maximum(fed, ways["kv"])
+    scores = _cleared(torch.maximum(fed, ways["kv"]))
     return Findings(scores, routes=ways, runs=_runs(sweep))
 
 

@@ -43,7 +43,8 @@ def test_an_empty_mechanism_leaves_an_honest_map_empty():
 
 def test_single_sites_miss_what_is_redundant_and_joint_ones_do_not():
     single, joint = scored(EXACT, "redundant"), scored("cumulative", "redundant")
-    assert single.hits < 0.2
+    assert single.hits == 0
+    assert single.auroc < 0.6
     assert joint.hits > single.hits
     # Joint patching claims the second thought of each couple, and nothing off the way.
     assert joint.false_positives == 0
@@ -71,5 +72,5 @@ def test_a_pointer_is_needed_and_cannot_be_transplanted():
 
 def test_seeds_agree_on_what_was_planted():
     for name in ("sequential", "redundant"):
-        one, other = scored(EXACT, name), scored(EXACT, f"{name}-1")
+        one, other = scored(EXACT, name), scored(EXACT, f"{name}-2")
         assert one.hits == pytest.approx(other.hits, abs=0.1)
