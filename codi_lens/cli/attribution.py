@@ -80,6 +80,7 @@ def entry(found: "Attribution") -> dict[str, Any]:
             "pearson": fidelity.pearson,
             "spearman": fidelity.spearman,
             "pearson_of_means": fidelity.of_means,
+            "pearson_by_pair": [None if r != r else r for r in fidelity.by_pair],
             "cells": [
                 {
                     "pair_id": found.pairs[p].pair_id,

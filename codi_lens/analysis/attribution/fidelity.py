@@ -32,7 +32,7 @@ class Fidelity:
     of_means: float
     """Pearson, of the means over pairs cell by cell."""
     by_pair: tuple[float, ...]
-    """Pearson within each pair that has at least three cells; NaN for the others."""
+    """Pearson within each pair of which cells were drawn, in order; NaN for fewer than three cells."""
     cells: tuple[tuple[int, int, int], ...]
     """Pair, row and column of each, as indices."""
     scores: Float[Tensor, " cell"]
