@@ -1,4 +1,4 @@
-"""Which places matter, by gradients through the loop?
+"""Which places matter, by gradients through the loop? Attribution, with its agreement with exact patching.
 
     python -m experiments.attribution
 

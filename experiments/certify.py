@@ -1,4 +1,4 @@
-"""Measures whether an organism does what its card says.
+"""Measures whether an organism does what its card says; exit code 1 if it misses a bar.
 
     python -m experiments.certify sequential
 

@@ -1,4 +1,4 @@
-"""Which edges carry the answer?
+"""Which edges carry the answer? Circuits of the unrolled loop.
 
     python -m experiments.circuit --model organism:sequential --pairs organism:sequential
 

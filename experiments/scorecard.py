@@ -1,4 +1,4 @@
-"""Which methods find what was planted?
+"""Which methods find what was planted? Scores every method on organisms whose mechanism is known.
 
     python -m experiments.scorecard
 

@@ -1,4 +1,4 @@
-"""In which subspace of which place is a result held?
+"""In which subspace of which place is a result held? Distributed alignment search.
 
     python -m experiments.subspaces --model organism:subspace
 

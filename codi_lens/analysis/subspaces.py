@@ -25,6 +25,8 @@ from codi_lens.patching.plan import SOURCE
 from codi_lens.patching.settings import Label
 
 BATCH = 64
+SPREAD = 0.95
+"""Of the variance between sources and bases, in the directions that a subspace is looked for in."""
 HELD_OUT = 4
 """One example in so many is not learned from."""
 
@@ -135,13 +137,15 @@ def align(
     if rank > width:
         raise UserError(f"rank {rank} is more than the {width} dimensions at {where.name}")
     generator = torch.Generator().manual_seed(seed)
-    free = torch.randn(width, rank, generator=generator, dtype=torch.float64).to(sources)
+    bases = _activations(codi, [example.base for example in examples], where)
+    span = _varying(sources - bases, rank)
+    free = torch.randn(span.shape[1], rank, generator=generator, dtype=torch.float64).to(sources)
     random = torch.linalg.qr(torch.randn(width, rank, generator=generator).to(sources))[0]
     taught = torch.cat([sources[i : i + HELD_OUT][1:] for i in range(0, len(sources), HELD_OUT)])
-    basis, losses = _learned(codi, learned, taught, where, free, steps, lr, generator)
+    basis, losses = _learned(codi, learned, taught, where, span, free, steps, lr, generator)
     kept = sources[::HELD_OUT]
-    bases = {"iia": basis, "random": random, "whole": torch.eye(width).to(sources)}
-    rates = {name: _iia(codi, held_out, kept, where, one) for name, one in bases.items()}
+    compared = {"iia": basis, "random": random, "whole": torch.eye(width).to(sources)}
+    rates = {name: _iia(codi, held_out, kept, where, one) for name, one in compared.items()}
     return Alignment(where, basis, losses=tuple(losses), n=len(held_out), **rates)
 
 
@@ -154,7 +158,8 @@ def _learned(
     examples: Sequence[Example],
     sources: Float[Tensor, "example width"],
     site: Site,
-    free: Float[Tensor, "width rank"],
+    span: Float[Tensor, "width varying"],
+    free: Float[Tensor, "varying rank"],
     steps: int,
     lr: float,
     generator: torch.Generator,
@@ -163,14 +168,25 @@ def _learned(
     free = free.clone().requires_grad_()
     optimizer, losses = torch.optim.Adam([free], lr=lr), []
     for batch in _batches(len(examples), steps, generator):
-        basis = torch.linalg.qr(free)[0]
+        basis = span @ torch.linalg.qr(free)[0]
         chosen = [examples[i] for i in batch]
         loss = _loss(codi, chosen, site, _exchange(site, sources[batch], basis))
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
         losses.append(loss.item())
-    return torch.linalg.qr(free.detach())[0], losses
+    return span @ torch.linalg.qr(free.detach())[0], losses
+
+
+def _varying(changes: Float[Tensor, "example width"], rank: int) -> Float[Tensor, "width varying"]:
+    """An orthonormal basis of the directions in which examples differ, at least `rank` of them.
+
+    Exchanging the others does nothing, so that nothing would be learned of them.
+    """
+    _, sizes, directions = torch.linalg.svd(changes.double(), full_matrices=True)
+    shares = (sizes.square() / sizes.square().sum()).cumsum(0)
+    count = max(rank, int((shares < SPREAD).sum()) + 1)
+    return directions[:count].T.to(changes)
 
 
 def _batches(count: int, steps: int, generator: torch.Generator) -> Iterator[list[int]]:

@@ -22,7 +22,7 @@ from huggingface_hub.errors import (
 from codi_lens.checkpoint.known import mirror_of
 from codi_lens.checkpoint.tensor_files import SHARD_INDEX, WEIGHTS, shard_names
 from codi_lens.errors import UserError
-from codi_lens.shipped import MODELS
+from codi_lens.shipped import EMBEDDED, MODELS
 
 TOKENIZER = "tokenizer.json"
 TOKENIZER_FILES = (
@@ -172,7 +172,8 @@ def model_files(name_or_folder: str | Path, revision: str | None = None) -> Mode
         return ModelFiles(name, folder.parent, only=folder.name)
     if isinstance(name_or_folder, Path) or not re.fullmatch(r"[\w.-]*\w[\w.-]*/[\w.-]+", name):
         raise UserError(
-            f"no model {name!r}: give {', '.join(map(repr, MODELS))}, a folder, or a hub id ('owner/name')"
+            f"no model {name!r}: give {', '.join(map(repr, EMBEDDED))}, a folder, or a hub id ('owner/name'); "
+            f"organisms are {', '.join(name for name in MODELS if name not in EMBEDDED)}"
         )
     return ModelFiles(name, on_hub=True, revision=revision)
 

@@ -31,9 +31,8 @@ SHOWN = {
 def add_flags(parser: argparse.ArgumentParser) -> None:
     """The program's flags."""
     add = parser.add_argument
-    every = tuple(ORGANISMS)
     text = "names, or folders as train_organism writes them, separated by commas (default: all that ship)"
-    add("--organisms", type=flags.names, default=every, metavar="NAMES", help=text)
+    add("--organisms", type=flags.names, metavar="NAMES", help=text)
     add(
         "--methods",
         type=flags.names,
@@ -57,7 +56,7 @@ def measure(arguments: argparse.Namespace) -> None:
 
     for method in arguments.methods:
         one_of(method, METHODS, "method")
-    organisms = [load_organism(name) for name in arguments.organisms]
+    organisms = [load_organism(name) for name in arguments.organisms or ORGANISMS]
     folder = fresh_folder(arguments.out, "scorecard")
     choose_threads(organisms[0].codi.model.cfg.d_model, arguments.threads)
     scores = scorecard(organisms, arguments.methods)

@@ -3,15 +3,14 @@
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from codi_lens.analysis.attribution import Attribution
-from codi_lens.plots.panels import paint, short
+from codi_lens.analysis.attribution import Attribution, Fidelity
+from codi_lens.plots.panels import MANY_COLUMNS, MANY_ROWS, paint, short
 from codi_lens.plots.style import PALETTE, UNDEFINED, colour_axis, headed, label, small_titles
 
 
 def attribution(found: Attribution) -> go.Figure:
     """The mean map of an attribution, and its scores against exact patching, cell by cell."""
-    mean, fidelity = found.mean(), found.fidelity
-    rows, columns = map(str, found.rows), map(str, found.columns)
+    fidelity = found.fidelity
     titles = ["mean score over pairs"] + (["cell by cell, of those drawn"] if fidelity else [])
     figure = make_subplots(
         1,
@@ -20,50 +19,49 @@ def attribution(found: Attribution) -> go.Figure:
         column_widths=[0.6, 0.4][: len(titles)],
         horizontal_spacing=0.12,
     )
-    crowded = len(found.columns) > 12 or len(found.rows) > 40
-    figure.add_heatmap(
-        z=mean.tolist(),
-        text=[["" if crowded else short(value) for value in row] for row in mean.tolist()],
-        texttemplate="%{text}",
-        textfont={"size": 12},
-        coloraxis="coloraxis",
-        xgap=1,
-        ygap=1,
-        hovertemplate="row %{y}, position %{x}: %{z:.4g}<extra></extra>",
-    )
-    figure.update_xaxes(
-        tickvals=list(range(len(found.columns))), ticktext=list(columns), row=1, col=1
-    )
-    figure.update_yaxes(tickvals=list(range(len(found.rows))), ticktext=list(rows), row=1, col=1)
-    figure.update_xaxes(title="latent position", row=1, col=1, showgrid=False, zeroline=False)
-    figure.update_yaxes(title="place", row=1, col=1, showgrid=False, zeroline=False)
+    _add_map(figure, found)
     if fidelity is not None:
-        _beside(figure, found)
+        _add_cells(figure, found, fidelity)
     figure.update_layout(
-        coloraxis=colour_axis([mean], signed=True, title="score"),
-        plot_bgcolor=UNDEFINED,
-        margin={"l": 74, "r": 110, "b": 58},
-        showlegend=False,
+        plot_bgcolor=UNDEFINED, margin={"l": 74, "r": 110, "b": 58}, showlegend=False
     )
-    scale = figure.layout.coloraxis
-    figure_map = go.Figure(figure.data[:1])
-    figure_map.update_layout(coloraxis=scale)
-    paint(figure_map, scale.cmin, scale.cmax)
-    figure.data[0].text = figure_map.data[0].text
     said = f"{label(found.metric)}; {_how(found)}"
     subtitle = said if fidelity is None else f"{said}; {fidelity.text}"
-    return headed(
-        small_titles(figure),
-        "Attribution",
-        subtitle,
-        width=900,
-        body=max(300, 22 * len(found.rows) + 120),
+    body = max(300, 22 * len(found.rows) + 120)
+    return headed(small_titles(figure), "Attribution", subtitle, width=900, body=body)
+
+
+def _add_map(figure: go.Figure, found: Attribution) -> None:
+    """The mean map, numbers in black or white as their colour needs."""
+    mean = found.mean()
+    crowded = len(found.columns) > MANY_COLUMNS or len(found.rows) > MANY_ROWS
+    shown = go.Figure(
+        go.Heatmap(
+            z=mean.tolist(),
+            text=[["" if crowded else short(value) for value in row] for row in mean.tolist()],
+            texttemplate="%{text}",
+            textfont={"size": 12},
+            coloraxis="coloraxis",
+            xgap=1,
+            ygap=1,
+            hovertemplate="row %{y}, position %{x}: %{z:.4g}<extra></extra>",
+        )
     )
+    scale = colour_axis([mean], signed=True, title="score")
+    shown.update_layout(coloraxis=scale)
+    paint(shown, scale["cmin"], scale["cmax"])
+    figure.add_trace(shown.data[0], 1, 1).update_layout(coloraxis=scale)
+    plain = {"row": 1, "col": 1, "showgrid": False, "zeroline": False}
+    for update, title, labels in (
+        (figure.update_xaxes, "latent position", found.columns),
+        (figure.update_yaxes, "place", found.rows),
+    ):
+        names = [str(name) for name in labels]
+        update(title=title, tickvals=list(range(len(names))), ticktext=names, **plain)
 
 
-def _beside(figure: go.Figure, found: Attribution) -> None:
-    fidelity = found.fidelity
-    assert fidelity is not None
+def _add_cells(figure: go.Figure, found: Attribution, fidelity: Fidelity) -> None:
+    """A point for every cell that was patched exactly."""
     scores, exact = fidelity.scores.tolist(), fidelity.exact.tolist()
     names = [
         f"pair {found.pairs[pair].pair_id}, {found.rows[row]}, position {found.columns[column]}"

@@ -43,32 +43,26 @@ def circuit(edges: Edges, kept: Bool[Tensor, "step receiver sender"]) -> go.Figu
         )
     _join(figure, graph, where, used)
     _nodes(figure, used)
-    steps = [str(step) for step in graph.steps]
-    figure.update_layout(
-        xaxis={
-            "tickvals": list(range(len(steps))),
-            "ticktext": steps,
-            "title": "step",
-            "range": [-0.5, len(steps) - 0.4],
-        },
-        yaxis={
-            "tickvals": [-0.5, *(layer + 0.3 for layer in range(graph.layers)), graph.layers],
-            "ticktext": [
-                "embedding or thought",
-                *(f"layer {k}" for k in range(graph.layers)),
-                "output",
-            ],
-            "range": [-0.8, graph.layers + 0.4],
-        },
-        showlegend=False,
-        margin={"l": 150, "r": 24, "b": 58},
-    )
+    _lay_out(figure, graph)
     subtitle = (
         f"{len(found)} of {int(graph.edges.sum())} edges, wider for larger scores (at most {largest:.2f} logits); blue adds to "
         "the clean answer, orange takes from it; dotted: an output is the next thought; keys and values are read by later steps"
     )
-    width = max(760, 130 + 105 * len(steps))
+    width = max(760, 130 + 105 * len(graph.steps))
     return headed(lined(figure), "Circuit", subtitle, width=width, body=120 + 110 * graph.layers)
+
+
+def _lay_out(figure: go.Figure, graph: Graph) -> None:
+    steps = [str(step) for step in graph.steps]
+    heights = [-0.5, *(layer + 0.3 for layer in range(graph.layers)), graph.layers]
+    names = ["embedding or thought", *(f"layer {k}" for k in range(graph.layers)), "output"]
+    columns = {"tickvals": list(range(len(steps))), "ticktext": steps, "title": "step"}
+    figure.update_layout(
+        xaxis=columns | {"range": [-0.5, len(steps) - 0.4]},
+        yaxis={"tickvals": heights, "ticktext": names, "range": [-0.8, graph.layers + 0.4]},
+        showlegend=False,
+        margin={"l": 150, "r": 24, "b": 58},
+    )
 
 
 def places(graph: Graph) -> Mapping[tuple[str, str], Point]:

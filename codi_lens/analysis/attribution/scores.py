@@ -32,8 +32,8 @@ from codi_lens.patching.settings import Label, Settings
 from codi_lens.patching.sweep import make_settings
 
 METHODS = ("integrated", "gradient")
-ATTRIBUTED = ("total", "direct")
-"""Effects that a gradient can tell apart: through later thoughts, or past them."""
+HELD = {"total": False, "direct": True}
+"""Effects that a gradient can tell apart -> whether the thoughts are held, so that nothing flows through them."""
 PAIRS = 4
 """Side by side, each with all its integration steps."""
 
@@ -111,7 +111,7 @@ def attribute(
         UserError: settings that the model cannot be run with, or a metric without a gradient.
     """
     one_of(method, METHODS, "method")
-    one_of(effect, ATTRIBUTED, "effect")
+    one_of(effect, HELD, "effect")
     whole_number(steps, "steps", at_least=1)
     whole_number(fidelity_cells, "fidelity_cells")
     settings = make_settings(
@@ -161,7 +161,7 @@ def _attributed(
     share = shares.repeat(len(asked.pairs)).to(asked.codi.loop.device)
     kept_base, kept_source = base.kept["clean"], source.kept["clean"]
     hooks, equal = between(asked, rows, share, kept_base, kept_source)
-    if settings.effects[0] == "direct":
+    if HELD[settings.effects[0]]:
         hooks += [(site, _cut) for site in fed]
     questions = [asked.questions(asked.base_side)[row] for row in rows]
     with torch.enable_grad():

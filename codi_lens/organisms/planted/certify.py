@@ -9,14 +9,14 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from codi_lens.analysis.asking import right
 from codi_lens.analysis.subspaces import Example
 from codi_lens.errors import one_of
 from codi_lens.model.hooked_codi import HookedCodi
-from codi_lens.model.hooks import AddressedHook, HookFn, Site, capture, replace
-from codi_lens.organisms.planted.mechanism import KV, THOUGHT, Rule
+from codi_lens.organisms.planted.mechanism import KV, PARTS, THOUGHT, Rule
 from codi_lens.organisms.planted.task import WORDINGS, Problem
 from codi_lens.organisms.planted.truth import Truth
 
@@ -57,66 +57,52 @@ class Interchanges:
         self, codi: HookedCodi, truth: Truth, batches: Sequence[Sequence[Problem]]
     ) -> None:
         self.codi, self.truth, self.batches = codi, truth, batches
-        self._kept = [self._capture(batch) for batch in batches]
 
     @cached_property
     def accuracy(self) -> float:
         """Share of problems answered right without any interchange."""
-        given = [
-            self._right(batch, (), [problem.answer for problem in batch]) for batch in self.batches
-        ]
-        return _share(given)
+        return self.rate(Rule(()))
 
     def rate(self, rule: Rule) -> float:
         """Share of interchanges after which the answer is what the rule says."""
-        given = []
-        for batch, kept in zip(self.batches, self._kept, strict=True):
-            expected = counterfactuals(self.truth, batch, rule)
-            given.append(self._right(batch, self._hooks(rule, kept), expected))
-        return _share(given)
+        given: list[bool] = []
+        for batch in self.batches:
+            texts = self._answers(batch, rule)
+            given += right(self.codi, texts, counterfactuals(self.truth, batch, rule))
+        return sum(given) / len(given)
 
-    def _sites(self) -> list[Site]:
-        return [
-            Site(name, step)
-            for step in range(self.truth.num_latents)
-            for name in ("hook_embed", *_keys_and_values(self.codi))
-        ]
+    @torch.no_grad()
+    def _answers(self, batch: Sequence[Problem], rule: Rule) -> list[str]:
+        """Greedy answers under a rule. Behind the rows that are changed run those that lend, as they are.
 
-    def _capture(self, batch: Sequence[Problem]) -> dict[Site, Tensor]:
-        """The thoughts, keys and values of a batch's own runs."""
-        into: dict[Site, list[Tensor]] = {site: [] for site in self._sites()}
-        hooks = [(site, capture(kept)) for site, kept in into.items()]
-        questions, answers = [p.question for p in batch], [p.answer for p in batch]
-        with torch.no_grad():
-            self.codi.run_with_hooks(questions, answers, fwd_hooks=hooks)
-        return {site: kept[0][:, -1] for site, kept in into.items()}
+        Keys and values are exchanged when their step is done: a latent that attended to another's would move its own
+        state as well.
+        """
+        codi, rows = self.codi, list(range(len(batch)))
+        lenders = [len(rows) + (row + 1) % len(rows) for row in rows]
+        read = codi.read_to_share([problem.question for problem in batch], through_bot=True)
+        state = read.select([*rows, *rows])
+        for step in range(self.truth.num_latents):
+            state.thoughts[-1] = self._fed(state.thoughts[-1], lenders, rule, step)
+            codi.loop.latent_step(state, step)
+            if (KV, step) in rule.exchanged:
+                state.lend(step, rows, lenders)
+        tokens = codi.decode(state.select(rows), ANSWER_TOKENS)
+        return [codi.tokens.text(ids) for ids in tokens]
 
-    def _hooks(self, rule: Rule, kept: Mapping[Site, Tensor]) -> list[AddressedHook]:
-        hooks: list[AddressedHook] = []
-        for part, step in rule.exchanged:
-            names = _keys_and_values(self.codi) if part == KV else ["hook_embed"]
-            for site in (Site(name, step) for name in names):
-                other = _lent(kept[site])
-                exchange = replace(other) if part in (KV, THOUGHT) else self._half(part, other)
-                hooks.append((site, exchange))
-        held = [Site("hook_embed", step) for step in rule.held]
-        return [*hooks, *((site, replace(kept[site])) for site in held)]
-
-    def _half(self, part: str, other: Tensor) -> HookFn:
-        halves, half = self.truth.halves, int(part.removeprefix("half "))
-        assert halves is not None
-
-        def exchange(activation: Tensor, hook: object) -> Tensor:
-            return halves.exchanged(activation[:, -1], other, half)[:, None]
-
-        return exchange
-
-    def _right(
-        self, batch: Sequence[Problem], hooks: Sequence[AddressedHook], answers: Sequence[int]
-    ) -> tuple[bool, ...]:
-        questions = [problem.question for problem in batch]
-        texts = self.codi.generate(questions, max_new_tokens=ANSWER_TOKENS, fwd_hooks=hooks)
-        return right(self.codi, texts, answers)
+    def _fed(
+        self, thoughts: Float[Tensor, "row d_model"], lenders: Sequence[int], rule: Rule, step: int
+    ) -> Float[Tensor, "row d_model"]:
+        """The thoughts that are fed at a step, with what the rule exchanges there."""
+        own, kept = thoughts[: len(lenders)], thoughts[len(lenders) :]
+        other, halves = thoughts[torch.tensor(lenders)], self.truth.halves
+        for part, at in rule.exchanged:
+            if at == step and part == THOUGHT:
+                own = other
+            elif at == step and part != KV:
+                assert halves is not None
+                own = halves.exchanged(own, other, PARTS.index(part) - PARTS.index("half 0"))
+        return torch.cat([kept if step in rule.held else own, kept])
 
 
 def counterfactuals(truth: Truth, batch: Sequence[Problem], rule: Rule) -> list[int]:
@@ -171,16 +157,3 @@ def interchange_accuracy(
         name: [found.rate(Rule(((THOUGHT, k),), (result,))) for k in range(truth.num_latents)]
         for result, name in enumerate(truth.variables)
     }
-
-
-def _keys_and_values(codi: HookedCodi) -> list[str]:
-    layers = range(codi.model.cfg.n_layers)
-    return [f"blocks.{layer}.attn.{hook}" for layer in layers for hook in ("hook_k", "hook_v")]
-
-
-def _lent(kept: Tensor) -> Tensor:
-    return kept.roll(-1, dims=0)
-
-
-def _share(given: Sequence[Sequence[bool]]) -> float:
-    return sum(map(sum, given)) / sum(map(len, given))
