@@ -25,7 +25,7 @@ from codi_lens.patching.plan import SOURCE
 from codi_lens.patching.settings import Label
 
 BATCH = 64
-SPREAD = 0.95
+SPREAD = 0.97
 """Of the variance between sources and bases, in the directions that a subspace is looked for in."""
 HELD_OUT = 4
 """One example in so many is not learned from."""
@@ -108,7 +108,7 @@ def align(
     *,
     site: str = "resid_post",
     steps: int = 150,
-    lr: float = 0.02,
+    lr: float = 0.05,
     seed: int = 0,
 ) -> Alignment:
     """Learns the subspace of a place that holds a result.
