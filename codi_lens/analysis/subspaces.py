@@ -179,14 +179,14 @@ def _learned(
 
 
 def _varying(changes: Float[Tensor, "example width"], rank: int) -> Float[Tensor, "width varying"]:
-    """An orthonormal basis of the directions in which examples differ, at least `rank` of them.
+    """An orthonormal basis of the directions in which examples differ; of all, where these are no more than `rank`.
 
     Exchanging the others does nothing, so that nothing would be learned of them.
     """
     _, sizes, directions = torch.linalg.svd(changes.double(), full_matrices=True)
     shares = (sizes.square() / sizes.square().sum()).cumsum(0)
-    count = max(rank, int((shares < SPREAD).sum()) + 1)
-    return directions[:count].T.to(changes)
+    count = int((shares < SPREAD).sum()) + 1
+    return directions[: count if count > rank else len(directions)].T.to(changes)
 
 
 def _batches(count: int, steps: int, generator: torch.Generator) -> Iterator[list[int]]:

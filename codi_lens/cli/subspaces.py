@@ -29,7 +29,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     add_place_flags(parser)
     add = parser.add_argument
     add("--results", type=flags.names, help="such as v1,v2; the last is the answer (default: all)")
-    add("--rank", type=int, help="of the subspaces (default: a quarter of the width)")
+    add("--rank", type=int, help="of the subspaces (default: a sixteenth of the width)")
     add("--learning-steps", type=int, default=150, help="at each place")
     add_model_flags(parser)
 
@@ -54,7 +54,7 @@ def measure(arguments: argparse.Namespace) -> None:
         site=arguments.site,
     )
     asked = asked_about(arguments)
-    rank = arguments.rank or codi.model.cfg.d_model // 4
+    rank = arguments.rank or max(1, codi.model.cfg.d_model // 16)
     folder, found = fresh_folder(arguments.out, "subspaces"), {}
     for result, examples in asked.items():
         for row in settings.layers:
