@@ -7,7 +7,7 @@ from codi_lens.organisms.planted.certify import (
     BAR_RULES,
     Certificate,
 )
-from codi_lens.organisms.planted.losses import Organism
+from codi_lens.organisms.planted.losses import Trained
 from codi_lens.organisms.planted.task import WORDINGS
 from codi_lens.organisms.planted.truth import Truth
 from codi_lens.organisms.toy.card import markdown_table
@@ -29,7 +29,7 @@ half precision, in CODI's official layout, without adapters. It is of no use out
 """
 
 
-def make_card(run: Organism, truth: Truth, certificate: Certificate) -> str:
+def make_card(run: Trained, truth: Truth, certificate: Certificate) -> str:
     """Truth, task, recipe, certificate and training curve, as Markdown."""
     recipe, task = run.recipe, truth.planted.task
     numbers, operations = _example(run)
@@ -44,7 +44,7 @@ def make_card(run: Organism, truth: Truth, certificate: Certificate) -> str:
     return "\n".join([intro, _holds(truth), certificate_table(certificate), _training(run)])
 
 
-def _example(run: Organism) -> tuple[tuple[int, ...], tuple[str, ...]]:
+def _example(run: Trained) -> tuple[tuple[int, ...], tuple[str, ...]]:
     return run.recipe.mechanism.task.draw(random.Random(0))
 
 
@@ -74,7 +74,7 @@ def certificate_table(certificate: Certificate) -> str:
     )
 
 
-def _training(run: Organism) -> str:
+def _training(run: Trained) -> str:
     recipe, minutes = run.recipe, run.curve[-1].seconds / 60
     first = recipe.mechanism.begins_from
     began = f", from the weights of `{first}`" if first else ""

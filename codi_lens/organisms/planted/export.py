@@ -13,7 +13,7 @@ from codi_lens.model.hooked_codi import HookedCodi
 from codi_lens.organisms.planted.card import make_card
 from codi_lens.organisms.planted.certify import ANSWER_TOKENS, Certificate, certify
 from codi_lens.organisms.planted.family import FAMILY, STEM
-from codi_lens.organisms.planted.losses import Organism
+from codi_lens.organisms.planted.losses import Trained
 from codi_lens.organisms.planted.pairs import N_PAIRS, make_pairs
 from codi_lens.organisms.planted.task import Problem
 from codi_lens.organisms.planted.truth import read_truth, truth_of, write_truth
@@ -21,7 +21,7 @@ from codi_lens.organisms.planted.truth import read_truth, truth_of, write_truth
 CURVE_FILE = "training.json"
 
 
-def write_weights(run: Organism, folder: Path) -> None:
+def write_weights(run: Trained, folder: Path) -> None:
     """Weights in half precision, config and tokenizer, in CODI's layout."""
     write_checkpoint(
         folder,
@@ -36,7 +36,7 @@ def write_weights(run: Organism, folder: Path) -> None:
     )
 
 
-def write_organism(run: Organism, folder: Path) -> Certificate:
+def write_organism(run: Trained, folder: Path) -> Certificate:
     """Writes weights, truth, curve and card; what is measured is what anyone will load. Returns the certificate."""
     write_weights(run, folder)
     truth = truth_of(run.recipe.name, run.subspaces)

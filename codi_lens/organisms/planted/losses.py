@@ -57,7 +57,7 @@ class Pool:
 
 
 @dataclass
-class Organism:
+class Trained:
     """A model in training."""
 
     recipe: Recipe
@@ -75,7 +75,7 @@ class Organism:
         return [*self.model.parameters(), *self.projection.parameters(), self.readers]
 
 
-def start(recipe: Recipe) -> Organism:
+def start(recipe: Recipe) -> Trained:
     """Random weights that depend on the recipe's seed alone; global random state stays as it was."""
     tokenizer, size = FAMILY.make_tokenizer(), size_of(recipe.mechanism)
     with torch.random.fork_rng(devices=[]):
@@ -84,10 +84,10 @@ def start(recipe: Recipe) -> Organism:
         projection = FAMILY.make_projection(size)
         readers = nn.Parameter(torch.randn(2, size.d_model // 2, 10) / 4)
     halves = Subspaces.drawn(size.d_model, recipe.seed) if recipe.mechanism.subspaces else None
-    return Organism(recipe, tokenizer, model, projection, readers, halves)
+    return Trained(recipe, tokenizer, model, projection, readers, halves)
 
 
-def take_weights(run: Organism, folder: Path) -> None:
+def take_weights(run: Trained, folder: Path) -> None:
     """Takes the weights of the organism in a folder.
 
     Raises:
@@ -101,9 +101,7 @@ def take_weights(run: Organism, folder: Path) -> None:
     run.projection.load_state_dict(loaded.projection.state_dict())
 
 
-def make_pool(
-    run: Organism, rng: random.Random, count: int, wording: str, *, heldout: bool
-) -> Pool:
+def make_pool(run: Trained, rng: random.Random, count: int, wording: str, *, heldout: bool) -> Pool:
     """Problems of one wording, encoded."""
     problems = run.recipe.mechanism.task.sample(rng, count, wording, heldout=heldout)
     batch = encode(problems, run.tokenizer, FAMILY)
@@ -113,14 +111,14 @@ def make_pool(
     return Pool(problems, batch, values, digits.view(len(problems), -1))
 
 
-def answer_logits(run: Organism, batch: Batch, prefix: Prefix) -> Tensor:
+def answer_logits(run: Trained, batch: Batch, prefix: Prefix) -> Tensor:
     """Logits that predict the answer's tokens [batch, pos, d_vocab]."""
     states = student_states(run.model, batch, prefix, run.recipe.mechanism.num_latents)[-1]
     logits: Tensor = run.model.lm_head(states)
     return logits
 
 
-def expected_results(run: Organism, pool: Pool, donors: Tensor, rules: Sequence[Rule]) -> Tensor:
+def expected_results(run: Trained, pool: Pool, donors: Tensor, rules: Sequence[Rule]) -> Tensor:
     """Token ids of the results, the answer last, that follow from the interchanges, one rule a row."""
     results = []
     for problem, donor, rule in zip(pool.problems, donors.tolist(), rules, strict=True):
@@ -130,7 +128,7 @@ def expected_results(run: Organism, pool: Pool, donors: Tensor, rules: Sequence[
     return torch.tensor(ids)[torch.tensor(results)]
 
 
-def says_loss(run: Organism, pool: Pool, thinking: Thinking) -> Tensor:
+def says_loss(run: Trained, pool: Pool, thinking: Thinking) -> Tensor:
     """Cross-entropy of the results that states, or subspaces of a thought, must say."""
     mechanism, losses = run.recipe.mechanism, [torch.zeros(())]
     for thought, result in mechanism.says.items():
@@ -157,7 +155,7 @@ def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
 
 
 def interchange_loss(
-    run: Organism, pool: Pool, alone: Thinking, donors: Tensor, rules: Sequence[Rule]
+    run: Trained, pool: Pool, alone: Thinking, donors: Tensor, rules: Sequence[Rule]
 ) -> Tensor:
     """Cross-entropy of the answers that the interchanges must give."""
     chosen = choices_of(rules, run.recipe.mechanism.num_latents)
@@ -175,7 +173,7 @@ def interchange_loss(
 
 
 def _follows_loss(
-    run: Organism,
+    run: Trained,
     pool: Pool,
     states: Sequence[Tensor],
     expected: Tensor,
@@ -191,7 +189,7 @@ def _follows_loss(
 
 
 @torch.no_grad()
-def rates(run: Organism, pool: Pool) -> tuple[float, list[float]]:
+def rates(run: Trained, pool: Pool) -> tuple[float, list[float]]:
     """Share of the problems answered right, and of interchanges that do what each rule says."""
     mechanism = run.recipe.mechanism
     alone = think_alone(run.model, run.projection, pool.batch, mechanism.num_latents)

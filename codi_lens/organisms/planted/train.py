@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from codi_lens.errors import UserError
 from codi_lens.organisms.planted.interchange import think_alone
 from codi_lens.organisms.planted.losses import (
-    Organism,
+    Trained,
     answer_logits,
     cross_entropy,
     interchange_loss,
@@ -112,9 +112,7 @@ class Trainer:
         gave_up = not now.exchanges and now.step >= recipe.at_most
         return gave_up or now.exchanged_steps >= recipe.steps
 
-    def train(
-        self, report: Callable[[Progress, list[float]], None], every: int = EVERY
-    ) -> Organism:
+    def train(self, report: Callable[[Progress, list[float]], None], every: int = EVERY) -> Trained:
         """To the end; `report` gets a line of the curve, and the rate of every rule, every so many steps."""
         run, now = self.run, self.progress
         began = time.perf_counter() - (run.curve[-1].seconds if run.curve else 0.0)
