@@ -50,14 +50,22 @@ def check_patterns(codi: HookedCodi, pairs: Sequence[Pair], settings: Settings) 
     Raises:
         UserError: names the first pair whose prompts differ in length.
     """
-    if not _has_patterns(settings):
-        return
+    if _has_patterns(settings):
+        why = "attention patterns can be exchanged between prompts of one length only (z, or q and k, can for any)"
+        check_lengths(codi, pairs, why)
+
+
+def check_lengths(codi: HookedCodi, pairs: Sequence[Pair], why: str) -> None:
+    """Checks that the two prompts of every pair are equally long; `why` they must be.
+
+    Raises:
+        UserError: names the first pair whose prompts differ in length.
+    """
     for pair in pairs:
         lengths = [len(codi.tokens.prompt(side.question)) for side in (pair.clean, pair.corrupted)]
         if lengths[0] != lengths[1]:
             raise UserError(
-                f"pair {pair.pair_id}: its prompts have {lengths[0]} and {lengths[1]} tokens; attention patterns can "
-                "be exchanged between prompts of one length only (z, or q and k, can for any)"
+                f"pair {pair.pair_id}: its prompts have {lengths[0]} and {lengths[1]} tokens; {why}"
             )
 
 

@@ -1,7 +1,5 @@
 """How fast attribution of all places is, beside forward and backward passes over as many tokens."""
 
-import statistics
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -12,6 +10,7 @@ from codi_lens.model.devices import pick_dtype
 from codi_lens.patching.settings import Label
 from experiments.benchmarks.floor import counted
 from experiments.benchmarks.models import Bench, make_bench
+from experiments.benchmarks.timing import medians
 
 STEPS = 10
 
@@ -34,13 +33,7 @@ def compare_attribution(shape: str, repeats: int, device: str, dtype: str) -> di
         ours()
     fed = sum(new for batch, new in passes.fed if batch == STEPS)
     ways: dict[str, Callable[[], None]] = {"attribution": ours, "plain": plain(bench, fed)}
-    seconds: dict[str, list[float]] = {name: [] for name in ways}
-    for _ in range(repeats):
-        for name, way in ways.items():
-            start = time.perf_counter()
-            way()
-            seconds[name].append(time.perf_counter() - start)
-    medians = {name: statistics.median(times) for name, times in seconds.items()}
+    seconds = medians(ways, repeats)
     return {
         "shape": shape,
         "places": len(places) * codi.config.num_latents,
@@ -49,8 +42,8 @@ def compare_attribution(shape: str, repeats: int, device: str, dtype: str) -> di
         "device": device,
         "dtype": dtype,
         "repeats": repeats,
-        "seconds": medians,
-        "ratio": medians["attribution"] / medians["plain"],
+        "seconds": seconds,
+        "ratio": seconds["attribution"] / seconds["plain"],
     }
 
 

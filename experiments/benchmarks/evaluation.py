@@ -1,7 +1,5 @@
 """How fast an evaluation is beside one question at a time, with the same answers."""
 
-import statistics
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -11,6 +9,7 @@ from codi_lens.data.datasets import Dataset, load_dataset
 from codi_lens.errors import UserError
 from codi_lens.model.devices import pick_dtype
 from codi_lens.threads import choose_threads
+from experiments.benchmarks.timing import medians
 
 LIMIT = 200
 
@@ -32,13 +31,7 @@ def compare_evaluations(limit: int | None, repeats: int, device: str, dtype: str
     texts = {name: way() for name, way in ways.items()}
     if any(given != texts["evaluate"] for given in texts.values()):
         raise UserError("the three ways give different answers; a larger --dtype rounds less")
-    seconds: dict[str, list[float]] = {name: [] for name in ways}
-    for _ in range(repeats):
-        for name, way in ways.items():
-            start = time.perf_counter()
-            way()
-            seconds[name].append(time.perf_counter() - start)
-    medians = {name: statistics.median(times) for name, times in seconds.items()}
+    seconds = medians(ways, repeats)
     return {
         "questions": len(dataset),
         "conditions": codi.config.num_latents + 2,
@@ -46,8 +39,8 @@ def compare_evaluations(limit: int | None, repeats: int, device: str, dtype: str
         "device": device,
         "threads": threads,
         "repeats": repeats,
-        "seconds": medians,
-        "ratios": {name: medians[name] / medians["evaluate"] for name in list(ways)[1:]},
+        "seconds": seconds,
+        "ratios": {name: seconds[name] / seconds["evaluate"] for name in list(ways)[1:]},
     }
 
 

@@ -13,7 +13,7 @@ from codi_lens.analysis.comparison import spearman
 from codi_lens.data.pairs import Pair
 from codi_lens.model.hooked_codi import HookedCodi
 from codi_lens.patching.effects import Cell, add_cell, random_directions
-from codi_lens.patching.experiments import POSITIONS, Experiment
+from codi_lens.patching.experiments.positions import Positions
 from codi_lens.patching.plan import NONE, Given, Plan, Runs, grid_of, place_at
 from codi_lens.patching.settings import Settings
 from codi_lens.patching.sweep import run_experiment
@@ -53,7 +53,7 @@ class Fidelity:
         return said if self.pearson >= BAR else f"{said} (below {BAR}: do not rely on single cells)"
 
 
-class SomeCells(type(POSITIONS)):  # type: ignore[misc]
+class SomeCells(Positions):
     """Position-wise patching of some cells of every pair alone."""
 
     def __init__(self, chosen: Mapping[int, Sequence[tuple[int, int]]]) -> None:
@@ -94,8 +94,7 @@ def measure_fidelity(
     for pair, row, column in drawn:
         chosen[pairs[pair].pair_id].append((row, column))
     asked = [pair for pair in pairs if chosen[pair.pair_id]]
-    experiment = cast(Experiment, SomeCells(chosen))
-    sweep = run_experiment(experiment, codi, asked, settings)
+    sweep = run_experiment(SomeCells(chosen), codi, asked, settings)
     place = {pair.pair_id: i for i, pair in enumerate(asked)}
     values = sweep.values(metric)[:, 0]
     exact = []

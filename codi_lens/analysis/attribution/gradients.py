@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from jaxtyping import Float
@@ -47,6 +48,7 @@ class Asked:
         """The pairs' questions of one side."""
         return [side_of(pair, side).question for pair in self.pairs]
 
+    @cached_property
     def answers(self) -> list[AnswerPair]:
         """The tokens of both answers of every pair."""
         return [READOUTS["stem"].answer(self.codi, pair) for pair in self.pairs]
@@ -91,8 +93,7 @@ def run(
     places = list(dict.fromkeys(Site(site.name, site.step) for site in sites))
     logits: dict[Side, Tensor] = {}
     kept: dict[Side, dict[Site, Tensor]] = {}
-    answers = asked.answers()
-    same = all(a.clean[:-1] == a.corrupted[:-1] for a in answers)  # then nothing else is fed
+    same = all(a.clean[:-1] == a.corrupted[:-1] for a in asked.answers)  # then nothing else is fed
     for side in SIDES[:1] if same else SIDES:
         into: dict[Site, Tensor] = {}
         told = [side_of(asked.pairs[row], side).answer for row in rows]
@@ -118,12 +119,11 @@ def measured(
         plain: logits [pair, (base, source), pos, d_vocab] of the unpatched runs, by the answer that is forced.
     """
     values: list[Tensor] = []
-    answers = asked.answers()
     for row, pair in enumerate(rows):
         both = {
             side: torch.cat([plain[side][pair], runs.logits[side][row : row + 1]]) for side in SIDES
         }
-        values.append(_metric(asked, answers[pair], both)[-1])
+        values.append(_metric(asked, asked.answers[pair], both)[-1])
     return torch.stack(values)
 
 

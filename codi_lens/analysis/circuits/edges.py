@@ -26,7 +26,7 @@ from codi_lens.data.pairs import Pair
 from codi_lens.errors import UserError, whole_number
 from codi_lens.model.hooked_codi import HookedCodi
 from codi_lens.model.hooks import Site
-from codi_lens.patching.checks import check_pairs
+from codi_lens.patching.checks import check_lengths, check_pairs
 
 METRIC = "logit_diff"
 
@@ -56,17 +56,12 @@ class Edges:
         self, kept: Bool[Tensor, "step receiver sender"]
     ) -> list[tuple[str, str, str, float]]:
         """(step, sender, receiver, score) of some edges, the largest first."""
-        mean = self.mean()
-        found = [
-            (
-                str(self.graph.steps[step]),
-                self.graph.senders[sender],
-                self.graph.receivers[receiver],
-                float(mean[step, receiver, sender]),
-            )
-            for step, receiver, sender in kept.nonzero().tolist()
+        graph, mean = self.graph, self.mean()
+        ranked = sorted(kept.nonzero().tolist(), key=lambda edge: -abs(float(mean[tuple(edge)])))
+        return [
+            (str(graph.steps[s]), graph.senders[u], graph.receivers[r], float(mean[s, r, u]))
+            for s, r, u in ranked
         ]
-        return sorted(found, key=lambda edge: -abs(edge[3]))
 
 
 def score_edges(
@@ -104,13 +99,8 @@ def check_alike(codi: HookedCodi, pairs: Sequence[Pair], num_latents: int) -> No
     if not pairs:
         raise UserError("there are no pairs")
     check_pairs(codi, pairs, num_latents)
-    for pair in pairs:
-        sizes = [len(codi.tokens.prompt(side.question)) for side in (pair.clean, pair.corrupted)]
-        if sizes[0] != sizes[1]:
-            raise UserError(
-                f"pair {pair.pair_id}: its prompts have {sizes[0]} and {sizes[1]} tokens; edges carry activations position "
-                "by position, so give pairs of equal length"
-            )
+    why = "edges carry activations position by position, so give pairs of equal length"
+    check_lengths(codi, pairs, why)
 
 
 def _scored(

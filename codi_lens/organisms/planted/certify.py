@@ -125,9 +125,8 @@ def examples(truth: Truth, result: str, count: int = 400, seed: int = 3) -> list
     """Interchanges of one result between held-out problems, each with the answer that follows; for `align`."""
     index, found = truth.variables.index(one_of(result, truth.variables, "result")), []
     for batch in heldout(truth, count, seed):
-        for problem, other in zip(batch, [*batch[1:], batch[0]], strict=True):
-            given = {index: other.values[index]}
-            answer = truth.planted.task.counterfactual(problem, given)[-1]
+        answers = counterfactuals(truth, batch, Rule((), (index,)))
+        for problem, other, answer in zip(batch, [*batch[1:], batch[0]], answers, strict=True):
             found.append(Example(problem.question, other.question, answer))
     return found
 
