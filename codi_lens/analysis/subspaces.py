@@ -26,9 +26,11 @@ from codi_lens.patching.settings import Label
 
 BATCH = 64
 SPREAD = 0.97
-"""Of the variance between sources and bases, in the directions that a subspace is looked for in."""
+"""Of the variance between sources and bases, in the directions that the search starts from."""
+DECAY = 1.0
+"""Weight decay of the search (AdamW): directions that nothing is learned of fade."""
 HELD_OUT = 4
-"""One example in so many is not learned from."""
+"""Of so many couples of questions, one is not learned from."""
 
 
 @dataclass(frozen=True)
@@ -108,30 +110,32 @@ def align(
     *,
     site: str = "resid_post",
     steps: int = 150,
-    lr: float = 0.05,
+    lr: float = 0.02,
     seed: int = 0,
 ) -> Alignment:
     """Learns the subspace of a place that holds a result.
 
     Args:
         codi: the model.
-        examples: interchanges of that result, such as `examples_of` makes of pairs; every fourth is held out.
+        examples: interchanges of that result, such as `examples_of` makes of pairs; every fourth couple of questions is held out.
         place: a row as in `patch_positions`: a layer, "thought", a head ….
         step: a latent, "bot" or "eot".
         rank: of the subspace.
         site: of a layer.
-        steps: of Adam, each on up to 64 examples.
+        steps: of AdamW, each on up to 64 examples.
         lr: its learning rate.
         seed: of the start, of the order, and of the random subspace.
 
     Raises:
-        UserError: a place that the model does not have, or a rank above its width.
+        UserError: a place that the model does not have, a rank above its width, or too few examples.
     """
     check_row(place, codi)
     (where,) = sites_of(site, place, step)  # type: ignore[arg-type]
-    held_out, learned = list(examples[::HELD_OUT]), _without(examples)
+    held_out, learned = _split(examples)
     if not learned:
-        raise UserError(f"{len(examples)} examples; give at least {HELD_OUT}")
+        raise UserError(
+            f"{len(examples)} examples of {min(1, len(examples))} couples of questions; give at least 2"
+        )
     sources = _activations(codi, [example.source for example in examples], where)
     width, rank = sources.shape[-1], whole_number(rank, "rank", at_least=1)
     if rank > width:
@@ -139,18 +143,26 @@ def align(
     generator = torch.Generator().manual_seed(seed)
     bases = _activations(codi, [example.base for example in examples], where)
     span = _varying(sources - bases, rank)
-    free = torch.randn(span.shape[1], rank, generator=generator, dtype=torch.float64).to(sources)
+    free = span @ torch.randn(span.shape[1], rank, generator=generator, dtype=torch.float64).to(
+        span
+    )
     random = torch.linalg.qr(torch.randn(width, rank, generator=generator).to(sources))[0]
-    taught = torch.cat([sources[i : i + HELD_OUT][1:] for i in range(0, len(sources), HELD_OUT)])
-    basis, losses = _learned(codi, learned, taught, where, span, free, steps, lr, generator)
-    kept = sources[::HELD_OUT]
+    taught = [examples[i] for i in learned]
+    basis, losses = _learned(codi, taught, sources[learned], where, free, steps, lr, generator)
+    asked = [examples[i] for i in held_out]
     compared = {"iia": basis, "random": random, "whole": torch.eye(width).to(sources)}
-    rates = {name: _iia(codi, held_out, kept, where, one) for name, one in compared.items()}
+    rates = {
+        name: _iia(codi, asked, sources[held_out], where, one) for name, one in compared.items()
+    }
     return Alignment(where, basis, losses=tuple(losses), n=len(held_out), **rates)
 
 
-def _without(examples: Sequence[Example]) -> list[Example]:
-    return [example for i, example in enumerate(examples) if i % HELD_OUT]
+def _split(examples: Sequence[Example]) -> tuple[list[int], list[int]]:
+    """Indices of the examples that are held out, and of those to learn from; both directions of a couple together."""
+    couples = [frozenset((example.base, example.source)) for example in examples]
+    number = {couple: i for i, couple in enumerate(dict.fromkeys(couples))}
+    held_out = [i for i, couple in enumerate(couples) if number[couple] % HELD_OUT == 0]
+    return held_out, sorted(set(range(len(examples))) - set(held_out))
 
 
 def _learned(
@@ -158,30 +170,30 @@ def _learned(
     examples: Sequence[Example],
     sources: Float[Tensor, "example width"],
     site: Site,
-    span: Float[Tensor, "width varying"],
-    free: Float[Tensor, "varying rank"],
+    free: Float[Tensor, "width rank"],
     steps: int,
     lr: float,
     generator: torch.Generator,
 ) -> tuple[Float[Tensor, "width rank"], list[float]]:
     """The basis that makes the answers likeliest: the Q of a free matrix, so that it stays orthonormal."""
     free = free.clone().requires_grad_()
-    optimizer, losses = torch.optim.Adam([free], lr=lr), []
+    optimizer, losses = torch.optim.AdamW([free], lr=lr, weight_decay=DECAY), []
     for batch in _batches(len(examples), steps, generator):
-        basis = span @ torch.linalg.qr(free)[0]
+        basis = torch.linalg.qr(free)[0]
         chosen = [examples[i] for i in batch]
         loss = _loss(codi, chosen, site, _exchange(site, sources[batch], basis))
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
         losses.append(loss.item())
-    return span @ torch.linalg.qr(free.detach())[0], losses
+    return torch.linalg.qr(free.detach())[0], losses
 
 
 def _varying(changes: Float[Tensor, "example width"], rank: int) -> Float[Tensor, "width varying"]:
     """An orthonormal basis of the directions in which examples differ; of all, where these are no more than `rank`.
 
-    Exchanging the others does nothing, so that nothing would be learned of them.
+    A search that starts in the others keeps what it started from: little is learned of them. It may end there, since
+    what is read of a place need not lie where the place varies.
     """
     _, sizes, directions = torch.linalg.svd(changes.double(), full_matrices=True)
     shares = (sizes.square() / sizes.square().sum()).cumsum(0)

@@ -47,6 +47,8 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 def measure(arguments: argparse.Namespace) -> None:
     """Scores, prints the tables and writes them."""
     check_unused(arguments.out)
+    from tqdm.auto import tqdm
+
     from codi_lens import plots
     from codi_lens.errors import one_of
     from codi_lens.files import write_json, write_text
@@ -59,7 +61,9 @@ def measure(arguments: argparse.Namespace) -> None:
     organisms = [load_organism(name) for name in arguments.organisms or ORGANISMS]
     folder = fresh_folder(arguments.out, "scorecard")
     choose_threads(organisms[0].codi.model.cfg.d_model, arguments.threads)
-    scores = scorecard(organisms, arguments.methods)
+    total = len(organisms) * len(arguments.methods or METHODS)
+    with tqdm(total=total, desc="scorecard", unit="score") as bar:
+        scores = scorecard(organisms, arguments.methods, lambda score: bar.update())
     paths = folder / "scorecard.json", folder / "scorecard.html"
     write_json({paths[0]: as_json(scores)})
     write_text(paths[1], plots.page({"scorecard": plots.scorecard(as_json(scores))}))

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from codi_lens.analysis.attribution import attribute
 from codi_lens.analysis.circuits import Edges, measure_faithfulness, run_circuits, score_edges
+from codi_lens.analysis.subspaces import align, examples_of
 from codi_lens.data.pairs import SIDES, Pair, side_of
 from codi_lens.model.hooked_codi import HookedCodi
 from codi_lens.patching.api import (
@@ -29,6 +30,7 @@ from codi_lens.patching.result import Sweep
 
 EDGE_STEPS = 5
 """Points of the integral of edge attribution."""
+SUBSPACE_RANK, SUBSPACE_STEPS, SUBSPACE_LR = 16, 20, 0.1
 LEAST = 0.1
 """What is below a tenth of an effect is no finding, whatever the control says."""
 Scores: TypeAlias = Float[Tensor, "pair thought"]
@@ -200,6 +202,24 @@ def edge_attribution(codi: HookedCodi, pairs: Sequence[Pair]) -> Findings:
     curve = measure_faithfulness(codi, Edges(graph, tuple(pairs[some]), edges.scores[some]))
     scores = fed / (clean - corrupted)[:, None]
     return Findings(scores, runs=2 + EDGE_STEPS, cpr=curve.cpr, cmd=curve.cmd)
+
+
+@register_method("subspaces")
+def subspaces(codi: HookedCodi, pairs: Sequence[Pair]) -> Findings:
+    """How often a learned subspace of a thought makes the answer follow the result that differs, on held-out pairs."""
+    first = [first_change(pair) for pair in pairs]
+    scores, random = torch.zeros(len(pairs), codi.num_latents()), LEAST
+    for result in set(first):
+        own = [i for i, changed in enumerate(first) if changed == result]
+        if len(own) < 2:  # of a single pair nothing could be held out
+            continue
+        asked = examples_of([pairs[i] for i in own], result)
+        for k in range(codi.num_latents()):
+            found = align(
+                codi, asked, "thought", k, SUBSPACE_RANK, steps=SUBSPACE_STEPS, lr=SUBSPACE_LR
+            )
+            scores[own, k], random = found.iia, max(random, found.random)
+    return Findings(scores, random, runs=SUBSPACE_STEPS + 5)
 
 
 @register_method("logit lens")

@@ -129,7 +129,7 @@ def by_first_change(scores: Tensor, organism: Organism) -> dict[str, Tensor]:
 def scorecard(
     organisms: Iterable[Organism],
     methods: Sequence[str] = (),
-    progress: Callable[[Score], None] = lambda score: None,
+    progress: Callable[[Score], object] = lambda score: None,
 ) -> list[Score]:
     """Every method, or those named, on every organism."""
     scores = []
