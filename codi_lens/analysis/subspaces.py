@@ -134,7 +134,7 @@ def align(
     held_out, learned = _split(examples)
     if not learned:
         raise UserError(
-            f"{len(examples)} examples of {min(1, len(examples))} couples of questions; give at least 2"
+            f"{len(examples)} examples of one couple of questions leave none to learn from; give two couples"
         )
     sources = _activations(codi, [example.source for example in examples], where)
     width, rank = sources.shape[-1], whole_number(rank, "rank", at_least=1)

@@ -96,5 +96,5 @@ def test_bad_places_and_ranks_are_refused(tiny):
         align(HookedCodi.from_pretrained("toy"), asked, 0, 1, 97)
     with pytest.raises(UserError, match="no layer 9"):
         align(tiny, asked, 9, 1, 2)
-    with pytest.raises(UserError, match="2 examples of 1 couples of questions; give at least 2"):
+    with pytest.raises(UserError, match="2 examples of one couple of questions leave none"):
         align(HookedCodi.from_pretrained("toy"), asked[:2], 0, 1, 2)

@@ -1,0 +1,122 @@
+"""One question on a page of its own: its thoughts side by side. It opens without a network and fetches nothing."""
+
+import re
+from html import escape
+from importlib.resources import files
+from typing import Any
+
+from jaxtyping import Float
+from torch import Tensor
+
+from codi_lens.analysis.thoughts import Reading, Thoughts
+from codi_lens.plots import OFFLINE
+from codi_lens.report.build import embedded
+
+DIGITS = 4
+FRAME = re.compile(r"<.*>")
+
+
+def thoughts_page(found: Thoughts) -> str:
+    """The page, as HTML.
+
+    Args:
+        found: what `read_thoughts` read.
+    """
+    folder = files("codi_lens.report")
+    page = (folder / "thoughts_page.html").read_text(encoding="utf-8")
+    parts = {
+        "offline": OFFLINE,
+        "title": escape(found.question),
+        "style": (folder / "thoughts_page.css").read_text(encoding="utf-8"),
+        "script": (folder / "thoughts_page.js").read_text(encoding="utf-8"),
+        "data": embedded(as_json(found)),
+    }
+    for name, content in parts.items():
+        before, _, after = page.partition("{{" + name + "}}")
+        page = before + content + after
+    return page
+
+
+def as_json(found: Thoughts) -> dict[str, Any]:
+    """All that the page shows, as plain data; probabilities and weights to four digits."""
+    recovery = found.recovery
+    return {
+        "model": found.model,
+        "question": found.question,
+        "others": list(found.others),
+        "expected": None if found.expected is None else str(found.expected),
+        "answer": str(found.answer),
+        "labels": list(found.labels),
+        "kinds": kinds(found),
+        "prompt": found.prompt,
+        "steps": [str(step) for step in found.steps],
+        "positions": list(found.positions),
+        "readings": {name: _reading(reading) for name, reading in found.readings.items()},
+        # As whole ten-thousandths, which are a third of the size.
+        "attention": (found.attention.double() * 10**DIGITS).round().long().tolist(),
+        "zero": _rounded(found.zero),
+        "resample": _rounded(found.resample),
+        "stops": [
+            {
+                "text": stop.text,
+                "answer": None if stop.answer is None else str(stop.answer),
+                "own": _number(stop.own),
+                "final": _number(stop.final),
+            }
+            for stop in found.stops
+        ],
+        "corrupted": recovery and recovery.outcomes[0].pair.corrupted.question,
+        "recovery": recovery and _rounded(recovery.values("recovery")[0, 0]),
+    }
+
+
+def kinds(found: Thoughts) -> list[str]:
+    """What each position is: of the question a "number", a "word" or "frame" (BOS); "frame", a "thought", the "end"."""
+    latents = {
+        position
+        for step, position in zip(found.steps, found.positions, strict=True)
+        if isinstance(step, int)
+    }
+    last = max(latents, default=len(found.labels))
+
+    def kind(position: int, label: str) -> str:
+        if position in latents:
+            return "thought"
+        if position > last:
+            return "end"
+        if FRAME.fullmatch(label) or position >= found.prompt:
+            return "frame"
+        return "number" if any(c.isdigit() for c in label) else "word"
+
+    return [kind(position, label) for position, label in enumerate(found.labels)]
+
+
+def _reading(reading: Reading) -> dict[str, Any]:
+    return {
+        "said": [
+            [[[t.text, _number(t.share), _number(t.control)] for t in cell] for cell in row]
+            for row in reading.said
+        ],
+        "results": [
+            {
+                "value": str(result.value),
+                "share": _rounded(result.share),
+                "rank": result.rank.tolist(),
+                "control": _rounded(result.control),
+                "readable": result.readable,
+            }
+            for result in reading.results
+        ],
+    }
+
+
+def _number(value: float | None) -> float | None:
+    """NaN, which JSON has not, is nothing too."""
+    return None if value is None or value != value else float(f"{value:.{DIGITS}g}")
+
+
+def _rounded(values: Float[Tensor, "..."] | None) -> Any:
+    def plain(entry: Any) -> Any:
+        return [plain(one) for one in entry] if isinstance(entry, list) else _number(entry)
+
+    return None if values is None else plain(values.tolist())
