@@ -2,6 +2,7 @@ from . import plots as plots
 from .analysis.asking import ask_under_hooks as ask_under_hooks
 from .analysis.attribution import attribute as attribute
 from .analysis.subspaces import align as align
+from .analysis.thoughts import read_thoughts as read_thoughts
 from .data.pairs import Pair as Pair
 from .data.pairs import Variant as Variant
 from .data.pairs import load_pairs as load_pairs
@@ -19,3 +20,4 @@ from .patching.api import patch_positions as patch_positions
 from .patching.api import patch_routes as patch_routes
 from .patching.means import mean_activations as mean_activations
 from .patching.result import Sweep as Sweep
+from .report.thoughts.page import show_thoughts as show_thoughts

@@ -170,12 +170,13 @@ def read_thoughts(
         _after(codi, asked.question, answer, torch.zeros(count, codi.model.cfg.d_model)),
         _resampled(codi, asked.question, answer, others, count),
         stops,
-        pair and patch_positions(codi, [pair], layers=_rows(codi), num_latents=count),
+        None if pair is None else _recovery(codi, pair, count),
     )
 
 
-def _rows(codi: HookedCodi) -> list[int | str]:
-    return [THOUGHT, *range(codi.model.cfg.n_layers)]
+def _recovery(codi: HookedCodi, pair: Pair, count: int) -> Sweep:
+    rows = [THOUGHT, *range(codi.model.cfg.n_layers)]
+    return patch_positions(codi, [pair], layers=rows, num_latents=count)
 
 
 def _cache(codi: HookedCodi, question: str, answer: Answer | None, count: int) -> CodiCache:
@@ -209,7 +210,7 @@ def _said(
     return tuple(
         tuple(
             tuple(
-                Token(str(decode([i])), share, there and there[layer][step][place])
+                Token(str(decode([i])), share, None if there is None else there[layer][step][place])
                 for place, (i, share) in enumerate(zip(*cell, strict=True))
             )
             for step, cell in enumerate(zip(*row, strict=True))

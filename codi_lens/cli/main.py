@@ -18,6 +18,7 @@ NAMES = (
     "path_patching",
     "knockout",
     "influence",
+    "thoughts",
     "attribution",
     "circuit",
     "subspaces",

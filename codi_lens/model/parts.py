@@ -1,8 +1,9 @@
 """What a `HookedCodi` consists of, where it comes from, and how it moves."""
 
 from collections.abc import Sequence
+from importlib import import_module
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import torch
 from torch import nn
@@ -12,6 +13,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from codi_lens.checkpoint.config import CodiConfig
 from codi_lens.checkpoint.load_report import LoadReport
 from codi_lens.choices import DTYPES
+from codi_lens.data.pairs import Pair
 from codi_lens.errors import UserError
 from codi_lens.model.backend import HookedBackend, lock_of, to_hooked
 from codi_lens.model.devices import pick_device, pick_dtype
@@ -221,6 +223,22 @@ class CodiParts:
     def device(self) -> torch.device:
         """Where the weights are."""
         return self.loop.device
+
+    def show_thoughts(
+        self,
+        question: str | Pair,
+        *,
+        tuned: Any = None,
+        others: Sequence[str] | None = None,
+        num_latents: int | None = None,
+        height: int = 960,
+    ) -> Any:
+        """One question, or a pair's clean one, as a page in a notebook: `codi_lens.show_thoughts` on this model."""
+        # Pages are made on a floor above this one, so that is not imported but looked up.
+        page = import_module("codi_lens.report.thoughts")
+        return page.show_thoughts(
+            self, question, tuned=tuned, others=others, num_latents=num_latents, height=height
+        )
 
     def foreign_hooks(self) -> tuple[str, ...]:
         """Where on the model and the projection somebody has left hooks; see `hooks.foreign_hooks`."""

@@ -1,83 +1,4 @@
-"use strict";
-// One question: read-outs, attention and effects, column by column. Everything is in the page's own data.
-const data = JSON.parse(document.getElementById("data").textContent);
-const byId = (id) => document.getElementById(id);
-const SCALE = 10000; // attention is stored in ten-thousandths
-const LEAST = 0.03; // of attention: what an arc is drawn for
-const WORDS = "no one two three four five six seven eight nine ten eleven twelve".split(" ");
-const KINDS = { number: "numbers", word: "words", frame: "BOS, bot", thought: "thoughts", end: "eot" };
-const FED = "the thought that is fed: made of the last layer at the step before";
-const layers = data.attention.length, heads = data.attention[0].length;
-const columns = data.steps.map((step, i) => ({
-  index: i,
-  latent: /^\d+$/.test(step) ? Number(step) : null,
-  name: /^\d+$/.test(step) ? `thought ${step}` : step === "eot" ? "answer" : step,
-}));
-const latents = columns.filter((c) => c.latent !== null).length;
-const state = { lens: Object.keys(data.readings)[0], view: "says", layer: null, head: null, row: 0, column: 0 };
-const reading = () => data.readings[state.lens];
-const two = (x) => (x === null || x === undefined ? "–" : x.toFixed(2));
-const mean = (rows) => rows[0].map((_, i) => rows.reduce((sum, row) => sum + row[i], 0) / rows.length);
-
-function el(tag, attributes = {}, ...children) {
-  const node = document.createElement(tag);
-  for (const [name, value] of Object.entries(attributes)) {
-    if (name in node && typeof value !== "string") node[name] = value;
-    else node.setAttribute(name, value);
-  }
-  node.append(...children);
-  return node;
-}
-
-/** Attention from a column's step to every position, by the chosen layer and head or their mean. */
-function weights(column) {
-  const chosen = state.layer === null ? data.attention : [data.attention[state.layer]];
-  const rows = chosen.flatMap((layer) => (state.head === null ? layer : [layer[state.head]]));
-  return mean(rows.map((head) => head[column])).map((x) => x / SCALE);
-}
-
-const visible = (token) => token.replaceAll("\n", "⏎").replace(/^ /, "␣") || "∅";
-const answerAfter = (k) => data.stops[k].answer ?? data.stops[k].text;
-const recovery = (row, column) => {
-  const k = columns[column].latent;
-  return data.recovery && k !== null ? data.recovery[row + 1][k] : null; // row −1 is the thought that is fed
-};
-
-/** What a cell shows, and how strongly: the most likely token, or what patching it recovers. */
-function shown(row, column) {
-  if (state.view === "recovery") {
-    const value = recovery(row, column);
-    const size = Math.min(1, Math.abs(value ?? 0));
-    return { text: "", value, colour: `rgb(var(${value < 0 ? "--minus" : "--plus"}) / ${0.75 * size})` };
-  }
-  const from = row < 0 ? [layers - 1, column - 1] : [row, column];
-  const top = reading().said[from[0]]?.[from[1]]?.[0];
-  if (!top) return { text: "", value: null, colour: "none" };
-  const [text, value, control] = top;
-  return { text: visible(text), value, control, colour: `rgb(var(--cell) / ${row < 0 ? 0 : 0.62 * value})` };
-}
-
-const firstOf = (result) => (result.readable ? result.readable.join() : null);
-function marks(row, column) {
-  if (row < 0 || state.view !== "says") return "";
-  const there = reading().results.filter((result) => result.rank[row][column] === 1);
-  if (!there.length) return "";
-  return there.some((result) => firstOf(result) === `${row},${column}`) ? " known first" : " known";
-}
-
-function box(row, column) {
-  const cell = shown(row, column);
-  const value = cell.value === null ? "" : two(cell.value);
-  const node = el("div", { class: "box" + marks(row, column) }, el("span", {}, cell.text), el("span", {}, value));
-  node.style.background = cell.colour;
-  if (cell.control !== null && cell.control !== undefined && row >= 0) {
-    const tick = el("i", { class: "tick", title: `other questions: ${two(cell.control)}` });
-    tick.style.left = `calc(${100 * cell.control}% - 1px)`;
-    node.append(tick);
-  }
-  return node;
-}
-
+// The page: read-outs by layer and step, with what each column reads and does.
 function drawCells() {
   for (const td of document.querySelectorAll("td[data-row]")) {
     const row = Number(td.dataset.row), column = Number(td.dataset.column);
@@ -87,27 +8,12 @@ function drawCells() {
   }
 }
 
-function bar(column) {
-  const of = weights(column), node = el("div", { class: "bar" });
-  const shares = Object.keys(KINDS).map((kind) => [kind, of.reduce((s, w, i) => s + (data.kinds[i] === kind ? w : 0), 0)]);
-  for (const [kind, share] of shares) {
-    const part = el("i");
-    part.style.width = `${100 * share}%`;
-    part.style.background = `var(--${kind})`;
-    node.append(part);
-  }
-  node.title = shares.map(([kind, share]) => `${KINDS[kind]} ${two(share)}`).join(", ");
-  node.setAttribute("role", "img");
-  node.setAttribute("aria-label", `reads ${node.title}`);
-  return node;
-}
-
 /** Rows below the read-outs: [name, what it is, column -> its cell's content]. */
 function facts() {
   const whole = data.stops.at(-1).own;
   const after = (values) => (c) => (c.latent === null || !values ? "" : changed(values[c.latent], whole));
   const stopped = (c) => {
-    if (c.name === "answer") return [el("b", {}, data.answer), ` ${two(whole)}`];
+    if (c.name === "answer") return [el("b", {}, answer), ` ${two(whole)}`];
     const k = c.latent === null ? 0 : c.latent + 1;
     return [el("b", {}, answerAfter(k)), ` ${two(data.stops[k].own)}`];
   };
@@ -147,6 +53,7 @@ function drawTable() {
     body.append(tr);
   });
   byId("grid").replaceChildren(el("thead", {}, head), body);
+  byId("grid").classList.toggle("dense", layers > 12);
   drawCells();
 }
 
@@ -177,22 +84,6 @@ function drawAttention(column) {
   byId("arcs").replaceChildren(...paths.map(([node, weight, kind]) => arc(header(column), node, weight, kind)));
 }
 
-const header = (column) => document.querySelector(`thead [data-column="${column}"]`);
-
-function arc(from, to, weight, kind) {
-  const stage = byId("stage").getBoundingClientRect(), a = from.getBoundingClientRect(), b = to.getBoundingClientRect();
-  const beside = to.tagName === "TH";
-  const x0 = a.left + a.width / 2 - stage.left, y0 = a.top - stage.top;
-  const x1 = b.left + b.width / 2 - stage.left, y1 = (beside ? b.top : b.bottom) - stage.top;
-  const lift = beside ? y0 - 22 : (y0 + y1) / 2;
-  const path = document.createElementNS("http://www.w3.org/2000/svg", "path");
-  path.setAttribute("d", `M${x0},${y0} C${x0},${lift} ${x1},${lift} ${x1},${y1}`);
-  path.style.stroke = `var(--${kind})`;
-  path.style.strokeWidth = `${1 + 9 * weight}px`;
-  path.style.opacity = `${0.35 + 0.6 * weight}`;
-  return path;
-}
-
 function lookAt(column) {
   for (const node of document.querySelectorAll("#grid [data-column]")) {
     node.classList.toggle("at", Number(node.dataset.column) === column);
@@ -213,12 +104,6 @@ function select(row, column, focus = false) {
   drawDetail();
 }
 
-function listing(title, head, rows) {
-  const cells = (tag, row) => row.map((text) => el(tag, {}, String(text)));
-  const table = el("table", {}, el("tr", {}, ...cells("th", head)), ...rows.map((row) => el("tr", {}, ...cells("td", row))));
-  return el("div", {}, el("h3", {}, title), table);
-}
-
 function drawDetail() {
   const { row, column } = state, c = columns[column];
   const from = row < 0 ? [layers - 1, column - 1] : [row, column];
@@ -226,7 +111,7 @@ function drawDetail() {
   const said = reading().said[from[0]]?.[from[1]];
   if (said) {
     parts.push(listing(`says (${state.lens})`, ["token", "p", "others"], said.map(([t, p, o]) => [visible(t), two(p), two(o)])));
-    const known = reading().results.map((r) => [r.value, r.rank[from[0]][from[1]], two(r.share[from[0]][from[1]]), two(r.control?.[from[0]][from[1]])]);
+    const known = reading().results.map((r) => [short(r.value), r.rank[from[0]][from[1]], two(r.share[from[0]][from[1]]), two(r.control?.[from[0]][from[1]])]);
     parts.push(listing("known results", ["result", "rank", "p", "others"], known));
   }
   const of = weights(column).map((w, i) => [w, i]).sort((a, b) => b[0] - a[0]).slice(0, 5);
@@ -235,19 +120,12 @@ function drawDetail() {
     const rows = [["set to zero", two(data.zero[c.latent])]];
     if (data.resample) rows.push(["another question's", two(data.resample[c.latent])]);
     if (data.recovery) rows.push([`recovery, patched ${row < 0 ? "as fed" : `at layer ${row}`}`, two(recovery(row, column))]);
-    parts.push(listing(`does: p(${data.answer}) is ${two(data.stops.at(-1).own)}`, ["changed", "then"], rows));
+    parts.push(listing(`does: p(${answer}) is ${two(data.stops.at(-1).own)}`, ["changed", "then"], rows));
   }
   byId("detail").replaceChildren(...parts);
 }
 
 const named = (i) => (data.kinds[i] === "thought" ? `thought ${i - data.positions[0] - 1}` : `${visible(data.labels[i])} (${i})`);
-
-function chooser(id, label, options, onChange) {
-  const select = el("select", { id });
-  for (const [value, text] of options) select.append(el("option", { value }, text));
-  select.addEventListener("change", () => onChange(select.value));
-  return el("label", {}, `${label} `, select);
-}
 
 function drawChoices() {
   const redraw = () => {
@@ -291,7 +169,7 @@ function drawResults() {
       ? ` first most likely at ${columns[where[1]].name}, layer ${where[0]}: ${two(result.share[where[0]][where[1]])}` +
         (result.control ? `, other questions ${two(result.control[where[0]][where[1]])}` : "")
       : " is nowhere the most likely token";
-    const button = el("button", { type: "button" }, el("b", {}, result.value), text);
+    const button = el("button", { type: "button" }, el("b", {}, short(result.value)), text);
     if (where) button.addEventListener("click", () => select(where[0], where[1], true));
     return el("li", { "data-result": result.value }, button);
   });
@@ -302,7 +180,7 @@ function drawWords() {
   byId("title").textContent = `One question, ${WORDS[latents] ?? latents} thought${latents === 1 ? "" : "s"}`;
   const right = data.expected === null ? "" : data.expected === data.answer ? ", right" : `, wrong: it is ${data.expected}`;
   const less = latents ? ` · without thoughts it says ${answerAfter(0)} (${two(data.stops[0].own)})` : "";
-  byId("about").append(`${data.model} · answer `, el("b", {}, data.answer), ` (${two(data.stops.at(-1).own)})${right}${less}`);
+  byId("about").append(`${data.model} · answer `, el("b", {}, answer), ` (${two(data.stops.at(-1).own)})${right}${less}`);
   const controls = data.others.length
     ? `Grey tick, and "others": the same read-out on ${data.others.length} questions with other numbers, such as “${data.others[0]}”. What is as likely there is no evidence. `
     : "There are no other questions to compare with. ";
@@ -348,3 +226,4 @@ drawLegend();
 drawTable();
 listen();
 select(layers - 1, Math.max(0, strongest()));
+byId("scroll").scrollLeft = header(state.column).offsetLeft - 200;

@@ -1,6 +1,7 @@
-"""One question on a page of its own: its thoughts side by side. It opens without a network and fetches nothing."""
+"""What `read_thoughts` read, as a page that opens without a network and fetches nothing."""
 
 import re
+from collections.abc import Sequence
 from html import escape
 from importlib.resources import files
 from typing import Any
@@ -8,11 +9,18 @@ from typing import Any
 from jaxtyping import Float
 from torch import Tensor
 
-from codi_lens.analysis.thoughts import Reading, Thoughts
-from codi_lens.plots import OFFLINE
+from codi_lens.analysis.thoughts import Lens, Reading, Thoughts, read_thoughts
+from codi_lens.data.pairs import Pair
+from codi_lens.errors import UserError
+from codi_lens.model.hooked_codi import HookedCodi
+from codi_lens.plots.figure import NOTEBOOK
+from codi_lens.plots.pages import OFFLINE
 from codi_lens.report.build import embedded
 
 DIGITS = 4
+SCRIPTS = ("numbers.js", "drawing.js", "page.js")
+HEIGHT = 960
+"""Of the page in a notebook, in pixels."""
 FRAME = re.compile(r"<.*>")
 
 
@@ -22,19 +30,59 @@ def thoughts_page(found: Thoughts) -> str:
     Args:
         found: what `read_thoughts` read.
     """
-    folder = files("codi_lens.report")
-    page = (folder / "thoughts_page.html").read_text(encoding="utf-8")
+    folder = files("codi_lens.report.thoughts")
+
+    def text(name: str) -> str:
+        return (folder / name).read_text(encoding="utf-8")
+
+    page = text("page.html")
     parts = {
         "offline": OFFLINE,
         "title": escape(found.question),
-        "style": (folder / "thoughts_page.css").read_text(encoding="utf-8"),
-        "script": (folder / "thoughts_page.js").read_text(encoding="utf-8"),
+        "style": text("page.css"),
+        "script": "".join(map(text, SCRIPTS)),
         "data": embedded(as_json(found)),
     }
     for name, content in parts.items():
         before, _, after = page.partition("{{" + name + "}}")
         page = before + content + after
     return page
+
+
+def show_thoughts(
+    codi: HookedCodi,
+    question: str | Pair,
+    *,
+    tuned: Lens | None = None,
+    others: Sequence[str] | None = None,
+    num_latents: int | None = None,
+    height: int = HEIGHT,
+) -> Any:
+    """The page of one question, to be shown in a notebook; no server, no network.
+
+    Args:
+        codi: the model.
+        question: to ask; or a pair, whose clean question is asked and patched into the corrupted one.
+        tuned, others, num_latents: as in `read_thoughts`.
+        height: of the frame that it is in, in pixels.
+
+    Returns:
+        IPython's `HTML`.
+
+    Raises:
+        UserError: as `read_thoughts` does, or IPython is not installed.
+    """
+    try:
+        from IPython.display import HTML
+    except ImportError as error:
+        raise UserError(
+            f"showing a page needs IPython, which is not installed: {NOTEBOOK}"
+        ) from error
+    found = read_thoughts(codi, question, tuned=tuned, others=others, num_latents=num_latents)
+    inside = escape(thoughts_page(found), quote=True)
+    style = f"width:100%;height:{height}px;border:0"
+    # A frame of its own: neither page styles the other. (IPython warns of text that begins with one.)
+    return HTML(f'<div><iframe title="thoughts" srcdoc="{inside}" style="{style}"></iframe></div>')
 
 
 def as_json(found: Thoughts) -> dict[str, Any]:
