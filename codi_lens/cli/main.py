@@ -21,6 +21,7 @@ NAMES = (
     "attribution",
     "circuit",
     "subspaces",
+    "lens",
     "compare",
     "report",
     "inspect_checkpoint",
