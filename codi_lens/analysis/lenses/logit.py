@@ -117,9 +117,7 @@ def first_token(codi: HookedCodi, result: Answer) -> int:
     return answer_tokens(codi.tokens.tokenizer, codi.config.answer_stem, result).answer[0]
 
 
-def rank_of(
-    logits: Float[Tensor, "row column d_vocab"], token: int
-) -> Int[Tensor, "row column"]:
+def rank_of(logits: Float[Tensor, "row column d_vocab"], token: int) -> Int[Tensor, "row column"]:
     """Rank of a token (1: most likely) at every cell."""
     return (logits > logits[..., token, None]).sum(-1) + 1
 

@@ -100,7 +100,10 @@ def lens_map(
             asked[row].append(((name, row, "own"), token))
             asked[donors[name][row]].append(((name, row, "control"), token))
     read: dict[Cell, tuple[Tensor, Tensor]] = {}
-    for row, (columns, logits) in enumerate(_read(codi, variants, lens, steps, num_latents)):
+    columns: tuple[Step, ...] = ()
+    for row, (columns, logits) in enumerate(  # noqa: B007 - the same for all rows, and used behind
+        _read(codi, variants, lens, steps, num_latents)
+    ):
         probabilities = logits.softmax(-1)
         for cell, token in asked[row]:
             read[cell] = probabilities[..., token].cpu(), rank_of(logits, token).cpu()
@@ -167,9 +170,7 @@ def _read(
                 yield columns, lens.logits(codi, cache, row=row, steps=columns)
 
 
-def _decoded(
-    read: dict[Cell, tuple[Tensor, Tensor]], name: str, donors: dict[int, int]
-) -> Decoded:
+def _decoded(read: dict[Cell, tuple[Tensor, Tensor]], name: str, donors: dict[int, int]) -> Decoded:
     """What was read of one result, question by question."""
     tables = (
         torch.stack([read[name, row, whose][i] for row in donors])

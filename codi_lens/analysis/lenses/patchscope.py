@@ -116,7 +116,9 @@ def _site(codi: HookedCodi, site: str, place: Label, step: Step) -> Site:
     """The one activation that a place and a step mean."""
     check_row(place, codi)
     if step == "answer":
-        raise UserError("a state at step 'answer' is none of one pass; give prompt, bot, a latent or eot")
+        raise UserError(
+            "a state at step 'answer' is none of one pass; give prompt, bot, a latent or eot"
+        )
     found = sites_of(site, place, step)
     if len(found) > 1 or by_query(found[0].name):
         names = " and ".join(str(one.name) for one in found)

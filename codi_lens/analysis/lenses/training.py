@@ -13,7 +13,7 @@ from torch import Tensor
 
 from codi_lens.analysis.lenses.logit import read_out, resid_names, steps_of
 from codi_lens.analysis.lenses.tuned import HeldOut, TunedLens, identity, moved
-from codi_lens.errors import UserError
+from codi_lens.errors import UserError, whole_number
 from codi_lens.model.hooked_codi import HookedCodi
 from codi_lens.model.hooks import Step
 
@@ -56,6 +56,7 @@ def train_tuned_lens(
     Raises:
         UserError: too few questions, or a step that the runs do not have.
     """
+    whole_number(learning_steps, "learning_steps")
     asked = list(dict.fromkeys(questions))
     if len(asked) < HELD_OUT:
         raise UserError(f"{len(asked)} different questions; give at least {HELD_OUT}")
@@ -92,7 +93,9 @@ def _collect(
                 raise UserError(f"the runs have no step {step!r}; they have {known}")
             where = cache.positions[step]
             real = cache.mask[:, where].bool()
-            found.setdefault(step, []).append(torch.stack([cache[n][:, where][real] for n in names]))
+            found.setdefault(step, []).append(
+                torch.stack([cache[n][:, where][real] for n in names])
+            )
     return {step: torch.cat(parts, dim=1) for step, parts in found.items()}
 
 

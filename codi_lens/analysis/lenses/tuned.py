@@ -81,7 +81,9 @@ class TunedLens:
         """Every layer's states at a step, in the last layer's space."""
         if self.per_step and step not in self.held_out.steps:
             known = ", ".join(map(str, self.held_out.steps))
-            raise UserError(f"the tuned lens has no map for step {step!r}; it was trained at {known}")
+            raise UserError(
+                f"the tuned lens has no map for step {step!r}; it was trained at {known}"
+            )
         group = self.held_out.steps.index(step) if self.per_step else 0
         return moved(states, self.weights[group], self.biases[group][:, None])
 
@@ -117,17 +119,21 @@ class TunedLens:
         folder = expand(folder)
         for name in (TENSORS, ABOUT):
             if not (folder / name).is_file():
-                raise UserError(f"{folder} holds no {name}; give a folder that a tuned lens was saved in")
+                raise UserError(
+                    f"{folder} holds no {name}; give a folder that a tuned lens was saved in"
+                )
         about = read_object(folder / ABOUT)
         _refuse_another(about.get("model"), codi, f"the lens in {folder}")
         file = TensorFile.open(folder / TENSORS)
         try:
             steps, questions = tuple(about["steps"]), about["held_out_questions"]
             kl = HeldOut(steps, file.get("held_out.logit"), file.get("held_out.tuned"), questions)
-            tensors = (file.get(name).to(codi.device) for name in ("weights", "biases"))
-            lens = cls(*tensors, bool(about["per_step"]), about["model"], kl)
+            weights, biases = (file.get(name).to(codi.device) for name in ("weights", "biases"))
+            lens = cls(weights, biases, bool(about["per_step"]), about["model"], kl)
         except (KeyError, TypeError) as error:
-            raise UserError(f"{folder} is not a whole tuned lens: {error!r}; train it again") from error
+            raise UserError(
+                f"{folder} is not a whole tuned lens: {error!r}; train it again"
+            ) from error
         return _fitting(lens, codi, folder)
 
 
