@@ -4,7 +4,7 @@ What can be read off the states of a question that has another result is no evid
 (arXiv 2606.12689). So every map has a control: the same token, read at the same place in another question's run.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -13,7 +13,7 @@ from torch import Tensor
 
 from codi_lens.analysis.lenses.logit import first_token, logit_lens, rank_of, resid_names, steps_of
 from codi_lens.analysis.lenses.tuned import TunedLens
-from codi_lens.data.answers import same_answer
+from codi_lens.data.answers import Answer, same_answer
 from codi_lens.data.donors import derange
 from codi_lens.data.pairs import SIDES, Pair, Variant, side_of
 from codi_lens.errors import UserError
@@ -36,7 +36,7 @@ class Decoded:
     questions: tuple[int, ...]
     """Which of the map's questions have this result."""
     donors: tuple[int, ...]
-    """Whose run stands in for each one's own in the control: its result begins with another token."""
+    """Whose run stands in for each one's own in the control: there, this result begins with another token, or is not."""
     probability: Float[Tensor, "question layer step"]
     rank: Int[Tensor, "question layer step"]
     """Among all tokens; 1: most likely."""
@@ -81,7 +81,7 @@ def lens_map(
     Args:
         codi: the model.
         questions: pairs, both sides of which are asked, or single questions. Where results on the way are not known,
-            the answer alone is read; one that is the answer, as the last often is, counts as the answer.
+            the answer alone is read; one that equals the answer, as the last often does, counts as the answer.
         lens: a tuned lens; None: the logit lens.
         steps: those to read; None: bot, the latents, and eot.
         num_latents: thoughts; the model's own if None.
@@ -92,7 +92,7 @@ def lens_map(
     """
     variants = _variants(questions)
     tokens = _tokens(codi, variants)
-    donors = {name: _donors(codi, name, own, seed) for name, own in tokens.items()}
+    donors = {name: _donors(codi, name, variants, own, seed) for name, own in tokens.items()}
     # Row -> the cells to be read in its run, and the token of each.
     asked: list[list[tuple[Cell, int]]] = [[] for _ in variants]
     for name, own in tokens.items():
@@ -100,10 +100,8 @@ def lens_map(
             asked[row].append(((name, row, "own"), token))
             asked[donors[name][row]].append(((name, row, "control"), token))
     read: dict[Cell, tuple[Tensor, Tensor]] = {}
-    columns: tuple[Step, ...] = ()
-    for row, (columns, logits) in enumerate(  # noqa: B007 - the same for all rows, and used behind
-        _read(codi, variants, lens, steps, num_latents)
-    ):
+    for row, reading in enumerate(_read(codi, variants, lens, steps, num_latents)):
+        columns, logits = reading
         probabilities = logits.softmax(-1)
         for cell, token in asked[row]:
             read[cell] = probabilities[..., token].cpu(), rank_of(logits, token).cpu()
@@ -121,29 +119,37 @@ def _variants(questions: Sequence[Pair] | Sequence[Variant]) -> list[Variant]:
     return list({variant.question: variant for variant in asked}.values())
 
 
+def _results(variant: Variant) -> dict[str, Answer]:
+    """The results of a question by name; the answer comes last."""
+    on_the_way = {f"v{i + 1}": result for i, result in enumerate(variant.intermediates)}
+    return {**on_the_way, ANSWER: variant.answer}
+
+
 def _tokens(codi: HookedCodi, variants: Sequence[Variant]) -> dict[str, dict[int, int]]:
-    """Result -> the questions that have it, and the first token of theirs; the answer comes last."""
-    found: dict[str, dict[int, int]] = {}
+    """Result -> the questions that have it, unless it equals the answer, and the first token of theirs."""
+    longest = max(variants, key=lambda variant: len(variant.intermediates))
+    found: dict[str, dict[int, int]] = {name: {} for name in _results(longest)}
     for row, variant in enumerate(variants):
-        on_the_way = list(variant.intermediates)
-        while on_the_way and same_answer(on_the_way[-1], variant.answer):
-            on_the_way.pop()
-        for i, result in enumerate(on_the_way):
-            found.setdefault(f"v{i + 1}", {})[row] = first_token(codi, result)
-    answers = {row: first_token(codi, variant.answer) for row, variant in enumerate(variants)}
-    return dict(sorted(found.items())) | {ANSWER: answers}
+        for name, result in _results(variant).items():
+            if name == ANSWER or not same_answer(result, variant.answer):
+                found[name][row] = first_token(codi, result)
+    return {name: own for name, own in found.items() if own}
 
 
-def _donors(codi: HookedCodi, name: str, own: dict[int, int], seed: int) -> dict[int, int]:
-    """Question -> another one, drawn at random, in which this result begins with another token."""
-    rows, tokens = list(own), list(own.values())
+def _donors(
+    codi: HookedCodi, name: str, variants: Sequence[Variant], own: Iterable[int], seed: int
+) -> dict[int, int]:
+    """Question -> another one, drawn at random, where this result begins with another token, or is not."""
+    results = [_results(variant).get(name) for variant in variants]
+    tokens = [-1 if result is None else first_token(codi, result) for result in results]
     if len(set(tokens)) == 1:
         (word,) = codi.tokens.words(tokens[:1])
         raise UserError(
-            f"the result {name} begins with {word!r} in all questions that have it ({len(rows)}), so that no "
-            "other question's run can be its control; give more questions"
+            f"the result {name} begins with {word!r} in all {len(tokens)} questions, so that no other "
+            "question's run can be its control; give more questions"
         )
-    return {row: rows[donor] for row, donor in zip(rows, derange(tokens, seed), strict=True)}
+    donors = derange(tokens, seed)
+    return {row: donors[row] for row in own}
 
 
 def _read(
