@@ -68,7 +68,7 @@ def test_pairs_are_both_their_questions_and_may_not_know_results_on_the_way(codi
     assert [variant.question for variant in found.variants] == [A, B]
     assert list(found.results) == ["answer"]
     assert found.results["answer"].donors == (1, 0)
-    with pytest.raises(UserError, match="answer begins with '42' in all 2 questions"):
+    with pytest.raises(UserError, match=r"answer begins with ' ?42' in all 2 questions"):
         lens_map(codi, [Pair(0, Variant(A, 42), Variant(B, 42))])
     with pytest.raises(UserError, match="no questions"):
         lens_map(codi, [])
@@ -126,11 +126,13 @@ def test_a_token_of_the_prompt_is_put_at_another(codi):
 
 def test_a_trained_model_says_the_stem_and_then_what_the_thought_makes_of_it():
     codi = HookedCodi.from_pretrained("toy")
-    pair = load_pairs("toy")[0]
+    pair = load_pairs("toy")[9]
     clean, corrupted = pair.clean, pair.corrupted
-    cells = patchscope_map(codi, clean.question, [2], range(6), target=corrupted.question)[0]
+    cells = patchscope_map(codi, clean.question, ["thought"], range(6), target=corrupted.question)[
+        0
+    ]
     for step, said in enumerate(cells):
-        alone = patchscope(codi, clean.question, 2, step, target=corrupted.question)
+        alone = patchscope(codi, clean.question, "thought", step, target=corrupted.question)
         assert said.text == alone.text
         assert codi.tokens.text([int(said.behind_stem.argmax())]) in said.text
     assert {int(said.text.split()[-1]) for said in cells} >= {clean.answer, corrupted.answer}

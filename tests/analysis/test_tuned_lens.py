@@ -107,10 +107,12 @@ def test_a_lens_comes_back_as_it_was_saved_and_for_its_model_alone(codi, lens, t
     assert torch.equal(again.held_out.tuned, lens.held_out.tuned)
     assert (again.held_out.steps, again.held_out.n) == (lens.held_out.steps, 2)
     other = HookedCodi.from_pretrained("toy")
-    with pytest.raises(UserError, match="was trained for the model .* with digest .* train a lens"):
+    with pytest.raises(
+        UserError, match=r"was trained for the model .* with digest .* train a lens"
+    ):
         TunedLens.load(tmp_path / "lens", other)
     with pytest.raises(UserError, match="this lens was trained for the model"):
-        lens.logits(other, other.run_with_cache("one", 1)[1])
+        lens.logits(other, cache)
     about = tmp_path / "lens" / "tuned_lens.json"
     written = json.loads(about.read_text())
     scaled = written | {"model": written["model"] | {"lora_alpha": 99.0}}

@@ -66,6 +66,11 @@ def read_out(
     return codi.loop.unembed(codi.model.ln_final(states))
 
 
+def log_shares(logits: Float[Tensor, "*any d_vocab"]) -> Float[Tensor, "*any d_vocab"]:
+    """Log-probabilities, in single precision at least: half has too few digits for them."""
+    return logits.to(torch.promote_types(logits.dtype, torch.float32)).log_softmax(-1)
+
+
 def resid_names(codi: HookedCodi) -> list[str]:
     """The hook points of every layer's output."""
     return [f"blocks.{layer}.hook_resid_post" for layer in range(codi.model.cfg.n_layers)]

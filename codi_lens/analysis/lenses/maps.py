@@ -11,7 +11,14 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from codi_lens.analysis.lenses.logit import first_token, logit_lens, rank_of, resid_names, steps_of
+from codi_lens.analysis.lenses.logit import (
+    first_token,
+    log_shares,
+    logit_lens,
+    rank_of,
+    resid_names,
+    steps_of,
+)
 from codi_lens.analysis.lenses.tuned import TunedLens
 from codi_lens.data.answers import Answer, same_answer
 from codi_lens.data.donors import derange
@@ -102,7 +109,7 @@ def lens_map(
     read: dict[Cell, tuple[Tensor, Tensor]] = {}
     for row, reading in enumerate(_read(codi, variants, lens, steps, num_latents)):
         columns, logits = reading
-        probabilities = logits.softmax(-1)
+        probabilities = log_shares(logits).exp()
         for cell, token in asked[row]:
             read[cell] = probabilities[..., token].cpu(), rank_of(logits, token).cpu()
     results = {name: _decoded(read, name, donors[name]) for name in tokens}

@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from codi_lens.analysis.lenses.logit import log_shares
 from codi_lens.errors import UserError
 from codi_lens.model.hooked_codi import HookedCodi
 from codi_lens.model.hooks import AddressedHook, HookFn, Site, Step, by_query, capture
@@ -161,7 +162,7 @@ def _speak(
     run = codi.run_with_hooks([target] * len(sites), fwd_hooks=puts, num_latents=num_latents)
     stem, said = tuple(codi.tokens.stem()), []
     for logits, tokens in zip(run.logits, run.answer_tokens, strict=True):
-        shares = logits[: len(stem) + 1].softmax(-1)
+        shares = log_shares(logits[: len(stem) + 1]).exp()
         behind = shares[len(stem)] if tokens[: len(stem)] == stem else None
         said.append(Said(codi.tokens.text(list(tokens)), shares[0], behind))
     return said

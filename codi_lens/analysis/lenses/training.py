@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from codi_lens.analysis.lenses.logit import read_out, resid_names, steps_of
+from codi_lens.analysis.lenses.logit import log_shares, read_out, resid_names, steps_of
 from codi_lens.analysis.lenses.tuned import HeldOut, TunedLens, identity, moved
 from codi_lens.errors import UserError, whole_number
 from codi_lens.model.hooked_codi import HookedCodi
@@ -141,7 +141,7 @@ def divergence(
     codi: HookedCodi, final: Float[Tensor, "pos d_model"], states: Float[Tensor, "pos d_model"]
 ) -> Float[Tensor, " pos"]:
     """KL in nats, at each position, of what the last layer's states say from what `states` say."""
-    p, q = (read_out(codi, each[None])[0].log_softmax(-1) for each in (final, states))
+    p, q = (log_shares(read_out(codi, each[None])[0]) for each in (final, states))
     return (p.exp() * (p - q)).sum(-1)
 
 

@@ -128,7 +128,9 @@ class TunedLens:
         try:
             steps, questions = tuple(about["steps"]), about["held_out_questions"]
             kl = HeldOut(steps, file.get("held_out.logit"), file.get("held_out.tuned"), questions)
-            weights, biases = (file.get(name).to(codi.device) for name in ("weights", "biases"))
+            weights, biases = (
+                file.get(name).to(codi.device, copy=True) for name in ("weights", "biases")
+            )
             lens = cls(weights, biases, bool(about["per_step"]), about["model"], kl)
         except (KeyError, TypeError) as error:
             raise UserError(
