@@ -35,7 +35,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         "the final norm and the unembedding; or behind an affine map that is trained for each layer"
     )
     add("--kind", default="logit", choices=("logit", "tuned"), help=which)
-    add("--lens", type=flags.path, metavar="FOLDER", help="a tuned lens, instead of training one")
+    add("--lens", type=flags.path, metavar="FOLDER", help="a tuned lens (default: one is trained)")
     taught = "questions that a tuned lens is trained on, but for those of the pairs: a data set as in evaluate"
     add("--data", help=f"{taught} (default: those of the embedded model's or organism's own task)")
     add("--per-step", action="store_true", help="train a map for every layer and step")

@@ -13,9 +13,7 @@ def test_a_trained_lens_is_saved_and_read_with_again(tmp_path, capsys):
     assert lens.main(trained) == 0
     shown = capsys.readouterr().out
     assert "tuned lens trained in" in shown
-    assert (
-        "29 held-out questions" in shown
-    )  # of 120 but the 8 that the map is about: every fourth, 28
+    assert "28 held-out questions" in shown  # a fourth of 120 but for the map's own 8
     assert lens.main([*flags, "--lens", str(first / "lens"), "--out", str(second)]) == 0
     assert capsys.readouterr().out.split("\n\n")[:4] == shown.split("\n\n")[1:5]
     one, other = (json.loads((out / "lens.json").read_text()) for out in (first, second))
