@@ -135,6 +135,8 @@ def test_what_cannot_be_trained_read_or_saved_is_refused(codi, lens, tmp_path):
         train_tuned_lens(codi, ["one"] * 9)
     with pytest.raises(UserError, match="the runs have no step 99; they have prompt, bot, 0"):
         train_tuned_lens(codi, QUESTIONS, steps=[99])
+    with pytest.raises(UserError, match="learning_steps is -1; it must be a whole number"):
+        train_tuned_lens(codi, QUESTIONS, learning_steps=-1)
     _, cache = codi.run_with_cache(QUESTIONS[0], 42)
     with pytest.raises(UserError, match="no map for step 'prompt'; it was trained at bot, 0"):
         lens.logits(codi, cache, steps=["prompt"])

@@ -83,7 +83,8 @@ def _collect(
     codi: HookedCodi, questions: Sequence[str], steps: Sequence[Step] | None, latents: int | None
 ) -> States:
     """The states of the model's own runs, at all positions of the steps that are no padding."""
-    names, found = resid_names(codi), {}  # type: ignore[var-annotated]
+    names = resid_names(codi)
+    found: dict[Step, list[Tensor]] = {}
     for start in range(0, len(questions), QUESTIONS):
         part = list(questions[start : start + QUESTIONS])
         _, cache = codi.run_with_cache(part, num_latents=latents, names_filter=names)
@@ -96,7 +97,14 @@ def _collect(
             found.setdefault(step, []).append(
                 torch.stack([cache[n][:, where][real] for n in names])
             )
-    return {step: torch.cat(parts, dim=1) for step, parts in found.items()}
+    states = {step: torch.cat(parts, dim=1) for step, parts in found.items()}
+    # A model may have no tokens between thoughts and answer, or nothing to answer.
+    there = {step: own for step, own in states.items() if own.shape[1]}
+    if steps and len(there) < len(states):
+        raise UserError(
+            f"the runs have no position at one of the steps {', '.join(map(str, steps))}"
+        )
+    return there
 
 
 def _zero(codi: HookedCodi) -> Map:

@@ -38,7 +38,7 @@ class HeldOut:
     """Questions."""
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class TunedLens:
     """Trained maps, for one model. A group is all steps, or one step each (`per_step`)."""
 
@@ -49,6 +49,10 @@ class TunedLens:
     model: Mapping[str, Any]
     """Which model it was trained for; see `identity`."""
     held_out: HeldOut
+
+    def __repr__(self) -> str:
+        maps = "a map for each layer and step" if self.per_step else "a map for each layer"
+        return f"TunedLens({self.model['name']!r}, {maps}, {self.weights.shape[1]} layers)"
 
     def logits(
         self,
