@@ -91,7 +91,7 @@ def test_an_untrained_lens_is_the_logit_lens_exactly(codi):
     assert torch.equal(lens.logits(codi, cache, row=1), logit_lens(codi, cache, row=1))
 
 
-def test_it_beats_the_logit_lens_at_every_layer_and_step_of_the_embedded_model():
+def test_it_beats_the_logit_lens_at_every_layer_but_the_last_of_the_embedded_model():
     codi = HookedCodi.from_pretrained("toy")
     questions = load_dataset("toy-heldout").questions[:200]
     held_out = train_tuned_lens(codi, questions, learning_steps=100).held_out
