@@ -1,6 +1,10 @@
 from . import plots as plots
 from .analysis.asking import ask_under_hooks as ask_under_hooks
 from .analysis.attribution import attribute as attribute
+from .analysis.lenses import TunedLens as TunedLens
+from .analysis.lenses import lens_map as lens_map
+from .analysis.lenses import patchscope as patchscope
+from .analysis.lenses import train_tuned_lens as train_tuned_lens
 from .analysis.subspaces import align as align
 from .analysis.thoughts import read_thoughts as read_thoughts
 from .data.pairs import Pair as Pair

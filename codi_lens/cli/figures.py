@@ -121,10 +121,10 @@ def scored() -> "go.Figure":
 
 
 def looking(codi: "HookedCodi", pairs: list["Pair"]) -> dict[str, "go.Figure"]:
-    """Figures of the necessity check and of the logit lens on one question."""
+    """Figures of the necessity check, and of the logit lens on one question and on all."""
     from codi_lens import load_pairs, plots
     from codi_lens.analysis.latent_ablation import measure_necessity
-    from codi_lens.analysis.lenses import intermediate_ranks, logit_lens, steps_of
+    from codi_lens.analysis.lenses import intermediate_ranks, lens_map, logit_lens, steps_of
 
     held_out = [side for pair in load_pairs("toy-heldout") for side in (pair.clean, pair.corrupted)]
     questions, answers = [v.question for v in held_out], [v.answer for v in held_out]
@@ -134,6 +134,7 @@ def looking(codi: "HookedCodi", pairs: list["Pair"]) -> dict[str, "go.Figure"]:
     return {
         "necessity": plots.necessity_bars(measure_necessity(codi, questions, answers)),
         "ranks": plots.ranks(ranks, rows=rows, columns=steps_of(cache)),
+        "lens": plots.lens_map(lens_map(codi, pairs)),
     }
 
 

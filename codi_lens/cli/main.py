@@ -22,6 +22,7 @@ NAMES = (
     "attribution",
     "circuit",
     "subspaces",
+    "lens",
     "compare",
     "report",
     "inspect_checkpoint",

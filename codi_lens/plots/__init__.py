@@ -9,6 +9,7 @@ from codi_lens.plots.bars import necessity_bars
 from codi_lens.plots.circuit import circuit, faithfulness
 from codi_lens.plots.figure import CONFIG, Figure
 from codi_lens.plots.gallery import gallery, scales, short_name
+from codi_lens.plots.lenses import lens_divergence, lens_map
 from codi_lens.plots.maps import (
     chained_minus_parallel,
     chains,
@@ -59,6 +60,8 @@ __all__ = [
     "imshow",
     "label",
     "layer_profile",
+    "lens_divergence",
+    "lens_map",
     "necessity_bars",
     "page",
     "panel_title",

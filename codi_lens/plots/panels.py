@@ -60,9 +60,10 @@ def draw(
     colour: str,
     signed: bool,
     axes: tuple[str, str] = ("latent position", "layer"),
+    across: int | None = None,
 ) -> go.Figure:
-    """Draws the panels, at most three in a row. `colour` names the values, `axes` are titles x, y."""
-    across = 2 if len(panels) == 4 else min(PER_ROW, len(panels))
+    """Draws the panels, `across` in a row (None: at most three). `colour` names the values, `axes` are titles x, y."""
+    across = across or (2 if len(panels) == 4 else min(PER_ROW, len(panels)))
     down = ceil(len(panels) / across)
     cell = (62, 36) if len(panels) == 1 else (46, 28)
     rows, columns = (max(len(getattr(p, n)) for p in panels) for n in ("rows", "columns"))

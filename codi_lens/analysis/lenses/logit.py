@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from codi_lens.data.answers import answer_tokens
+from codi_lens.data.answers import Answer, answer_tokens
 from codi_lens.data.pairs import Variant
 from codi_lens.model.cache import CodiCache
 from codi_lens.model.hooked_codi import HookedCodi
@@ -48,19 +48,39 @@ def logit_lens(
         row: of the batch.
         steps: those to read; `steps_of(cache)` if None.
     """
+    return read_out(codi, residuals(codi, cache, row=row, steps=steps))
+
+
+def residuals(
+    codi: HookedCodi, cache: CodiCache, *, row: int = 0, steps: Sequence[Step] | None = None
+) -> Float[Tensor, "layer step d_model"]:
+    """What `logit_lens` reads: every layer's output at the last position of each step."""
     positions = [_last(cache, step) for step in steps or steps_of(cache)]
-    residuals = torch.stack(
-        [cache[f"blocks.{i}.hook_resid_post"][row, positions] for i in range(_layers(codi))]
-    )
-    # One layer at a time: ln_final and unembed want [batch, pos, d_model].
-    return codi.loop.unembed(codi.model.ln_final(residuals))
+    return torch.stack([cache[name][row, positions] for name in resid_names(codi)])
+
+
+def read_out(
+    codi: HookedCodi, states: Float[Tensor, "batch pos d_model"]
+) -> Float[Tensor, "batch pos d_vocab"]:
+    """Logits of states of the residual stream, as if they were the last layer's."""
+    return codi.loop.unembed(codi.model.ln_final(states))
+
+
+def log_shares(logits: Float[Tensor, "*any d_vocab"]) -> Float[Tensor, "*any d_vocab"]:
+    """Log-probabilities, in single precision at least: half has too few digits for them."""
+    return logits.to(torch.promote_types(logits.dtype, torch.float32)).log_softmax(-1)
+
+
+def resid_names(codi: HookedCodi) -> list[str]:
+    """The hook points of every layer's output."""
+    return [f"blocks.{layer}.hook_resid_post" for layer in range(codi.model.cfg.n_layers)]
 
 
 @torch.no_grad()
 def thought_lens(codi: HookedCodi, cache: CodiCache, *, row: int = 0) -> ThoughtLens:
     """Logits of every thought, before and after the projection (the official probe)."""
     positions = [_last(cache, step) for step in steps_of(cache)[:-1]]
-    last = cache[f"blocks.{_layers(codi) - 1}.hook_resid_post"][row, positions]
+    last = cache[resid_names(codi)[-1]][row, positions]
     final = codi.model.ln_final(last[None])
     return ThoughtLens(codi.loop.unembed(final)[0], codi.loop.unembed(codi.loop.project(final))[0])
 
@@ -93,14 +113,18 @@ def intermediate_ranks(
     results = dict.fromkeys((*variant.intermediates, variant.answer))
     found = {}
     for result in results:
-        tokens = answer_tokens(codi.tokens.tokenizer, codi.config.answer_stem, result)
-        own = logits[..., tokens.answer[0], None]
-        found[str(result)] = (logits > own).sum(-1) + 1
+        found[str(result)] = rank_of(logits, first_token(codi, result))
     return found
 
 
-def _layers(codi: HookedCodi) -> int:
-    return int(codi.model.cfg.n_layers)
+def first_token(codi: HookedCodi, result: Answer) -> int:
+    """The first token of a result, spelled as behind the answer's stem."""
+    return answer_tokens(codi.tokens.tokenizer, codi.config.answer_stem, result).answer[0]
+
+
+def rank_of(logits: Float[Tensor, "row column d_vocab"], token: int) -> Int[Tensor, "row column"]:
+    """Rank of a token (1: most likely) at every cell."""
+    return (logits > logits[..., token, None]).sum(-1) + 1
 
 
 def _last(cache: CodiCache, step: Step) -> int:
