@@ -6,7 +6,7 @@ from .analysis.lenses import lens_map as lens_map
 from .analysis.lenses import patchscope as patchscope
 from .analysis.lenses import train_tuned_lens as train_tuned_lens
 from .analysis.subspaces import align as align
-from .analysis.thoughts import read_thoughts as read_thoughts
+from .analysis.thoughts.read import read_thoughts as read_thoughts
 from .data.pairs import Pair as Pair
 from .data.pairs import Variant as Variant
 from .data.pairs import load_pairs as load_pairs

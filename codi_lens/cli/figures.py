@@ -4,16 +4,24 @@ Measures what the pictures show, and writes them. Needs the extra `export` and a
 """
 
 import argparse
+import shutil
+import subprocess
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 from codi_lens.cli import flags
 from codi_lens.cli.program import Program
+from codi_lens.errors import UserError
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
 
     from codi_lens import HookedCodi, Pair
+
+BROWSERS = ("chromium", "chromium-browser", "google-chrome")
+THOUGHTS_OF = 5
+"""The pair whose thoughts are shown."""
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
@@ -37,6 +45,34 @@ def write(arguments: argparse.Namespace) -> None:
     drawn["scorecard"] = scored()
     for path in plots.write_images(arguments.out, drawn, arguments.format):
         print(path)
+    print(
+        thoughts(codi, pairs[-1] if len(pairs) < THOUGHTS_OF else pairs[THOUGHTS_OF], arguments.out)
+    )
+
+
+def thoughts(codi: "HookedCodi", pair: "Pair", folder: Path) -> Path:
+    """A photograph of the page of one question; a PNG, whatever the format of the figures.
+
+    Raises:
+        UserError: no Chromium or Chrome on this machine.
+    """
+    from codi_lens.analysis.thoughts import read_thoughts
+    from codi_lens.report.thoughts import thoughts_page
+
+    browser = next(filter(None, map(shutil.which, BROWSERS)), None)
+    if browser is None:
+        raise UserError(
+            f"the page is photographed by a browser; install one of {', '.join(BROWSERS)}"
+        )
+    picture = (folder / "thoughts.png").resolve()
+    with TemporaryDirectory() as scratch:
+        page = Path(scratch) / "page.html"
+        page.write_text(thoughts_page(read_thoughts(codi, pair)), encoding="utf-8")
+        flags = "--headless --no-sandbox --disable-gpu --hide-scrollbars --no-first-run"
+        where = [f"--screenshot={picture}", f"--user-data-dir={scratch}/profile", page.as_uri()]
+        size = ["--window-size=1280,790", "--force-device-scale-factor=1.5"]
+        subprocess.run([browser, *flags.split(), *size, *where], check=True, capture_output=True)
+    return picture
 
 
 def patching(codi: "HookedCodi", pairs: list["Pair"]) -> dict[str, "go.Figure"]:

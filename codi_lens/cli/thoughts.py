@@ -50,9 +50,7 @@ def write(arguments: argparse.Namespace) -> None:
 
     codi = load_model(arguments)
     lens = arguments.tuned and TunedLens.load(arguments.tuned, codi)
-    found = read_thoughts(
-        codi, asked, tuned=lens and lens.logits, num_latents=arguments.num_latents
-    )
+    found = read_thoughts(codi, asked, tuned=lens, num_latents=arguments.num_latents)
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
     write_text(arguments.out, thoughts_page(found))
     print(table(found))

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from codi_lens import HookedCodi, load_pairs, read_thoughts
+from codi_lens import HookedCodi, load_pairs, read_thoughts, train_tuned_lens
 from codi_lens.report.thoughts import show_thoughts, thoughts_page
 from codi_lens.report.thoughts.page import kinds
 from tests.report.reader import choose, emulated, nothing_asked_and_nothing_wrong
@@ -120,3 +120,21 @@ def test_keys_move_and_phones_do_not_scroll_sideways(opened):
         script = "return document.documentElement.scrollWidth"
         assert opened.execute_script(script) <= 390
     nothing_asked_and_nothing_wrong(opened)
+
+
+@pytest.mark.browser
+def test_another_lens_can_be_read_by(browser, codi, tmp_path):
+    pair = load_pairs("toy")[5]
+    questions = [one.clean.question for one in load_pairs("toy")[:16]]
+    tuned = train_tuned_lens(codi, questions, learning_steps=3)
+    read = read_thoughts(codi, pair, tuned=tuned)
+    page = tmp_path / "page.html"
+    page.write_text(thoughts_page(read), encoding="utf-8")
+    browser.get(page.as_uri())
+    choose(browser, "lens", "tuned lens")
+    for name in ("logit lens", "tuned lens"):
+        choose(browser, "lens", name)
+        top = read.readings[name].said[0][4][0]
+        assert text_of(cell(browser, 0, 4)).endswith(f"{top.share:.2f}")
+    shares = [reading.said[0][4][0].share for reading in read.readings.values()]
+    assert shares[0] != pytest.approx(shares[1], abs=0.01)

@@ -9,7 +9,8 @@ from typing import Any
 from jaxtyping import Float
 from torch import Tensor
 
-from codi_lens.analysis.thoughts import Lens, Reading, Thoughts, read_thoughts
+from codi_lens.analysis.lenses import TunedLens
+from codi_lens.analysis.thoughts import Reading, Thoughts, read_thoughts
 from codi_lens.data.pairs import Pair
 from codi_lens.errors import UserError
 from codi_lens.model.hooked_codi import HookedCodi
@@ -53,7 +54,7 @@ def show_thoughts(
     codi: HookedCodi,
     question: str | Pair,
     *,
-    tuned: Lens | None = None,
+    tuned: TunedLens | None = None,
     others: Sequence[str] | None = None,
     num_latents: int | None = None,
     height: int = HEIGHT,
