@@ -7,8 +7,8 @@
                                      (corrupted_activations.safetensors when noising)
     generated_activations.safetensors   iterative patching: what each iteration left at the next position
     journal.jsonl                    written while the run goes on, see `codi_lens.records.journal`
-    manifest.json                    settings, digests, versions, seed, times, and every file's size and digest;
-                                     written last
+    manifest.json                    settings, digests, versions, seed, times, the code's commit and the machine,
+                                     and every file's size and digest; written last
 
 JSON has no NaN: a metric that is not defined for a pair is null.
 """
