@@ -21,6 +21,7 @@ NAMES = (
     "attribution",
     "circuit",
     "subspaces",
+    "probes",
     "compare",
     "report",
     "inspect_checkpoint",

@@ -30,6 +30,7 @@ from codi_lens.plots.pages import (
     to_image,
     write_images,
 )
+from codi_lens.plots.probes import probes
 from codi_lens.plots.profiles import layer_profile, scatter, trajectories
 from codi_lens.plots.scorecard import findings, scorecard
 from codi_lens.plots.style import colour_scales, label, panel_title
@@ -63,6 +64,7 @@ __all__ = [
     "page",
     "panel_title",
     "plotly_script",
+    "probes",
     "ranks",
     "scales",
     "scatter",
