@@ -3,6 +3,7 @@ from .analysis.asking import ask_under_hooks as ask_under_hooks
 from .analysis.attribution import attribute as attribute
 from .analysis.probes import measure_usage as measure_usage
 from .analysis.probes import probe as probe
+from .analysis.steering import steer as steer
 from .analysis.subspaces import align as align
 from .data.pairs import Pair as Pair
 from .data.pairs import Variant as Variant

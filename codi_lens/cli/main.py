@@ -22,6 +22,7 @@ NAMES = (
     "circuit",
     "subspaces",
     "probes",
+    "steering",
     "compare",
     "report",
     "inspect_checkpoint",

@@ -151,7 +151,7 @@ def test_what_cannot_be_probed_is_refused(tiny):
         (ASKED, "v1", {"folds": 1}, "folds is 1; it must be a whole number, 2 or more"),
         (ASKED, "v1", {"kind": "tree"}, "no kind 'tree'"),
         (ASKED, "v1", {"penalty": 0.0}, "penalty is 0.0; it must be more than 0"),
-        (ASKED, "v1", {"site": "kv"}, "not one vector to read"),
+        (ASKED, "v1", {"site": "kv"}, "not one vector; give another site"),
         ([], "v1", {}, "there are no questions to probe"),
     ):
         with pytest.raises(UserError, match=message):

@@ -6,7 +6,7 @@ from typing import Any, Literal, TypeVar
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from codi_lens.analysis.labels import variants_of
@@ -144,6 +144,14 @@ def splits_of(groups: Sequence[Hashable], folds: int, seed: int) -> list[Split]:
         )
     own = np.array([number[group] for group in groups])
     return list(GroupKFold(folds, shuffle=True, random_state=seed).split(own, groups=own))
+
+
+def folds_of(splits: Sequence[Split]) -> Int[Tensor, " question"]:
+    """In which fold each question is predicted."""
+    found = torch.zeros(sum(len(held_out) for _, held_out in splits), dtype=torch.long)
+    for number, (_, held_out) in enumerate(splits):
+        found[torch.from_numpy(held_out)] = number
+    return found
 
 
 def one_each(given: Sequence[T], count: int, what: str) -> list[T]:

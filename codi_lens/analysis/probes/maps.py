@@ -25,6 +25,7 @@ from codi_lens.analysis.probes.fitting import (
     Split,
     control_labels,
     encoded,
+    folds_of,
     groups_of,
     one_each,
     splits_of,
@@ -32,12 +33,11 @@ from codi_lens.analysis.probes.fitting import (
 )
 from codi_lens.data.answers import Answer
 from codi_lens.data.pairs import Pair, Variant
-from codi_lens.errors import UserError, known_options, one_of, whole_number
+from codi_lens.errors import known_options, one_of, whole_number
 from codi_lens.model.hooked_codi import HookedCodi
-from codi_lens.model.hooks import Site, by_query
 from codi_lens.patching.interventions import InSubspace
 from codi_lens.patching.means import activations
-from codi_lens.patching.plan import SOURCE, place_at
+from codi_lens.patching.plan import SOURCE, vector_at
 from codi_lens.patching.settings import THOUGHT, Label, Settings
 from codi_lens.patching.sweep import make_settings
 
@@ -198,7 +198,7 @@ def probe(
         questions=questions,
         classes=classes,
         labels=torch.from_numpy(labels),
-        fold=_folds(splits),
+        fold=folds_of(splits),
         predicted=predicted,
         score=score,
         control=_read(how, inputs, task, splits, settings)[1],
@@ -215,16 +215,11 @@ def _inputs(
     Raises:
         UserError: a row that is not one vector.
     """
-    sites: dict[tuple[Label, Label], Site] = {}
-    for row in settings.layers:
-        for column in settings.positions:
-            place = place_at(settings, row, column)
-            if len(place) > 1 or by_query(place[0].name):
-                names = " and ".join(str(site.name) for site in place)
-                raise UserError(
-                    f"{names}: not one vector to read; give another site, such as z or v"
-                )
-            sites[row, column] = place[0]
+    sites = {
+        (row, column): vector_at(settings, row, column)
+        for row in settings.layers
+        for column in settings.positions
+    }
     kept = activations(codi, questions, list(sites.values()), settings.num_latents)
     flat = {cell: kept[site].double().reshape(len(questions), -1) for cell, site in sites.items()}
     return {cell: own.cpu().numpy() for cell, own in flat.items()}
@@ -242,10 +237,3 @@ def _read(
     shape = len(settings.layers), len(settings.positions)
     scores = torch.tensor([how.score(labels, one) for one in predicted], dtype=torch.float64)
     return torch.from_numpy(np.stack(predicted, axis=1)).unflatten(1, shape), scores.view(shape)
-
-
-def _folds(splits: Sequence[Split]) -> Int[Tensor, " question"]:
-    found = torch.zeros(sum(len(held_out) for _, held_out in splits), dtype=torch.long)
-    for number, (_, held_out) in enumerate(splits):
-        found[torch.from_numpy(held_out)] = number
-    return found

@@ -14,7 +14,7 @@ from codi_lens.model.hooked_codi import HookedCodi
 from codi_lens.model.hooks import Site
 from codi_lens.patching.api import PutIn, patch_positions
 from codi_lens.patching.interventions import InSubspace
-from codi_lens.patching.plan import SOURCE, place_at
+from codi_lens.patching.plan import SOURCE, vector_at
 from codi_lens.patching.result import Sweep
 
 
@@ -57,7 +57,7 @@ def measure_usage(
         )
     settings = probes.settings
     cell_at = {
-        place_at(settings, row, column): (row, column)
+        vector_at(settings, row, column): (row, column)
         for row in probes.rows
         for column in probes.columns
     }
@@ -81,7 +81,7 @@ def measure_usage(
 
     def at(found: dict[tuple[int | str, int | str], InSubspace]) -> PutIn:
         def of(site: Site) -> InSubspace:
-            return found[cell_at[(site,)]]
+            return found[cell_at[site]]
 
         return of
 
