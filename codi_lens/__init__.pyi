@@ -1,6 +1,7 @@
 from . import plots as plots
 from .analysis.asking import ask_under_hooks as ask_under_hooks
 from .analysis.attribution import attribute as attribute
+from .analysis.features import attribute_features as attribute_features
 from .analysis.probes import measure_usage as measure_usage
 from .analysis.probes import probe as probe
 from .analysis.steering import steer as steer
@@ -20,5 +21,6 @@ from .patching.api import patch_layers as patch_layers
 from .patching.api import patch_paths as patch_paths
 from .patching.api import patch_positions as patch_positions
 from .patching.api import patch_routes as patch_routes
+from .patching.features import patch_features as patch_features
 from .patching.means import mean_activations as mean_activations
 from .patching.result import Sweep as Sweep

@@ -27,7 +27,9 @@ def test_a_sweep_is_a_plain_loop_with_a_hook(tiny):
     found = steer(tiny, PAIRS, 1, STEP, strengths=STRENGTHS, folds=3)
     clean, corrupted = (
         [plain.unpatched(tiny, q).at(NAME, STEP).detach() for q in questions]
-        for questions in zip(*((p.clean.question, p.corrupted.question) for p in PAIRS), strict=True)
+        for questions in zip(
+            *((p.clean.question, p.corrupted.question) for p in PAIRS), strict=True
+        )
     )
     seen = []
     for held_out, learned in folds():
