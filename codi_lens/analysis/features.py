@@ -43,7 +43,8 @@ def attribute_features(
 ) -> Float[Tensor, "pair feature step"]:
     """Scores every feature at every step: an estimate of what exchanging it does to the metric.
 
-    `patch_features` says what it does.
+    `patch_features` says what it does. Integrated scores share out among features what they do together: where the answer is
+    saturated, one alone does less.
 
     Args:
         codi: the model.

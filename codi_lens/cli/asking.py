@@ -48,11 +48,17 @@ def chosen_pairs(arguments: argparse.Namespace) -> list["Pair"]:
 
 def questions(arguments: argparse.Namespace) -> "list[Variant] | list[Pair]":
     """Held-out problems of an organism's own task, or else the pairs."""
-    from codi_lens.organisms.planted.certify import heldout
-    from codi_lens.organisms.planted.pairs import variant_of
-
     truth = own_truth(arguments)
     if truth is None:
         return chosen_pairs(arguments)
-    batches = heldout(truth, problem_count(arguments), seed=3 + arguments.seed)
+    return problems(truth, problem_count(arguments), arguments.seed)
+
+
+def problems(truth: "Truth", count: int = PROBLEMS, seed: int = 0) -> "list[Variant]":
+    """Held-out problems of an organism's task, with their results on the way."""
+    from codi_lens.organisms.planted.certify import heldout
+    from codi_lens.organisms.planted.pairs import variant_of
+
+    # Not those that a certificate is measured on.
+    batches = heldout(truth, count, seed=3 + seed)
     return [variant_of(problem) for batch in batches for problem in batch]

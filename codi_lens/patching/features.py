@@ -75,7 +75,7 @@ class FeatureCells(Positions):
     """One feature at one step in each cell."""
 
     cell_names = ("feature", "position")
-    title = "feature-wise"
+    name, title = "feature_patching", "feature-wise"
 
     def __init__(self, dictionary: Dictionary, features: Sequence[int], how: str) -> None:
         self.dictionary = dictionary

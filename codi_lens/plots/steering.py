@@ -4,7 +4,7 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from codi_lens.analysis.steering import Steering
-from codi_lens.plots.style import PALETTE, headed, label, lined
+from codi_lens.plots.style import PALETTE, headed, lined
 
 SHARES = {
     "right": "still the asked question's answer",
@@ -35,7 +35,7 @@ def steering(found: Steering) -> go.Figure:
             )
     figure.update_xaxes(title="strength")
     figure.update_yaxes(title="share of pairs", range=[-0.03, 1.03], col=1)
-    figure.update_yaxes(title=label("logit_diff"), col=2)
+    figure.update_yaxes(title="logits", col=2)
     figure.update_layout(
         margin={"l": 74, "r": 24, "b": 130},
         legend={"orientation": "h", "y": -0.25, "yanchor": "top", "x": 0, "xanchor": "left"},
