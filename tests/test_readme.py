@@ -39,6 +39,8 @@ QUICK = {
     "circuit": ["--limit", "2", "--edges", "4"],
     "subspaces": ["--learning-steps", "2", "--limit", "8"],
     "lens": ["--limit", "3"],
+    "probes": ["--limit", "6", "--layers", "thought"],
+    "steering": ["--limit", "12", "--strengths", "0,1"],
     "attribution": ["--limit", "3", "--fidelity-cells", "20"],
     "scorecard": ["--organisms", "dense", "--methods", "logit lens"],
     "certify": ["--problems", "40"],

@@ -23,6 +23,8 @@ NAMES = (
     "circuit",
     "subspaces",
     "lens",
+    "probes",
+    "steering",
     "compare",
     "report",
     "inspect_checkpoint",

@@ -31,8 +31,10 @@ from codi_lens.plots.pages import (
     to_image,
     write_images,
 )
+from codi_lens.plots.probes import probes
 from codi_lens.plots.profiles import layer_profile, scatter, trajectories
 from codi_lens.plots.scorecard import findings, scorecard
+from codi_lens.plots.steering import steering
 from codi_lens.plots.style import colour_scales, label, panel_title
 from codi_lens.plots.subspaces import subspaces
 from codi_lens.plots.tensors import imshow, ranks, top_tokens
@@ -66,6 +68,7 @@ __all__ = [
     "page",
     "panel_title",
     "plotly_script",
+    "probes",
     "ranks",
     "scales",
     "scatter",
@@ -73,6 +76,7 @@ __all__ = [
     "short_name",
     "show",
     "side_by_side",
+    "steering",
     "subspaces",
     "to_image",
     "top_tokens",
