@@ -1,6 +1,9 @@
 from . import plots as plots
 from .analysis.asking import ask_under_hooks as ask_under_hooks
+from .analysis.attention import attention_of as attention_of
+from .analysis.attention import mean_attention as mean_attention
 from .analysis.attribution import attribute as attribute
+from .analysis.logit_attribution import attribute_logits as attribute_logits
 from .analysis.subspaces import align as align
 from .data.pairs import Pair as Pair
 from .data.pairs import Variant as Variant
