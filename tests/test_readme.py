@@ -38,6 +38,8 @@ QUICK = {
     "influence": ["--limit", "3"],
     "circuit": ["--limit", "2", "--edges", "4"],
     "subspaces": ["--learning-steps", "2", "--limit", "8"],
+    "attention": ["--limit", "3"],
+    "logit_attribution": ["--limit", "3"],
     "attribution": ["--limit", "3", "--fidelity-cells", "20"],
     "scorecard": ["--organisms", "dense", "--methods", "logit lens"],
     "certify": ["--problems", "40"],

@@ -172,15 +172,16 @@ def mean_attention(
     """
     if not questions:
         raise UserError("no questions; give at least one")
-    every, total, found = group_names(codi.num_latents(num_latents)), None, None
-    for found in _attentions(codi, questions, steps, num_latents):
-        own = _grouped(found, every)
-        total = own if total is None else total + own
-    assert found is not None and total is not None
+    every = group_names(codi.num_latents(num_latents))
+    attentions = _attentions(codi, questions, steps, num_latents)
+    first = next(attentions)
+    total = _grouped(first, every)
+    for other in attentions:
+        total = total + _grouped(other, every)
     mean = total / len(questions)
     used = [i for i in range(len(every)) if bool((mean[..., i] > 0).any())]
     return MeanAttention(
-        mean[..., used], found.steps, tuple(every[i] for i in used), len(questions)
+        mean[..., used], first.steps, tuple(every[i] for i in used), len(questions)
     )
 
 
@@ -204,7 +205,8 @@ def _attentions(
 
 def _steps(positions: Positions) -> Iterator[Step]:
     """Every step of a position of its own, from bot on."""
-    yield from ("bot", *positions.latents)
+    yield "bot"
+    yield from positions.latents
     eot = positions.steps["eot"]
     if eot.start < eot.stop:
         yield "eot"

@@ -78,7 +78,7 @@ class LogitAttribution:
 @torch.no_grad()
 def attribute_logits(
     codi: HookedCodi,
-    examples: Sequence[Pair] | Sequence[Variant],
+    examples: Sequence[Pair | Variant],
     *,
     side: Side = "clean",
     answer_start: str = "stem",

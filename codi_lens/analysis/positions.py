@@ -76,7 +76,12 @@ def positions_of(
 
 def group_names(num_latents: int) -> tuple[str, ...]:
     """All groups that a position may belong to, in their order."""
-    return (FRAME, NUMBERS, WORDS, "bot", *(f"z{k}" for k in range(num_latents)), "eot", "answer")
+    return (FRAME, NUMBERS, WORDS, "bot", *map(group_of, range(num_latents)), "eot", "answer")
+
+
+def group_of(step: Step) -> str:
+    """The group that a step's own positions are in, but for the prompt's: latent 3 is "z3"."""
+    return f"z{step}" if isinstance(step, int) else step
 
 
 def membership(positions: Positions, groups: Sequence[str]) -> Float[Tensor, "pos group"]:

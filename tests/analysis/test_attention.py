@@ -126,7 +126,7 @@ def test_the_answer_is_the_models_own_if_none_is_given(codi):
 
 def test_what_is_not_there_is_refused(codi, cache):
     asked = QUESTIONS[0]
-    with pytest.raises(UserError, match="the cache has .* give those that the cache was made of"):
+    with pytest.raises(UserError, match=r"the cache has .* give those that the cache was made of"):
         attention_of(codi, cache, asked.question, asked.answer, row=1)
     with pytest.raises(UserError, match="no step 3 in this sequence; it has prompt, bot, 0, 1, 2"):
         attention_of(codi, cache, asked.question, asked.answer, steps=[3])

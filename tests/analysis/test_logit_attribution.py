@@ -150,7 +150,7 @@ def test_what_has_no_difference_is_refused(codi):
     same = Pair(3, LATER.clean, LATER.clean)
     with pytest.raises(UserError, match="pair 3 has the same answer on both sides"):
         attribute_logits(codi, [same])
-    for examples in ([], PAIRS[:1] + [LATER.clean]):
+    for examples in ([], [*PAIRS[:1], LATER.clean]):
         with pytest.raises(UserError, match="at least one example, and either pairs or single"):
             attribute_logits(codi, examples)
     with pytest.raises(UserError, match="no side 'both'; known are clean, corrupted"):
