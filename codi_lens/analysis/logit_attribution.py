@@ -174,9 +174,9 @@ def _one(
         )
 
     parts = dict(zip(written, attributed(torch.stack([*written.values()])), strict=True))
-    behind = {"ln_final": getattr(model.ln_final, "b", None), "unembed": model.b_U}
-    if behind["ln_final"] is not None and bool(behind["ln_final"].any()):
-        parts["ln_final bias"] = behind["ln_final"] @ target.of(model.W_U)
+    bias = getattr(model.ln_final, "b", None)
+    if bias is not None and bool(bias.any()):
+        parts["ln_final bias"] = bias @ target.of(model.W_U)
     if bool(model.b_U.any()):
         parts["unembed bias"] = target.of(model.b_U)
     by_source = attributed(outputs.flatten(0, 2)).view(-1, groups.shape[1])

@@ -97,7 +97,8 @@ def reading(codi: "HookedCodi", pairs: list["Pair"]) -> dict[str, "go.Figure"]:
     """Figures of attention and of direct logit attribution."""
     from codi_lens import attribute_logits, mean_attention, plots
 
-    attention = mean_attention(codi, [pair.clean for pair in pairs])
+    questions = [pair.clean for pair in pairs]
+    attention = mean_attention(codi, questions, steps=[2, 4, "answer"])
     return {
         "attention": plots.attention(attention),
         "logit-attribution": plots.logit_attribution(attribute_logits(codi, pairs)),

@@ -109,8 +109,8 @@ def paint(figure: go.Figure, low: float, high: float) -> None:
     def inked(text: str, value: float | None) -> str:
         if not text or value is None:
             return ""
-        place = min(max((value - low) / (high - low), 0.0), 1.0)
-        colour = "#000000" if black[0] <= place <= black[1] else "#ffffff"
+        share = min(max((value - low) / (high - low), 0.0), 1.0)
+        colour = "#000000" if black[0] <= share <= black[1] else "#ffffff"
         return f'<span style="color:{colour}">{SPAN.sub("", text)}</span>'
 
     for trace in figure.select_traces(selector={"type": "heatmap"}):
