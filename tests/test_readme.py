@@ -41,6 +41,8 @@ QUICK = {
     "lens": ["--limit", "3"],
     "probes": ["--limit", "6", "--layers", "thought"],
     "steering": ["--limit", "12", "--strengths", "0,1"],
+    "attention": ["--limit", "3"],
+    "logit_attribution": ["--limit", "3"],
     "attribution": ["--limit", "3", "--fidelity-cells", "20"],
     "scorecard": ["--organisms", "dense", "--methods", "logit lens"],
     "certify": ["--problems", "40"],

@@ -41,6 +41,7 @@ def write(arguments: argparse.Namespace) -> None:
     choose_threads(codi.model.cfg.d_model)
     pairs = load_pairs("toy")[: arguments.limit]
     drawn = patching(codi, pairs) | tracing(codi, pairs) | looking(codi, pairs)
+    drawn |= reading(codi, pairs)
     drawn |= {"attribution": attributed(codi, pairs), "circuit": circuit()}
     drawn |= {"probes": probed(), "steering": steered(), "scorecard": scored()}
     for path in plots.write_images(arguments.out, drawn, arguments.format):
@@ -125,6 +126,18 @@ def tracing(codi: "HookedCodi", pairs: list["Pair"]) -> dict[str, "go.Figure"]:
         "paths": plots.heatmap(paths),
         "knockout": plots.heatmap(knock_out(codi, pairs)),
         "influence": plots.heatmap(measure_influence(codi, pairs)),
+    }
+
+
+def reading(codi: "HookedCodi", pairs: list["Pair"]) -> dict[str, "go.Figure"]:
+    """Figures of attention and of direct logit attribution."""
+    from codi_lens import attribute_logits, mean_attention, plots
+
+    questions = [pair.clean for pair in pairs]
+    attention = mean_attention(codi, questions, steps=[2, 4, "answer"])
+    return {
+        "attention": plots.attention(attention),
+        "logit-attribution": plots.logit_attribution(attribute_logits(codi, pairs)),
     }
 
 

@@ -4,12 +4,14 @@ Maps have layers upward and steps of the loop rightward. Signed metrics have a d
 centred on zero, the others a sequential one; both can be told apart by colour-blind readers.
 """
 
+from codi_lens.plots.attention import attention, attention_to_tokens
 from codi_lens.plots.attribution import attribution
 from codi_lens.plots.bars import necessity_bars
 from codi_lens.plots.circuit import circuit, faithfulness
 from codi_lens.plots.figure import CONFIG, Figure
 from codi_lens.plots.gallery import gallery, scales, short_name
 from codi_lens.plots.lenses import lens_divergence, lens_map
+from codi_lens.plots.logit_attribution import logit_attribution
 from codi_lens.plots.maps import (
     chained_minus_parallel,
     chains,
@@ -44,6 +46,8 @@ __all__ = [
     "FORMATS",
     "OFFLINE",
     "Figure",
+    "attention",
+    "attention_to_tokens",
     "attribution",
     "chained_minus_parallel",
     "chains",
@@ -64,6 +68,7 @@ __all__ = [
     "layer_profile",
     "lens_divergence",
     "lens_map",
+    "logit_attribution",
     "necessity_bars",
     "page",
     "panel_title",
