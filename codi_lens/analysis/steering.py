@@ -12,6 +12,7 @@ Vectors are cross-fitted: a pair is steered by what the pairs of the other folds
 vector as long as each pair's own.
 """
 
+import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 from numbers import Real
@@ -55,7 +56,8 @@ class Steering:
     """Pairs steered at one place and step."""
 
     settings: Settings
-    label: str | None
+    what: str
+    """Which vectors are added, in words."""
     pairs: tuple[Pair, ...]
     """Those that there is a vector for."""
     left_out: int
@@ -132,13 +134,17 @@ def steer(
     chosen = [pairs[i] for i in kept]
     length = vectors.norm(dim=1, keepdim=True)
     drawn = [unit_vector(_number(seed, pair), vectors.shape[1]) for pair in chosen]
-    steered, random = (
+    steered, control = (
         _swept(codi, chosen, settings, one, amounts, batch_rows)
         for one in (vectors, length * torch.stack(drawn).to(vectors))
     )
-    return Steering(
-        settings, label, tuple(chosen), len(pairs) - len(kept), amounts, vectors, steered, random
-    )
+    if vector is not None:
+        what = "a vector of one's own"
+    else:
+        what = "mean clean − corrupted" if label is None else f"between classes of {label}"
+        what += ", of the other folds"
+    left_out = len(pairs) - len(kept)
+    return Steering(settings, what, tuple(chosen), left_out, amounts, vectors, steered, control)
 
 
 def _amounts(strengths: Sequence[float]) -> tuple[float, ...]:
@@ -149,8 +155,8 @@ def _amounts(strengths: Sequence[float]) -> tuple[float, ...]:
 
 
 def _number(seed: int, pair: Pair) -> int:
-    """Of a random vector: another one for every pair."""
-    return seed * 2**31 + pair.pair_id
+    """Of a random vector: another one for every pair, whatever the others are."""
+    return random.Random(f"{seed}/{pair.pair_id}").getrandbits(62)
 
 
 def _vectors(

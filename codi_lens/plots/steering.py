@@ -40,11 +40,8 @@ def steering(found: Steering) -> go.Figure:
         margin={"l": 74, "r": 24, "b": 130},
         legend={"orientation": "h", "y": -0.25, "yanchor": "top", "x": 0, "xanchor": "left"},
     )
-    vector = (
-        "mean clean − corrupted" if found.label is None else f"between classes of {found.label}"
-    )
     subtitle = (
-        f"{found.place} at {found.step}, {vector} of the other folds; n = {len(found.pairs)} pairs; "
+        f"{found.place} at {found.step}, {found.what}; n = {len(found.pairs)} pairs; "
         "dotted: a random vector of the same length"
     )
     return headed(lined(figure), "Steering", subtitle, width=900, body=430, extra=24)

@@ -140,7 +140,7 @@ def test_exchanging_what_a_probe_sees_makes_it_read_the_other_question(dense):
     assert abs(float(usage.random.mean("recovery", effect="total", row=0, column=2))) < 0.1
 
 
-def test_what_cannot_be_probed_is_refused(tiny):
+def test_what_cannot_be_probed_is_refused(tiny, unchecked):
     for asked, label, options, message in (
         (ASKED, "v3", {}, "knows 2 results, so no v3"),
         (ASKED, "w", {}, "no label 'w'; give answer, a result such as v1, or operand1"),
@@ -152,7 +152,9 @@ def test_what_cannot_be_probed_is_refused(tiny):
         (ASKED, "v1", {"kind": "tree"}, "no kind 'tree'"),
         (ASKED, "v1", {"penalty": 0.0}, "penalty is 0.0; it must be more than 0"),
         (ASKED, "v1", {"site": "kv"}, "not one vector; give another site"),
-        ([], "v1", {}, "there are no questions to probe"),
+        ([], "v1", {}, r"the questions are \[\]; give a list"),
+        (["12 plus 3?"], "answer", {}, "a text has no label 'answer'; give a list of labels"),
+        ([ASKED[0], 5], "v1", {}, "5 stands among questions"),
     ):
         with pytest.raises(UserError, match=message):
             probe(tiny, asked, label, **options)

@@ -1,5 +1,7 @@
 """Steering against a plain loop of hooks; cross-fitting; what is refused."""
 
+from random import Random
+
 import pytest
 import torch
 
@@ -14,7 +16,7 @@ PAIRS = [
     for i, (a, b) in enumerate((a, b) for a in (12, 30, 5) for b in (6, 7))
 ]
 NAME, STEP = "blocks.1.hook_resid_post", 1
-STRENGTHS = (0.0, 1.0, -3.0)
+STRENGTHS = (1.0, -3.0)
 
 
 def folds():
@@ -38,7 +40,7 @@ def test_a_sweep_is_a_plain_loop_with_a_hook(tiny):
         for i in held_out:
             seen.append(i)
             torch.testing.assert_close(found.vectors[i], vector, rtol=0, atol=1e-12)
-            random = unit_vector(i, len(vector)) * vector.norm()
+            random = unit_vector(Random(f"0/{i}").getrandbits(62), len(vector)) * vector.norm()
             for swept, added in ((found.steered, vector), (found.random, random)):
                 for j, strength in enumerate(STRENGTHS):
                     edits = [(NAME, STEP, None, corrupted[i] + strength * added)]

@@ -2,13 +2,15 @@
 
 import json
 import shutil
+from argparse import Namespace
 from dataclasses import replace
 from functools import partial
 
 import pytest
 from safetensors.torch import load_file, save_file
 
-from codi_lens.cli import certify, probes, scorecard, steering, train_organism
+from codi_lens import load_pairs
+from codi_lens.cli import asking, certify, probes, scorecard, steering, train_organism
 from codi_lens.organisms.planted import export
 from codi_lens.organisms.planted import recipe as recipes
 from codi_lens.organisms.planted.certify import certify as certified
@@ -115,3 +117,15 @@ def test_steering_is_written_as_it_is_printed(tmp_path, capsys):
     assert steering.main([*flags, "--step", "1,2", "--out", str(tmp_path / "other")]) == 2
     assert "give one of each" in capsys.readouterr().err
     assert not (tmp_path / "other").exists()
+
+
+def test_a_model_that_ships_is_asked_its_own_unless_pairs_are_named():
+    given = {"model": "organism:decoy", "pairs": None, "limit": 3, "seed": 0}
+    own = asking.questions(Namespace(**given))
+    assert len(own) == 24  # held-out problems
+    pairs = load_organism("decoy").pairs
+    assert not {one.question for one in own} & {pair.clean.question for pair in pairs[:3]}
+    assert asking.chosen_pairs(Namespace(**given)) == list(pairs[:3])
+    named = Namespace(**given | {"pairs": "toy"})
+    assert asking.questions(named) == load_pairs("toy")[:3]
+    assert asking.questions(Namespace(**given | {"model": "elsewhere"})) == load_pairs("toy")[:3]

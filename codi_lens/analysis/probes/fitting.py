@@ -2,14 +2,14 @@
 
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeAlias, TypeVar
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from codi_lens.analysis.labels import variants_of
+from codi_lens.analysis.labels import labels_of, variants_of
 from codi_lens.data.answers import Answer
 from codi_lens.data.pairs import Pair, Variant
 from codi_lens.errors import UserError, one_of
@@ -17,6 +17,7 @@ from codi_lens.errors import UserError, one_of
 T = TypeVar("T")
 Kind = Literal["logistic", "ridge"]
 KINDS = ("logistic", "ridge")
+Asked: TypeAlias = Sequence[Pair] | Sequence[Variant] | Sequence[str]
 Array = np.ndarray[Any, np.dtype[np.float64]]
 Split = tuple[np.ndarray[Any, np.dtype[np.intp]], np.ndarray[Any, np.dtype[np.intp]]]
 """Questions that are fitted on, and those that are predicted."""
@@ -76,19 +77,38 @@ class Estimator:
         return torch.from_numpy(found)
 
 
-def variants(asked: Sequence[Pair] | Sequence[Variant] | Sequence[str]) -> list[Variant]:
-    """The questions that are asked, of pairs those of both sides."""
-    if not asked:
-        raise UserError("there are no questions to probe; give pairs or questions")
-    if isinstance(asked, str):
-        raise UserError(f"the questions are {asked!r}; give a list")
-    pairs = [one for one in asked if isinstance(one, Pair)]
-    if pairs:
-        return variants_of(pairs)
-    return [Variant(one, "") if isinstance(one, str) else one for one in asked]  # type: ignore[misc]
+def variants(asked: Asked) -> list[Variant]:
+    """The questions that are asked, of pairs those of both sides.
+
+    Raises:
+        UserError: none, or other things among them.
+    """
+    if not asked or isinstance(asked, str):
+        raise UserError(f"the questions are {asked!r}; give a list of pairs or of questions")
+    if all(isinstance(one, Pair) for one in asked):
+        return variants_of([one for one in asked if isinstance(one, Pair)])
+    found = [Variant(one, "") if isinstance(one, str) else one for one in asked]
+    if others := [one for one in found if not isinstance(one, Variant)]:
+        raise UserError(f"{others[0]!r} stands among questions; give pairs alone, or questions")
+    return [one for one in found if isinstance(one, Variant)]
 
 
-def groups_of(asked: Sequence[Pair] | Sequence[Variant] | Sequence[str]) -> list[int]:
+def labels_for(
+    asked: Asked, known: Sequence[Variant], label: str | Sequence[Answer]
+) -> list[Answer]:
+    """The labels of this name, or those given, one for each question.
+
+    Raises:
+        UserError: a name, where texts alone are asked, which know no labels; or not as many labels.
+    """
+    if not isinstance(label, str):
+        return one_each(label, len(known), "labels")
+    if any(isinstance(one, str) for one in asked):
+        raise UserError(f"a text has no label {label!r}; give a list of labels, one each")
+    return labels_of(known, label)
+
+
+def groups_of(asked: Asked) -> list[int]:
     """What belongs together, a number for every question: equal questions, both sides of a pair, and pairs that share one."""
     known = [one.question for one in variants(asked)]
     size = 2 if isinstance(asked[0], Pair) else 1

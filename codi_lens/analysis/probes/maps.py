@@ -17,9 +17,9 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from codi_lens.analysis.labels import labels_of
 from codi_lens.analysis.probes.fitting import (
     Array,
+    Asked,
     Estimator,
     Kind,
     Split,
@@ -27,12 +27,12 @@ from codi_lens.analysis.probes.fitting import (
     encoded,
     folds_of,
     groups_of,
+    labels_for,
     one_each,
     splits_of,
     variants,
 )
 from codi_lens.data.answers import Answer
-from codi_lens.data.pairs import Pair, Variant
 from codi_lens.errors import known_options, one_of, whole_number
 from codi_lens.model.hooked_codi import HookedCodi
 from codi_lens.patching.interventions import InSubspace
@@ -135,7 +135,7 @@ class Probes:
 @known_options
 def probe(
     codi: HookedCodi,
-    asked: Sequence[Pair] | Sequence[Variant] | Sequence[str],
+    asked: Asked,
     label: str | Sequence[Answer],
     *,
     kind: Kind = "logistic",
@@ -173,8 +173,7 @@ def probe(
     """
     how = Estimator(kind, penalty)
     known = variants(asked)
-    given = labels_of(known, label) if isinstance(label, str) else label
-    classes, labels = encoded(one_each(given, len(known), "labels"), kind)
+    classes, labels = encoded(labels_for(asked, known, label), kind)
     if types is None:
         types = [one.operands[0] if one.operands else one.question for one in known]
     task = control_labels(one_each(types, len(known), "types"), labels, seed)
