@@ -168,13 +168,13 @@ def _vectors(
     folds: int,
 ) -> tuple[list[int], Float[Tensor, "kept width"]]:
     """The pairs that there is a vector for, by index, and the vectors."""
+    site = vector_at(settings, settings.layers[0], settings.positions[0])
     if vector is not None:
         if label is not None:
             raise UserError(f"label={label!r} means nothing beside a vector; leave one of them out")
         return list(range(len(pairs))), vector.double().expand(len(pairs), -1)
     splits = splits_of(groups_of(pairs), whole_number(folds, "folds", at_least=2), settings.seed)
     fold, sides = folds_of(splits)[::2], variants_of(pairs)
-    site = vector_at(settings, settings.layers[0], settings.positions[0])
     questions = [side.question for side in sides]
     found = activations(codi, questions, [site], settings.num_latents)[site]
     kept = found.double().cpu().reshape(len(pairs), 2, -1)
