@@ -1,10 +1,17 @@
 from . import plots as plots
 from .analysis.asking import ask_under_hooks as ask_under_hooks
+from .analysis.attention import attention_of as attention_of
+from .analysis.attention import mean_attention as mean_attention
 from .analysis.attribution import attribute as attribute
+from .analysis.features import attribute_features as attribute_features
 from .analysis.lenses import TunedLens as TunedLens
 from .analysis.lenses import lens_map as lens_map
 from .analysis.lenses import patchscope as patchscope
 from .analysis.lenses import train_tuned_lens as train_tuned_lens
+from .analysis.logit_attribution import attribute_logits as attribute_logits
+from .analysis.probes import measure_usage as measure_usage
+from .analysis.probes import probe as probe
+from .analysis.steering import steer as steer
 from .analysis.subspaces import align as align
 from .analysis.thoughts.read import read_thoughts as read_thoughts
 from .data.pairs import Pair as Pair
@@ -22,6 +29,7 @@ from .patching.api import patch_layers as patch_layers
 from .patching.api import patch_paths as patch_paths
 from .patching.api import patch_positions as patch_positions
 from .patching.api import patch_routes as patch_routes
+from .patching.features import patch_features as patch_features
 from .patching.means import mean_activations as mean_activations
 from .patching.result import Sweep as Sweep
 from .report.thoughts.page import show_thoughts as show_thoughts

@@ -48,4 +48,5 @@ def test_the_notebooks_are_there():
         "04_other_models",
         "05_can_you_trust_it",
         "06_gradients",
+        "07_reading_thoughts",
     ]

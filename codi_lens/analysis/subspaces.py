@@ -18,8 +18,9 @@ from codi_lens.data.answers import Answer
 from codi_lens.data.pairs import Pair
 from codi_lens.errors import UserError, whole_number
 from codi_lens.model.hooked_codi import HookedCodi
-from codi_lens.model.hooks import HookFn, Site, capture
+from codi_lens.model.hooks import HookFn, Site
 from codi_lens.patching.interventions import InSubspace
+from codi_lens.patching.means import activations
 from codi_lens.patching.places import check_row, sites_of
 from codi_lens.patching.plan import SOURCE
 from codi_lens.patching.settings import Label
@@ -136,12 +137,12 @@ def align(
         raise UserError(
             f"{len(examples)} examples of one couple of questions leave none to learn from; give two couples"
         )
-    sources = _activations(codi, [example.source for example in examples], where)
+    sources = activations(codi, [example.source for example in examples], [where])[where]
     width, rank = sources.shape[-1], whole_number(rank, "rank", at_least=1)
     if rank > width:
         raise UserError(f"rank {rank} is more than the {width} dimensions at {where.name}")
     generator = torch.Generator().manual_seed(seed)
-    bases = _activations(codi, [example.base for example in examples], where)
+    bases = activations(codi, [example.base for example in examples], [where])[where]
     span = _varying(sources - bases, rank)
     free = span @ torch.randn(span.shape[1], rank, generator=generator, dtype=torch.float64).to(
         span
@@ -240,22 +241,6 @@ def _iia(
         texts = codi.generate([example.base for example in part], fwd_hooks=[(site, exchange)])
         hits += right(codi, texts, [example.answer for example in part])
     return sum(hits) / len(hits)
-
-
-@torch.no_grad()
-def _activations(
-    codi: HookedCodi, questions: Sequence[str], site: Site
-) -> Float[Tensor, "example width"]:
-    """The activation of each question at the last position of the step."""
-    kept: list[Tensor] = []
-    for start in range(0, len(questions), BATCH):
-        into: list[Tensor] = []
-        part = list(questions[start : start + BATCH])
-        codi.think(
-            part, codi.num_latents(), codi.loop.plan([(site, capture(into))], codi.num_latents())
-        )
-        kept.append(_part(into[0][:, -1], site))
-    return torch.cat(kept)
 
 
 def _part(activation: Tensor, site: Site) -> Tensor:

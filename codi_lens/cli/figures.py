@@ -41,8 +41,9 @@ def write(arguments: argparse.Namespace) -> None:
     choose_threads(codi.model.cfg.d_model)
     pairs = load_pairs("toy")[: arguments.limit]
     drawn = patching(codi, pairs) | tracing(codi, pairs) | looking(codi, pairs)
+    drawn |= reading(codi, pairs)
     drawn |= {"attribution": attributed(codi, pairs), "circuit": circuit()}
-    drawn["scorecard"] = scored()
+    drawn |= {"probes": probed(), "steering": steered(), "scorecard": scored()}
     for path in plots.write_images(arguments.out, drawn, arguments.format):
         print(path)
     print(
@@ -128,6 +129,18 @@ def tracing(codi: "HookedCodi", pairs: list["Pair"]) -> dict[str, "go.Figure"]:
     }
 
 
+def reading(codi: "HookedCodi", pairs: list["Pair"]) -> dict[str, "go.Figure"]:
+    """Figures of attention and of direct logit attribution."""
+    from codi_lens import attribute_logits, mean_attention, plots
+
+    questions = [pair.clean for pair in pairs]
+    attention = mean_attention(codi, questions, steps=[2, 4, "answer"])
+    return {
+        "attention": plots.attention(attention),
+        "logit-attribution": plots.logit_attribution(attribute_logits(codi, pairs)),
+    }
+
+
 def attributed(codi: "HookedCodi", pairs: list["Pair"]) -> "go.Figure":
     """The figure of attribution."""
     from codi_lens import attribute, plots
@@ -144,6 +157,26 @@ def circuit() -> "go.Figure":
     organism = load_organism("sequential")
     edges = score_edges(organism.codi, organism.pairs[:16])
     return plots.circuit(edges, edges.largest(40, signed=False))
+
+
+def probed() -> "go.Figure":
+    """Where the answer can be read and where it is used, on an organism that has a decoy."""
+    from codi_lens import measure_usage, plots, probe
+    from codi_lens.cli.asking import problems
+    from codi_lens.organisms.scorecard import load_organism
+
+    organism = load_organism("decoy")
+    found = probe(organism.codi, problems(organism.truth), "answer")
+    return plots.probes(found, measure_usage(organism.codi, organism.pairs, found))
+
+
+def steered() -> "go.Figure":
+    """The way from one class of a planted result to another."""
+    from codi_lens import plots, steer
+    from codi_lens.organisms.scorecard import load_organism
+
+    organism = load_organism("sequential")
+    return plots.steering(steer(organism.codi, organism.pairs, "thought", 2, label="v2"))
 
 
 def scored() -> "go.Figure":

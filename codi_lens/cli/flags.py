@@ -90,6 +90,13 @@ def add_limit(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--limit", type=int, help="only the first LIMIT pairs (default: all)")
 
 
+def add_side(parser: argparse.ArgumentParser) -> None:
+    """--side."""
+    parser.add_argument(
+        "--side", default="clean", choices=("clean", "corrupted"), help="whose question is asked"
+    )
+
+
 def add_seed(parser: argparse.ArgumentParser) -> None:
     """--seed."""
     parser.add_argument("--seed", type=int, default=0, help="of everything that is drawn at random")

@@ -79,7 +79,7 @@ def chosen_pairs(arguments: argparse.Namespace) -> list["Pair"]:
     from codi_lens import load_pairs
 
     pairs = load_pairs(arguments.pairs)
-    if not arguments.include_same_answer:
+    if not getattr(arguments, "include_same_answer", False):
         kept = [pair for pair in pairs if not pair.same_answer]
         if len(kept) < len(pairs):
             print(f"{len(pairs) - len(kept)} pairs with the same answer on both sides set aside")

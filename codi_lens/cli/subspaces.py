@@ -9,7 +9,7 @@ organism:subspace`) is asked its own task's held-out problems; other models, the
 import argparse
 from typing import TYPE_CHECKING, Any
 
-from codi_lens.cli import flags
+from codi_lens.cli import asking, flags
 from codi_lens.cli.folders import check_unused, fresh_folder
 from codi_lens.cli.model_flags import add_model_flags, load_model
 from codi_lens.cli.patching import add_place_flags
@@ -25,7 +25,7 @@ Found = dict[tuple[str, str, str], "Alignment"]
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
     """The program's flags."""
-    flags.add_experiment_flags(parser)
+    asking.add_asking_flags(parser)
     add_place_flags(parser)
     add = parser.add_argument
     add("--results", type=flags.names, help="such as v1,v2; the last is the answer (default: all)")
@@ -86,24 +86,19 @@ def asked_about(arguments: argparse.Namespace) -> dict[str, list["Example"]]:
     Raises:
         UserError: pairs that do not know their results, or a result that there is not.
     """
-    from codi_lens import load_pairs
     from codi_lens.analysis.subspaces import examples_of
     from codi_lens.errors import one_of
     from codi_lens.organisms.planted.certify import examples
-    from codi_lens.organisms.planted.truth import read_truth
-    from codi_lens.shipped import ORGANISMS
 
-    name = str(arguments.model).removeprefix("organism:")
-    if name in ORGANISMS:
-        truth = read_truth(ORGANISMS[name])
+    if (truth := asking.own_truth(arguments)) is not None:
         chosen = arguments.results or truth.variables
-        count = 8 * arguments.limit if arguments.limit else 400
+        count = asking.problem_count(arguments)
         return {result: examples(truth, result, count) for result in chosen}
-    pairs = load_pairs(arguments.pairs)[: arguments.limit]
+    pairs = asking.chosen_pairs(arguments)
     # Where the last result on the way is the answer, as in two-step problems, it counts once.
     count = min(len(pair.clean.intermediates) for pair in pairs) + 1
     if count == 1:
-        raise UserError(f"the pairs {arguments.pairs} do not know their intermediates")
+        raise UserError("the pairs do not know their intermediates; give others as --pairs")
     names = tuple(f"v{i + 1}" for i in range(count))
     chosen = [one_of(result, names, "result") for result in arguments.results or names]
     return {result: examples_of(pairs, names.index(result)) for result in chosen}

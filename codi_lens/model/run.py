@@ -58,7 +58,7 @@ def cached_pass(
     mask = torch.cat([prompt_mask, between, answer_mask], dim=1).to(loop.device)
     names = _chosen(list(loop.backend.hook_names), names_filter)
     activations, caching, _ = codi.model.get_caching_hooks(names)
-    positions = _positions(*lengths)
+    positions = step_positions(*lengths)
     hooks = [*plan.over(positions), *caching]
     final = loop.advance(loop.start(prompt[:, -1:]), torch.cat(parts, dim=1), hooks, mask)
     logits = loop.unembed(final, hooks)
@@ -74,7 +74,7 @@ def _chosen(hook_names: list[str], names_filter: NamesFilter) -> list[str]:
     return [name for names in wanted for name in matching(hook_names, names)]  # type: ignore[union-attr,arg-type]
 
 
-def _positions(prompt: int, latents: int, end: int, answer: int) -> dict[Step, slice]:
+def step_positions(prompt: int, latents: int, end: int, answer: int) -> dict[Step, slice]:
     """Slices of the position axis, from the lengths of the parts; bot is the prompt's last."""
     positions: dict[Step, slice] = {
         "prompt": slice(0, prompt - 1),

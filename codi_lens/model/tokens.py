@@ -51,7 +51,8 @@ class CodiTokens:
         self._begin = self._frame("begin", d_vocab)
         self._end = self._frame("end", d_vocab)
         self._special = _special_tokens(tokenizer)
-        self._bos = _bos(tokenizer, self.config.bos)
+        self.bos = tuple(_bos(tokenizer, self.config.bos))
+        """What stands in front of every text; may be empty."""
         try:
             self._check_words(self.stem(), "answer_stem", config.answer_stem)
         except UserError as error:
@@ -81,7 +82,7 @@ class CodiTokens:
         question = f"question + {suffix!r}" if suffix else "question"
         begin, end = (config.begin or ()), (config.end or ())
         thoughts = ["thoughts"] if config.num_latents else []
-        bos = ["BOS"] if self._bos else []
+        bos = ["BOS"] if self.bos else []
         return "".join(f"[{part}]" for part in (*bos, question, *begin, *thoughts, *end, "answer"))
 
     def question(self, question: str) -> list[int]:
@@ -103,7 +104,7 @@ class CodiTokens:
         rows = self.tokenizer(texts, add_special_tokens=False)["input_ids"]
         for question, ids in zip(questions, rows, strict=True):
             self._check_words(ids, "the question", question)
-        return [[*self._bos, *ids] for ids in rows]
+        return [[*self.bos, *ids] for ids in rows]
 
     def _check_words(self, ids: Sequence[int], what: str, words: str) -> None:
         """Refuses text in which not every token is a known word."""

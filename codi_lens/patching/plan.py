@@ -12,6 +12,7 @@ from torch import Tensor
 
 from codi_lens.data.answers import AnswerPair
 from codi_lens.data.pairs import Pair
+from codi_lens.errors import UserError
 from codi_lens.model.hooks import Site, by_query
 from codi_lens.patching.interventions import Intervention, from_run
 from codi_lens.patching.places import sites_of
@@ -75,6 +76,19 @@ class Runs:
 def place_at(settings: Settings, row: Label, step: Label) -> Place:
     """The place of a map's cell."""
     return sites_of(settings.site, row, step)  # type: ignore[arg-type]
+
+
+def vector_at(settings: Settings, row: Label, step: Label) -> Site:
+    """The one site of a map's cell, whose activation is one vector.
+
+    Raises:
+        UserError: a cell of two activations, or of an attention pattern, which is as wide as a prompt is long.
+    """
+    place = place_at(settings, row, step)
+    if len(place) > 1 or by_query(place[0].name):
+        names = " and ".join(str(site.name) for site in place)
+        raise UserError(f"{names}: not one vector; give another site, such as z or v")
+    return place[0]
 
 
 def grid_of(settings: Settings) -> tuple[Place, ...]:

@@ -122,6 +122,10 @@ class Readout(ABC):
             HookNeverFired: a patch that no step reached.
         """
 
+    def fed(self, answer: AnswerPair) -> int:
+        """How many tokens are fed behind the end of the thoughts where the two answers part."""
+        return len(before_difference(answer))
+
     @abstractmethod
     def steps(self, empty_stem: bool, last: Step) -> tuple[Step, ...]:
         """The steps at whose final states the answer is read.
@@ -175,6 +179,9 @@ class AtEot(BehindStem):
         answers: Sequence[AnswerPair],
     ) -> AnswerReadout:
         return AnswerReadout(codi, feed_eot(codi, done), answers, None)
+
+    def fed(self, answer: AnswerPair) -> int:
+        return 0
 
     def steps(self, empty_stem: bool, last: Step) -> tuple[Step, ...]:
         return (last,)

@@ -4,7 +4,7 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from codi_lens.analysis.attribution import Attribution, Fidelity
-from codi_lens.plots.panels import MANY_COLUMNS, MANY_ROWS, paint, short
+from codi_lens.plots.panels import Panel, paint, place
 from codi_lens.plots.style import PALETTE, UNDEFINED, colour_axis, headed, label, small_titles
 
 
@@ -34,30 +34,11 @@ def attribution(found: Attribution) -> go.Figure:
 def _add_map(figure: go.Figure, found: Attribution) -> None:
     """The mean map, numbers in black or white as their colour needs."""
     mean = found.mean()
-    crowded = len(found.columns) > MANY_COLUMNS or len(found.rows) > MANY_ROWS
-    shown = go.Figure(
-        go.Heatmap(
-            z=mean.tolist(),
-            text=[["" if crowded else short(value) for value in row] for row in mean.tolist()],
-            texttemplate="%{text}",
-            textfont={"size": 12},
-            coloraxis="coloraxis",
-            xgap=1,
-            ygap=1,
-            hovertemplate="row %{y}, position %{x}: %{z:.4g}<extra></extra>",
-        )
+    place(
+        figure, Panel("", mean, found.rows, found.columns), 1, 1, ("latent position", "place"), True
     )
     scale = colour_axis([mean], signed=True, title="score")
-    shown.update_layout(coloraxis=scale)
-    paint(shown, scale["cmin"], scale["cmax"])
-    figure.add_trace(shown.data[0], 1, 1).update_layout(coloraxis=scale)
-    plain = {"row": 1, "col": 1, "showgrid": False, "zeroline": False}
-    for update, title, labels in (
-        (figure.update_xaxes, "latent position", found.columns),
-        (figure.update_yaxes, "place", found.rows),
-    ):
-        names = [str(name) for name in labels]
-        update(title=title, tickvals=list(range(len(names))), ticktext=names, **plain)
+    paint(figure.update_layout(coloraxis=scale), scale["cmin"], scale["cmax"])
 
 
 def _add_cells(figure: go.Figure, found: Attribution, fidelity: Fidelity) -> None:

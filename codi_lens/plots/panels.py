@@ -61,11 +61,15 @@ def draw(
     signed: bool,
     axes: tuple[str, str] = ("latent position", "layer"),
     across: int | None = None,
+    cell: tuple[int, int] | None = None,
 ) -> go.Figure:
-    """Draws the panels, `across` in a row (None: at most three). `colour` names the values, `axes` are titles x, y."""
+    """Draws the panels. `colour` names the values, `axes` are titles x, y.
+
+    `across`: panels in a row; None: at most three. `cell`: its width and height in pixels; None: as fits the numbers.
+    """
     across = across or (2 if len(panels) == 4 else min(PER_ROW, len(panels)))
     down = ceil(len(panels) / across)
-    cell = (62, 36) if len(panels) == 1 else (46, 28)
+    cell = cell or ((62, 36) if len(panels) == 1 else (46, 28))
     rows, columns = (max(len(getattr(p, n)) for p in panels) for n in ("rows", "columns"))
     each = min(cell[1], max(MOST_HEIGHT // rows, 5))
     wide, high = max(170, cell[0] * columns), max(90, each * rows)
@@ -84,7 +88,7 @@ def draw(
         vertical_spacing=gap[1] / inner[1],
     )
     for i, panel in enumerate(panels):
-        _place(figure, panel, i // across + 1, i % across + 1, axes, i + across >= len(panels))
+        place(figure, panel, i // across + 1, i % across + 1, axes, i + across >= len(panels))
     values = [panel.values for panel in panels]
     figure.update_layout(
         coloraxis=colour_axis(values, signed=signed, title=colour),
@@ -106,11 +110,11 @@ def paint(figure: go.Figure, low: float, high: float) -> None:
     def inked(text: str, value: float | None) -> str:
         if not text or value is None:
             return ""
-        place = min(max((value - low) / (high - low), 0.0), 1.0)
-        colour = "#000000" if black[0] <= place <= black[1] else "#ffffff"
+        share = min(max((value - low) / (high - low), 0.0), 1.0)
+        colour = "#000000" if black[0] <= share <= black[1] else "#ffffff"
         return f'<span style="color:{colour}">{SPAN.sub("", text)}</span>'
 
-    for trace in figure.data:
+    for trace in figure.select_traces(selector={"type": "heatmap"}):
         trace.text = [
             [inked(*cell) for cell in zip(*row, strict=True)]
             for row in zip(trace.text, trace.z, strict=True)
@@ -162,7 +166,7 @@ def _above(marked: Sequence[Panel]) -> str:
     return f" above its donor control's largest ({own})"
 
 
-def _place(
+def place(
     figure: go.Figure, panel: Panel, row: int, column: int, axes: tuple[str, str], lowest: bool
 ) -> None:
     """Puts one panel with its marks and ticks at its place; outer panels alone have axis titles."""

@@ -59,9 +59,9 @@ def top_tokens(
         torch.tensor([[cell[0][1] for cell in row] for row in tokens]),
         rows,
         columns,
-        text=[[_shown(cell[0][0]) for cell in row] for row in tokens],
+        text=[[shown(cell[0][0]) for cell in row] for row in tokens],
         hover=[
-            ["<br>".join(f"{_shown(token)}  {share:.3f}" for token, share in cell) for cell in row]
+            ["<br>".join(f"{shown(token)}  {share:.3f}" for token, share in cell) for cell in row]
             for row in tokens
         ],
     )
@@ -108,6 +108,6 @@ def ranks(
     return figure
 
 
-def _shown(token: str) -> str:
+def shown(token: str) -> str:
     """A token as text: blanks visible, nothing read as markup."""
     return escape(token.replace(" ", "␣").replace("\n", "⏎")) or "∅"

@@ -28,5 +28,5 @@ def test_the_mean_of_a_thought_over_a_data_set_and_the_accuracy_under_it():
 def test_questions_and_answers_go_together(tiny):
     with pytest.raises(UserError, match="1 questions and 2 answers; give one answer each"):
         ask_under_hooks(tiny, ["12 plus 30?"], [1, 2])
-    with pytest.raises(UserError, match="there are no questions to take means over"):
+    with pytest.raises(UserError, match="there are no questions to look at"):
         mean_activations(tiny, [], [Site("hook_embed", 0)])

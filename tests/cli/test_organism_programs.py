@@ -2,13 +2,15 @@
 
 import json
 import shutil
+from argparse import Namespace
 from dataclasses import replace
 from functools import partial
 
 import pytest
 from safetensors.torch import load_file, save_file
 
-from codi_lens.cli import certify, scorecard, train_organism
+from codi_lens import load_pairs
+from codi_lens.cli import asking, certify, probes, scorecard, steering, train_organism
 from codi_lens.organisms.planted import export
 from codi_lens.organisms.planted import recipe as recipes
 from codi_lens.organisms.planted.certify import certify as certified
@@ -76,3 +78,54 @@ def test_a_training_that_falls_short_says_so(tmp_path, capsys, monkeypatch):
     assert "no mechanism 'nothing'" in capsys.readouterr().err
     assert train_organism.main(["dense", "--resume", "--out", str(out)]) == 2
     assert "holds no training to go on with" in capsys.readouterr().err
+
+
+def test_probes_are_written_as_they_are_printed(tmp_path, capsys):
+    out = tmp_path / "probes"
+    flags = ["--model", "organism:decoy", "--layers", "thought", "--positions", "4,5"]
+    assert probes.main([*flags, "--limit", "12", "--out", str(out)]) == 0
+    printed = capsys.readouterr().out
+    record = json.loads((out / "probes.json").read_text())
+    assert record["n"] == len(record["questions"]) == 96
+    maps = record["maps"]
+    for column, at in enumerate((4, 5)):
+        right = [q["predicted"][0][column] == q["label"] for q in record["questions"]]
+        assert maps["score"][0][column] == pytest.approx(sum(right) / 96)
+        values = [f"{maps[name][0][column]:.2f}" for name in ("score", "control", "selectivity")]
+        assert " ".join(["thought", str(at), *values]) in " ".join(printed.split())
+    assert maps["recovery_subspace"][0][0] > 0.7 > 0.1 > abs(maps["recovery_subspace"][0][1])
+    weights = load_file(out / "probes.safetensors")
+    assert weights["thought/4"].shape == (10, 64)
+    assert "Where can the answer be read" in (out / "probes.html").read_text()
+    assert probes.main([*flags, "--label", "v9", "--out", str(tmp_path / "other")]) == 2
+    assert "so no v9" in capsys.readouterr().err
+    assert not (tmp_path / "other").exists()
+
+
+def test_steering_is_written_as_it_is_printed(tmp_path, capsys):
+    out = tmp_path / "steering"
+    flags = ["--model", "organism:dense", "--place", "thought", "--label", "v2"]
+    assert steering.main([*flags, "--step", "1", "--strengths", "1", "--out", str(out)]) == 0
+    line = capsys.readouterr().out.split("\n")[4].split()
+    record = json.loads((out / "steering.json").read_text())
+    expected = [
+        sum(pair[who][name][0] for pair in record["pairs"]) / len(record["pairs"])
+        for who in ("steered", "random")
+        for name in ("right", "flipped", "logit_diff")
+    ]
+    assert line == ["1", *(f"{value:.2f}" for value in expected)]
+    assert steering.main([*flags, "--step", "1,2", "--out", str(tmp_path / "other")]) == 2
+    assert "give one of each" in capsys.readouterr().err
+    assert not (tmp_path / "other").exists()
+
+
+def test_a_model_that_ships_is_asked_its_own_unless_pairs_are_named():
+    given = {"model": "organism:decoy", "pairs": None, "limit": 3, "seed": 0}
+    own = asking.questions(Namespace(**given))
+    assert len(own) == 24  # held-out problems
+    pairs = load_organism("decoy").pairs
+    assert not {one.question for one in own} & {pair.clean.question for pair in pairs[:3]}
+    assert asking.chosen_pairs(Namespace(**given)) == list(pairs[:3])
+    named = Namespace(**given | {"pairs": "toy"})
+    assert asking.questions(named) == load_pairs("toy")[:3]
+    assert asking.questions(Namespace(**given | {"model": "elsewhere"})) == load_pairs("toy")[:3]

@@ -6,7 +6,7 @@ import pytest
 
 from codi_lens import HookedCodi, load_pairs, read_thoughts, train_tuned_lens
 from codi_lens.report.thoughts import show_thoughts, thoughts_page
-from codi_lens.report.thoughts.page import kinds
+from codi_lens.report.thoughts.page import as_json
 from tests.report.reader import choose, emulated, nothing_asked_and_nothing_wrong
 
 
@@ -21,11 +21,12 @@ def found(codi):
 
 
 def test_kinds_of_positions(found):
-    named = list(zip(found.labels, kinds(found), strict=True))
-    assert [label for label, kind in named if kind == "number"] == ["12", "6", "2"]
+    data = as_json(found)
+    named = list(zip(data["labels"], data["kinds"], strict=True))
+    assert [label for label, kind in named if kind == "numbers"] == ["12", "6", "2"]
     assert [label for label, kind in named if kind == "frame"] == ["<s>", "<bot>"]
-    assert [label for label, kind in named if kind == "thought"] == [f"z{k}" for k in range(6)]
-    assert [label for label, kind in named if kind == "end"] == ["<eot>"]
+    assert [label for label, kind in named if kind == "thoughts"] == [f"z{k}" for k in range(6)]
+    assert [label for label, kind in named if kind == "eot"] == ["<eot>"]
 
 
 def test_a_notebook_has_the_same_page_in_a_frame(codi, found):
@@ -95,7 +96,7 @@ def test_known_results_are_marked_where_they_become_readable(opened, found):
 def test_what_a_thought_reads_glows(opened, found):
     from selenium.webdriver import ActionChains
 
-    mean = found.attention.mean((0, 1))
+    mean = found.attention.of()
     column = found.steps.index(3)
     ActionChains(opened).move_to_element(cell(opened, 0, column)).perform()
     tokens = opened.find_elements("css selector", ".token")
@@ -104,7 +105,9 @@ def test_what_a_thought_reads_glows(opened, found):
     choose(opened, "source", "2.1")
     cell(opened, 2, column).click()
     shown = [float(token.get_attribute("title")) for token in tokens]
-    assert shown == pytest.approx(found.attention[2, 1, column, : len(tokens)].tolist(), abs=0.0051)
+    assert shown == pytest.approx(
+        found.attention.of(2, 1)[column, : len(tokens)].tolist(), abs=0.0051
+    )
     choose(opened, "source", "")
 
 

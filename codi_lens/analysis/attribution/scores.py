@@ -150,7 +150,25 @@ def _attributed(
 ) -> tuple[Float[Tensor, "pair row column"], list[bool]]:
     """Scores of a few pairs; `steps` 0: the gradient in the base run."""
     grid = grid_of(settings)
-    sites = [site for place in grid for site in place]
+    slopes, base, source, equal = mean_slopes(asked, settings, steps)
+    scores = torch.zeros(len(asked.pairs), len(grid), dtype=torch.float64)
+    for i, place in enumerate(grid):
+        for site in place:
+            whole = Site(site.name, site.step)
+            scores[:, i] += _dot(slopes[whole], source[whole] - base[whole], site)
+    return scores.unflatten(1, (len(settings.layers), len(settings.positions))), equal
+
+
+def mean_slopes(
+    asked: Asked, settings: Settings, steps: int
+) -> tuple[dict[Site, Tensor], Mapping[Site, Tensor], Mapping[Site, Tensor], list[bool]]:
+    """The mean gradient of each pair's metric at every place of a map; `steps` 0: that in the base run.
+
+    Returns:
+        Site (whole) -> gradient [pair, pos, …], its activations in the base and in the source run, and of each
+        pair whether its prompts were interpolated.
+    """
+    sites = [site for place in grid_of(settings) for site in place]
     fed = [Site("hook_embed", step) for step in range(settings.num_latents)]
     plain, base, source = unpatched(asked, [*sites, *fed])
     count = max(steps, 1)
@@ -168,14 +186,11 @@ def _attributed(
         runs = run(asked, questions, rows, sites, hooks)
         values = measured(asked, runs, rows, plain)
         slopes = gradients(asked, values, runs)
-    scores = torch.zeros(len(asked.pairs), len(grid), dtype=torch.float64)
-    for i, place in enumerate(grid):
-        for site in place:
-            whole = Site(site.name, site.step)
-            slope = slopes[whole].unflatten(0, (len(asked.pairs), count)).mean(1)
-            change = kept_source[whole] - kept_base[whole]
-            scores[:, i] += _dot(slope, change, site)
-    return scores.unflatten(1, (len(settings.layers), len(settings.positions))), equal
+    means = {
+        site: slope.unflatten(0, (len(asked.pairs), count)).mean(1)
+        for site, slope in slopes.items()
+    }
+    return means, kept_base, kept_source, equal
 
 
 def _dot(slope: Tensor, change: Tensor, site: Site) -> Tensor:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from codi_lens.analysis.attention import Attention
 from codi_lens.data.answers import Answer
 from codi_lens.model.hooks import Step
 from codi_lens.patching.result import Sweep
@@ -75,16 +76,12 @@ class Thoughts:
     """The right answer, where it is known."""
     answer: Answer
     """What the model says."""
-    labels: tuple[str, ...]
-    """Of the positions up to the answer."""
     steps: tuple[Step, ...]
-    positions: tuple[int, ...]
-    """Of the steps."""
-    prompt: int
-    """Positions of the question."""
+    """Columns: bot, the latents, and eot where there is one."""
     readings: Mapping[str, Reading]
     """By lens."""
-    attention: Float[Tensor, "layer head step pos"]
+    attention: Attention
+    """From every step, with what stands at each position."""
     zero: Float[Tensor, " latent"]
     """Probability of the answer when a thought is set to zero."""
     resample: Float[Tensor, " latent"] | None

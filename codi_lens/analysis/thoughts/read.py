@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from codi_lens.analysis.attention import attention_of
 from codi_lens.analysis.lenses import TunedLens, intermediate_ranks, logit_lens, steps_of
 from codi_lens.analysis.lenses.logit import first_token
 from codi_lens.analysis.thoughts.effects import answers_by_stop, when_exchanged, when_resampled
@@ -63,23 +64,17 @@ def read_thoughts(
     cache = _cache(codi, asked.question, answer, count)
     there = [_cache(codi, other, None, count) for other in others]
     steps = steps_of(cache)
-    positions = [cache.positions[step].stop - 1 for step in steps]
-    labels = codi.to_str_tokens(asked.question, answer, num_latents=count)
     known = (*asked.intermediates, *((asked.answer,) if pair else ()), answer)
     lenses = {"logit lens": logit_lens} | ({"tuned lens": tuned.logits} if tuned else {})
-    patterns = [cache["pattern", layer][0] for layer in range(codi.model.cfg.n_layers)]
     return Thoughts(
         codi.name,
         asked.question,
         tuple(others),
         asked.answer if pair else None,
         answer,
-        tuple(labels[: positions[-1] + 1]),
         steps,
-        tuple(positions),
-        len(codi.tokens.question(asked.question)),
         {name: _reading(codi, lens, cache, there, known) for name, lens in lenses.items()},
-        torch.stack(patterns)[:, :, positions, : positions[-1] + 1],
+        attention_of(codi, cache, asked.question, answer, steps=steps),
         when_exchanged(codi, asked.question, answer, torch.zeros(count, codi.model.cfg.d_model)),
         when_resampled(codi, asked.question, answer, others, count),
         stops,

@@ -36,7 +36,7 @@ def make_pairs(task: Task, right: Right, *, seed: int = 0, count: int = N_PAIRS)
             raise UserError(
                 f"only {len(pairs)} of {count} pairs: the model answers too few problems right; train it longer"
             )
-        clean, corrupted = map(_variant, sides)
+        clean, corrupted = map(variant_of, sides)
         pairs.append(Pair(pair_id, clean, corrupted, wording, task.operands[operand]))
     return pairs
 
@@ -70,6 +70,7 @@ def _candidate(
     return (clean, rng.choice(others)) if others else None
 
 
-def _variant(problem: Problem) -> Variant:
+def variant_of(problem: Problem) -> Variant:
+    """A problem as the side of a pair, with its numbers and its results on the way."""
     *on_the_way, answer = problem.values
     return Variant(problem.question, answer, problem.numbers, tuple(on_the_way))

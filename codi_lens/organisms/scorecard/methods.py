@@ -14,6 +14,7 @@ from torch import Tensor
 
 from codi_lens.analysis.attribution import attribute
 from codi_lens.analysis.circuits import Edges, measure_faithfulness, run_circuits, score_edges
+from codi_lens.analysis.probes import probe
 from codi_lens.analysis.subspaces import align, examples_of
 from codi_lens.data.pairs import SIDES, Pair, side_of
 from codi_lens.model.hooked_codi import HookedCodi
@@ -246,6 +247,23 @@ def _says(codi: HookedCodi, pair: Pair, side: str, first: Tensor) -> Tensor:
     wanted = {str(value) for value in own[first_change(pair) :]}
     texts = [str(codi.tokens.tokenizer.decode([token])).strip() for token in first.tolist()]
     return torch.tensor([float(text in wanted) for text in texts])
+
+
+@register_method("probe")
+def probed(codi: HookedCodi, pairs: Sequence[Pair]) -> Findings:
+    """How often a linear probe, fitted on other pairs, reads a result that differs off the thought, on both sides.
+
+    What it can read of random labels is no finding.
+    """
+    changes = torch.tensor([first_change(pair) for pair in pairs])
+    scores, control = torch.zeros(len(pairs), codi.num_latents()), 0.0
+    for result in range(min(len(own) for pair in pairs for own in results_of(pair).values())):
+        found = probe(codi, pairs, f"v{result + 1}", places=["thought"])
+        both = found.correct[:, 0].unflatten(0, (len(pairs), len(SIDES))).all(1)
+        behind = (changes <= result)[:, None]
+        scores = torch.maximum(scores, (both & behind).to(scores))
+        control = max(control, float(found.control.max()))
+    return Findings(scores, max(LEAST, control), runs=2)
 
 
 def results_of(pair: Pair) -> dict[str, tuple[object, ...]]:

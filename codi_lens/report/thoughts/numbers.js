@@ -5,7 +5,7 @@ const byId = (id) => document.getElementById(id);
 const SCALE = 10000; // attention is stored in ten-thousandths
 const LEAST = 0.03; // of attention: what an arc is drawn for
 const WORDS = "no one two three four five six seven eight nine ten eleven twelve".split(" ");
-const KINDS = { number: "numbers", word: "words", frame: "BOS, bot", thought: "thoughts", end: "eot" };
+const KINDS = { numbers: "numbers", words: "words", frame: "BOS, bot", thoughts: "thoughts", eot: "eot" };
 const FED = "the thought that is fed: made of the last layer at the step before";
 const layers = data.attention.length, heads = data.attention[0].length;
 const columns = data.steps.map((step, i) => ({

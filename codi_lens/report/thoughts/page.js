@@ -75,7 +75,7 @@ function drawAttention(column) {
   }
   const paths = [];
   data.positions.forEach((position, i) => {
-    if (i && i < column && of[position] > LEAST) paths.push([header(i), of[position], "thought"]);
+    if (i && i < column && of[position] > LEAST) paths.push([header(i), of[position], "thoughts"]);
   });
   for (const token of document.querySelectorAll(".token")) {
     const i = Number(token.dataset.position);
@@ -125,7 +125,7 @@ function drawDetail() {
   byId("detail").replaceChildren(...parts);
 }
 
-const named = (i) => (data.kinds[i] === "thought" ? `thought ${i - data.positions[0] - 1}` : `${visible(data.labels[i])} (${i})`);
+const named = (i) => (data.kinds[i] === "thoughts" ? `thought ${i - data.positions[0] - 1}` : `${visible(data.labels[i])} (${i})`);
 
 function drawChoices() {
   const redraw = () => {

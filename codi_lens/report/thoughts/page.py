@@ -1,6 +1,5 @@
 """What `read_thoughts` read, as a page that opens without a network and fetches nothing."""
 
-import re
 from collections.abc import Sequence
 from html import escape
 from importlib.resources import files
@@ -22,7 +21,8 @@ DIGITS = 4
 SCRIPTS = ("numbers.js", "drawing.js", "page.js")
 HEIGHT = 960
 """Of the page in a notebook, in pixels."""
-FRAME = re.compile(r"<.*>")
+KINDS = {name: name for name in ("frame", "numbers", "words", "eot")} | {"bot": "frame"}
+"""Group of positions -> what the page counts it as; every other is a thought."""
 
 
 def thoughts_page(found: Thoughts) -> str:
@@ -88,21 +88,22 @@ def show_thoughts(
 
 def as_json(found: Thoughts) -> dict[str, Any]:
     """All that the page shows, as plain data; probabilities and weights to four digits."""
-    recovery = found.recovery
+    recovery, positions = found.recovery, found.attention.positions
+    whole = (found.attention.weights.double() * 10**DIGITS).round().long()
+    shown = positions.last(found.steps[-1]) + 1
     return {
         "model": found.model,
         "question": found.question,
         "others": list(found.others),
         "expected": None if found.expected is None else str(found.expected),
         "answer": str(found.answer),
-        "labels": list(found.labels),
-        "kinds": kinds(found),
-        "prompt": found.prompt,
+        "labels": list(positions.labels[:shown]),
+        "kinds": [KINDS.get(group, "thoughts") for group in positions.groups[:shown]],
         "steps": [str(step) for step in found.steps],
-        "positions": list(found.positions),
+        "positions": [positions.last(step) for step in found.steps],
         "readings": {name: _reading(reading) for name, reading in found.readings.items()},
         # As whole ten-thousandths, which are a third of the size.
-        "attention": (found.attention.double() * 10**DIGITS).round().long().tolist(),
+        "attention": whole[..., :shown].tolist(),
         "zero": _rounded(found.zero),
         "resample": _rounded(found.resample),
         "stops": [
@@ -117,27 +118,6 @@ def as_json(found: Thoughts) -> dict[str, Any]:
         "corrupted": recovery and recovery.outcomes[0].pair.corrupted.question,
         "recovery": recovery and _rounded(recovery.values("recovery")[0, 0]),
     }
-
-
-def kinds(found: Thoughts) -> list[str]:
-    """What each position is: of the question a "number", a "word" or "frame" (BOS); "frame", a "thought", the "end"."""
-    latents = {
-        position
-        for step, position in zip(found.steps, found.positions, strict=True)
-        if isinstance(step, int)
-    }
-    last = max(latents, default=len(found.labels))
-
-    def kind(position: int, label: str) -> str:
-        if position in latents:
-            return "thought"
-        if position > last:
-            return "end"
-        if FRAME.fullmatch(label) or position >= found.prompt:
-            return "frame"
-        return "number" if any(c.isdigit() for c in label) else "word"
-
-    return [kind(position, label) for position, label in enumerate(found.labels)]
 
 
 def _reading(reading: Reading) -> dict[str, Any]:

@@ -60,6 +60,17 @@ def test_a_lens_is_fooled_by_a_decoy_and_patching_is_not():
     assert patched.auroc > lens.auroc
 
 
+def test_a_probe_reads_what_nothing_uses():
+    """The decoy's answer off thought 5, as well as off thought 4, which carries it."""
+    probed, patched = scored("probe", "decoy"), scored(EXACT, "decoy")
+    for result in probed.cells:
+        assert min(probed.cells[result][4:]) > 0.9
+        assert abs(patched.cells[result][5]) < 0.1 < 0.9 < patched.cells[result][4]
+    assert probed.false_positives > patched.false_positives == 0
+    # Where each thought holds its own result and those before are not kept, the two agree.
+    assert scored("probe", "dense").auroc == 1
+
+
 def test_routes_are_told_apart():
     for name in ("state-route", "kv-route"):
         assert scored("routes", name).routes_auroc == 1.0
