@@ -76,3 +76,9 @@ def test_a_manifest_without_an_origin_is_read(recorded, tmp_path):
     del manifest["origin"]
     (folder / "manifest.json").write_text(json.dumps(manifest))
     assert len(load(folder).pairs) == 5
+
+
+def test_every_field_is_in_the_documentation(recorded):
+    page = (Path(__file__).parents[2] / "docs" / "records.md").read_text()
+    fields = re.findall(r"^\| `(\w+)` \|", page, re.M)
+    assert set(fields) == set(read_manifest(recorded[1]))
