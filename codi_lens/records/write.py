@@ -12,7 +12,7 @@ from torch import Tensor
 
 from codi_lens.analysis.aggregates import finite
 from codi_lens.analysis.summary import aggregate_entry
-from codi_lens.data.pairs import Variant
+from codi_lens.data.pairs import Variant, change_as_json
 from codi_lens.files import expand, write_json, write_tensors, write_text
 from codi_lens.model.hooked_codi import HookedCodi
 from codi_lens.patching.answer_logits import sides
@@ -101,6 +101,7 @@ def pair_entry(outcome: PairOutcome, sweep: Sweep) -> dict[str, Any]:
         "same_answer": pair.same_answer,
         "kind": pair.kind,
         "operand": pair.operand,
+        **({} if pair.change is None else {"change": change_as_json(pair.change)}),
         "donor_pair_id": outcome.donor,
         "base_run": run_entry(outcome.base),
         "source_run": run_entry(outcome.source),

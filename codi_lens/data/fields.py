@@ -1,0 +1,50 @@
+"""What the fields of a file of pairs may be, and how an error shows a value."""
+
+import json
+from typing import Any
+
+from codi_lens.data.answers import spell
+from codi_lens.errors import UserError
+
+
+def is_object(value: Any) -> bool:
+    return isinstance(value, dict)
+
+
+def is_side(value: Any) -> bool:
+    return value in ("clean", "corrupted")
+
+
+def is_integer(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def are_integers(value: Any) -> bool:
+    return isinstance(value, list) and all(map(is_integer, value))
+
+
+def is_text(value: Any) -> bool:
+    """Text that can be encoded: JSON can also spell half a surrogate pair, which is no character."""
+    return isinstance(value, str) and not any("\ud800" <= letter <= "\udfff" for letter in value)
+
+
+def is_question(value: Any) -> bool:
+    return is_text(value) and bool(value.strip())
+
+
+def is_answer(value: Any) -> bool:
+    try:
+        return isinstance(value, (int, float, str)) and bool(spell(value))
+    except UserError:
+        return False
+
+
+def are_answers(value: Any) -> bool:
+    return isinstance(value, list) and all(map(is_answer, value))
+
+
+def shown(value: Any) -> str:
+    if isinstance(value, (dict, list)):
+        return "an object" if isinstance(value, dict) else "a list"
+    text = json.dumps(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
