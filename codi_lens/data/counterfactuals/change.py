@@ -1,7 +1,7 @@
 """Which number of a question may be changed, and to what."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from fractions import Fraction
 
 from codi_lens.data.counterfactuals.numbers import (
@@ -44,21 +44,38 @@ CONDITION = re.compile(
 """Words of a question whose way to the answer may be another for other numbers."""
 
 
+MOVED = re.compile(
+    r"\b(?:increas|ris|rose|rais|grow|grew|improv|jump|climb|drop|decreas|reduc|lower|fell|fall|shr[aiu]nk|declin|went|go)"
+    r"(?:es|ed|e|s|ing|en|n)?\b(?: (?:up|down|back))?(?: from [^.]{1,20})? to \W?\d",
+    re.IGNORECASE,
+)
+"""A number that is said to have become another, larger or smaller one."""
+PEOPLE = re.compile(
+    r"\s+(?:[a-z]+ )?(?:people|persons|friends|girls|boys|children|kids|siblings|brothers|sisters|players|members|cousins|"
+    r"daughters|sons|men|women|students|teachers|adults|neighbors|roommates|coworkers|colleagues|classmates|dogs|cats)\b"
+)
+NAMES = re.compile(r"\b[A-Z]\w+(?:, [A-Z]\w+)*,? and (?:[A-Z]\w+|her|his)\b")
+"""Somebody and somebody else: those who are counted may be named."""
+
+
 def conditional(question: str) -> bool:
     """Whether the way to the answer may depend on the numbers."""
-    return CONDITION.search(question) is not None
+    return bool(CONDITION.search(question) or MOVED.search(question))
 
 
-def unused(question: str, used: set[Fraction]) -> bool:
-    """Whether a number of the question, from two up in digits or from four up in words, is not in the solution.
+def unused(question: str, used: Sequence[Fraction]) -> bool:
+    """Whether the solution leaves out a number of the question, from two up in digits or from four up in words.
 
-    Then it may follow from the others: "16 people, 10 of whom", "6, 2 adults and 4 children".
+    Then it may follow from the others: "16 people, 10 of whom", "6, 2 adults and 4 children". A number that stands there
+    in digits and in words too, or twice in words, has to be used as often: "20 cows … each of the twenty stalls".
     """
-    return any(
-        used.isdisjoint(readings(mention))
-        for mention in mentions(question)
-        if mention.value > (3 if mention.in_words else 1) or mention.value < 1
-    )
+    found = mentions(question)
+    lone = (m for m in found if m.value > (3 if m.in_words else 1) or m.value < 1)
+    if any(set(used).isdisjoint(readings(mention)) for mention in lone):
+        return True
+    values = [mention.value for mention in found]
+    spelled = {mention.value for mention in found if mention.in_words and mention.value > 3}
+    return any(used.count(value) < values.count(value) for value in spelled)
 
 
 def given_beside(question: str, changed: Mention) -> tuple[frozenset[Fraction], frozenset[Fraction]]:
@@ -78,7 +95,8 @@ def refusal(question: str, mention: Mention) -> Reason | None:
     if any(mention.value in given for given in given_beside(question, mention)):
         return Reason.TWICE_IN_QUESTION
     few = mention.value <= 10
-    if few and (LISTED.match(after) or ORDINAL.search(question) or REFERRING.search(before)):
+    named = PEOPLE.match(after) and NAMES.search(question)
+    if few and (named or LISTED.match(after) or ORDINAL.search(question) or REFERRING.search(before)):
         return Reason.CONSTRAINED
     return None
 
@@ -95,7 +113,7 @@ def values_for(mention: Mention, question: str, minimal: bool = False) -> Iterat
     number = int(whole or 0)
     unit = 10 ** (len(whole) - len(whole.rstrip("0"))) if number and not mention.in_words else 1
     steps = [-1, 1] if minimal else range(-number // unit, number // unit + 1)
-    most = _most(question[mention.end :], mention.percent, number)
+    most = _most(question, mention, number)
     for new in (number + step * unit for step in steps if step):
         if not (2 * new >= number and 2 <= new <= most):
             continue
@@ -112,8 +130,18 @@ def _spelled(number: int, mention: Mention, rest: str) -> str | None:
     return next((word.capitalize() if mention.text[0].isupper() else word for word in words), None)
 
 
-def _most(after: str, percent: bool, number: int) -> float:
-    """The most that a number may become: no 25 hours in a day."""
-    unit = re.match(r"\s+(?:\w+\s+)?([a-z]+?)s?\b", after)
-    most = 99 if percent else MOST.get(unit[1], 0) if unit else 0
-    return most if number <= most else float("inf")
+def _most(question: str, mention: Mention, number: int) -> float:
+    """The most that a number may become: no 25 hours in a day, and no more days where others share the week."""
+    unit = _unit(question, mention)
+    most = 99 if mention.percent else MOST.get(unit, 0)
+    shared = any(_unit(question, other) == unit for other in mentions(question) if other != mention)
+    return (number if shared and unit in MOST else most) if number <= most else float("inf")
+
+
+def _unit(question: str, mention: Mention) -> str:
+    """The word behind a number that may be its unit, or the next: "5 school days" are of days."""
+    words = re.match(r"[ -](\w+)(?: (\w+))?", question[mention.end :])
+    units = [word.rstrip("s") for word in (words.groups() if words else ()) if word]
+    return next((unit for unit in units if unit in MOST), "")
+
+

@@ -64,7 +64,7 @@ def _pairs_of(
         return steps
     if conditional(question):
         return Reason.CONDITION
-    if unused(question, {literal for step in steps for literal in step.literals}):
+    if unused(question, [literal for step in steps for literal in step.literals]):
         return Reason.UNUSED_NUMBER
     pairs: list[Pair] = []
     reasons = [Reason.NO_NUMBER]
