@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterator, Sequence
 from fractions import Fraction
+from itertools import combinations
 
 from codi_lens.data.counterfactuals.numbers import (
     COUNTS,
@@ -36,9 +37,9 @@ MOST = {"hour": 24, "day": 7, "month": 12, "minute": 60, "second": 60, "week": 5
 CONDITION = re.compile(
     r"\b(?:at least|at most|minimum|maximum|overtime|exceed\w*|whichever|up to|or (?:more|less|fewer|above|over)|"
     r"no (?:more|less|fewer) than|limit\w*|unless|round(?:s|ed|ing)? (?:up|down|to)|nearest|"
-    r"(?:high|low|small|larg|old|young|tall|short|fast|slow|cheap|great|few|long|bigg|heavi|light)est|"
-    r"(?:the|least|most) (?:most|least|expensive)|best|worst|median|middle|"
-    r"(?:over|above|under|below|beyond|past) \$?\d|(?:if|when\w*|any\w*|every\w*)\b[^.]{0,50}\b(?:more|less|fewer) than \$?\d)",
+    r"(?:high|low|small|larg|old|young|tall|short|fast|slow|cheap|great|few|long|heavi|light)est|"
+    r"(?:the|least|most) (?:most|least|expensive)|median|"
+    r"(?:over|above|under|below|beyond|past) \$?\d[\d,.]*\b(?! (?:second|minute|hour|day|week|month|year))|(?:if|when\w*|any\w*|every\w*)\b[^.]{0,50}\b(?:more|less|fewer) than \$?\d)",
     re.IGNORECASE,
 )
 """Words of a question whose way to the answer may be another for other numbers."""
@@ -64,13 +65,13 @@ def conditional(question: str) -> bool:
 
 
 def unused(question: str, used: Sequence[Fraction]) -> bool:
-    """Whether the solution leaves out a number of the question, from two up in digits or from four up in words.
+    """Whether the solution leaves out a number of the question: one from four up, or a part of one.
 
     Then it may follow from the others: "16 people, 10 of whom", "6, 2 adults and 4 children". A number that stands there
     in digits and in words too, or twice in words, has to be used as often: "20 cows … each of the twenty stalls".
     """
     found = mentions(question)
-    lone = (m for m in found if m.value > (3 if m.in_words else 1) or m.value < 1)
+    lone = (mention for mention in found if not 1 <= mention.value <= 3)
     if any(set(used).isdisjoint(readings(mention)) for mention in lone):
         return True
     values = [mention.value for mention in found]
@@ -101,6 +102,33 @@ def refusal(question: str, mention: Mention) -> Reason | None:
     return None
 
 
+def ordered_as_before(
+    question: str,
+    mention: Mention,
+    value: Fraction,
+    results: Sequence[tuple[Fraction, Fraction]],
+) -> bool:
+    """Whether nothing outgrows what it was smaller than, so that what was a part is not more than the whole.
+
+    Compared are the changed number with the question's others from ten up and with every result, and the results
+    with each other. Fractions and percents are left out.
+
+    Args:
+        value: in the number's place.
+        results: before and after.
+    """
+    others = [
+        (other.value, other.value)
+        for other in mentions(question)
+        if other != mention and other.value > 10 and not other.percent
+    ]
+    changed = (mention.value, value)
+    compared = [*((changed, one) for one in (*others, *results)), *combinations(results, 2)]
+    if mention.percent:
+        compared = list(combinations(results, 2))
+    return all((old < than) == (new < now) or old == than for (old, new), (than, now) in compared)
+
+
 def values_for(mention: Mention, question: str, minimal: bool = False) -> Iterator[tuple[Fraction, str]]:
     """Other values for a number and how they are spelled, between half of it and twice, with as many digits.
 
@@ -111,7 +139,8 @@ def values_for(mention: Mention, question: str, minimal: bool = False) -> Iterat
     if mention.in_words:
         whole = str(mention.value)
     number = int(whole or 0)
-    unit = 10 ** (len(whole) - len(whole.rstrip("0"))) if number and not mention.in_words else 1
+    zeros = len(whole) - len(whole.rstrip("0"))
+    unit = 1 if mention.in_words or not number else 10 ** max(zeros - 1, 0)
     steps = [-1, 1] if minimal else range(-number // unit, number // unit + 1)
     most = _most(question, mention, number)
     for new in (number + step * unit for step in steps if step):
@@ -130,10 +159,14 @@ def _spelled(number: int, mention: Mention, rest: str) -> str | None:
     return next((word.capitalize() if mention.text[0].isupper() else word for word in words), None)
 
 
-def _most(question: str, mention: Mention, number: int) -> float:
-    """The most that a number may become: no 25 hours in a day, and no more days where others share the week."""
+def _most(question: str, mention: Mention, number: int) -> Fraction | float:
+    """The most that a number may become.
+
+    No 25 hours in a day, no more days where others share the week, and no percents that come to a hundred.
+    """
     unit = _unit(question, mention)
-    most = 99 if mention.percent else MOST.get(unit, 0)
+    percents = sum(other.value for other in mentions(question) if other.percent)
+    most = 99 - percents + number if mention.percent else MOST.get(unit, 0)
     shared = any(_unit(question, other) == unit for other in mentions(question) if other != mention)
     return (number if shared and unit in MOST else most) if number <= most else float("inf")
 

@@ -14,6 +14,7 @@ from codi_lens.data.answers import Answer, as_stored
 from codi_lens.data.counterfactuals.change import (
     conditional,
     given_beside,
+    ordered_as_before,
     refusal,
     unused,
     values_for,
@@ -122,7 +123,12 @@ def _of_number(
     for value, text in others:
         change = Substitution(readings(mention), readings(mention, value))
         followed = follow(steps, change, stated, implied)
-        yield followed if isinstance(followed, Reason) else (mention, text, followed)
+        if isinstance(followed, Reason):
+            yield followed
+            continue
+        results = [(step.result, now) for step, now in zip(steps, followed.results, strict=True)]
+        ordered = ordered_as_before(question, mention, value, results)
+        yield (mention, text, followed) if ordered else Reason.IMPLAUSIBLE
 
 
 def _pair(

@@ -22,7 +22,7 @@ class Reason(StrEnum):
     AMBIGUOUS = "a number of the solution that may come from two places"
     NEGATIVE = "zero or negative where it was positive"
     NOT_WHOLE = "not whole where it was whole"
-    IMPLAUSIBLE = "more than one where it was less"
+    IMPLAUSIBLE = "more than something that was more"
     TOO_MANY_DECIMALS = "more decimals than it had"
     USED_TWICE = "the solution uses the number twice"
     NOT_USED = "the solution does not use the number"
