@@ -8,18 +8,22 @@ from codi_lens.errors import UserError
 
 
 def is_object(value: Any) -> bool:
+    """Whether it is an object of JSON."""
     return isinstance(value, dict)
 
 
 def is_side(value: Any) -> bool:
+    """Whether it names a side of a pair."""
     return value in ("clean", "corrupted")
 
 
 def is_integer(value: Any) -> bool:
+    """Whether it is an integer, and no boolean."""
     return isinstance(value, int) and not isinstance(value, bool)
 
 
 def are_integers(value: Any) -> bool:
+    """Whether it is a list of integers."""
     return isinstance(value, list) and all(map(is_integer, value))
 
 
@@ -29,10 +33,12 @@ def is_text(value: Any) -> bool:
 
 
 def is_question(value: Any) -> bool:
+    """Whether it is text that is not blank."""
     return is_text(value) and bool(value.strip())
 
 
 def is_answer(value: Any) -> bool:
+    """Whether it is a number or text with a spelling."""
     try:
         return isinstance(value, (int, float, str)) and bool(spell(value))
     except UserError:
@@ -40,10 +46,12 @@ def is_answer(value: Any) -> bool:
 
 
 def are_answers(value: Any) -> bool:
+    """Whether it is a list of numbers and texts."""
     return isinstance(value, list) and all(map(is_answer, value))
 
 
 def shown(value: Any) -> str:
+    """A value in short, for an error."""
     if isinstance(value, (dict, list)):
         return "an object" if isinstance(value, dict) else "a list"
     text = json.dumps(value)

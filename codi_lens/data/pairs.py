@@ -32,6 +32,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
 from codi_lens.data.answers import Answer, as_stored, same_answer
+from codi_lens.data.changes import Change, change_as_json, change_from
 from codi_lens.data.fields import (
     are_answers,
     are_integers,
@@ -71,26 +72,6 @@ class Variant:
     answer: Answer
     operands: tuple[int, ...] = ()
     intermediates: tuple[Answer, ...] = ()
-
-
-@dataclass(frozen=True)
-class Change:
-    """What the corrupted question has otherwise, and where that comes in.
-
-    Attributes:
-        clean: the text in the clean question, such as "16".
-        corrupted: what stands in its place, "17".
-        places: where the clean question has it, in characters from its beginning. Where two words are
-            exchanged, the places of both.
-        steps: how many the solution has.
-        enters: the first step that uses it, from 1.
-    """
-
-    clean: str
-    corrupted: str
-    places: tuple[int, ...]
-    steps: int
-    enters: int
 
 
 @dataclass(frozen=True)
@@ -145,22 +126,6 @@ def pair_as_json(pair: Pair) -> dict[str, Json]:
     change = None if pair.change is None else change_as_json(pair.change)
     named = {"kind": pair.kind, "operand": pair.operand, "change": change}
     return entry | {name: value for name, value in named.items() if value is not None}
-
-
-def change_as_json(change: Change) -> dict[str, Json]:
-    """A change as files have it."""
-    return {**vars(change), "places": list(change.places)}
-
-
-def change_from(entry: Json) -> Change | None:
-    """The change that an entry of a file is; None for an entry that is none."""
-    if not isinstance(entry, dict) or entry.keys() != set(Change.__dataclass_fields__):
-        return None
-    texts, counts = (entry["clean"], entry["corrupted"]), (entry["steps"], entry["enters"])
-    suits = all(map(is_text, texts)) and all(map(is_integer, counts))
-    if not suits or not are_integers(entry["places"]):
-        return None
-    return Change(*texts, tuple(entry["places"]), *counts)
 
 
 def pairs_digest(pairs: Iterable[Pair]) -> str:

@@ -22,7 +22,8 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from codi_lens.data.pairs import Pair, Variant, change_from
+from codi_lens.data.changes import change_from
+from codi_lens.data.pairs import Pair, Variant
 from codi_lens.errors import UserError, command
 from codi_lens.files import expand, parse_json, read_text
 from codi_lens.patching.answer_logits import sides

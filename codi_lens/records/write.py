@@ -12,7 +12,8 @@ from torch import Tensor
 
 from codi_lens.analysis.aggregates import finite
 from codi_lens.analysis.summary import aggregate_entry
-from codi_lens.data.pairs import Variant, change_as_json
+from codi_lens.data.changes import change_as_json
+from codi_lens.data.pairs import Variant
 from codi_lens.files import expand, write_json, write_tensors, write_text
 from codi_lens.model.hooked_codi import HookedCodi
 from codi_lens.patching.answer_logits import sides

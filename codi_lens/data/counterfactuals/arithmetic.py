@@ -91,9 +91,7 @@ def _tokens(text: str) -> list[str]:
     return found
 
 
-def _parse(
-    tokens: list[str], least: int, index: Iterator[int]
-) -> tuple[Expression, list[str]]:
+def _parse(tokens: list[str], least: int, index: Iterator[int]) -> tuple[Expression, list[str]]:
     """An expression whose operators bind more tightly than `least`, and the tokens behind it."""
     match tokens:
         case ["(", *rest]:

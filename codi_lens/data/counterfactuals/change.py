@@ -26,10 +26,14 @@ LABEL = re.compile(
 )
 """Before a number that names, dates or times something."""
 CLOCK = re.compile(r"\s*(?:[ap]\.?m\b|o['’]clock|noon|[A-Z][a-z]+ \d{4}|(?:st|nd|rd|th)\b)")
-LISTED = re.compile(r"\s+(?:\w+\s+){0,2}\w+(?:\s*[:(–—]|,\s+(?:[A-Z]|one\b|named\b|both\b|including\b))")
+LISTED = re.compile(
+    r"\s+(?:\w+\s+){0,2}\w+(?:\s*[:(–—]|,\s+(?:[A-Z]|one\b|named\b|both\b|including\b))"
+)
 YEAR = re.compile(r"(?:1[6-9]|20)\d\d\Z")
 """Behind a number of things that are then named one by one."""
-REFERRING = re.compile(r"\b(?:the|those|these|all|other|both|remaining|last|next|first)\s+\Z", re.IGNORECASE)
+REFERRING = re.compile(
+    r"\b(?:the|those|these|all|other|both|remaining|last|next|first)\s+\Z", re.IGNORECASE
+)
 """Before a number that repeats what was said."""
 ORDINAL = re.compile(r"\b(?:first|second|third|fourth|fifth|sixth|last|1st|2nd|3rd|4th)\b")
 MOST = {"hour": 24, "day": 7, "month": 12, "minute": 60, "second": 60, "week": 52}
@@ -79,7 +83,9 @@ def unused(question: str, used: Sequence[Fraction]) -> bool:
     return any(used.count(value) < values.count(value) for value in spelled)
 
 
-def given_beside(question: str, changed: Mention) -> tuple[frozenset[Fraction], frozenset[Fraction]]:
+def given_beside(
+    question: str, changed: Mention
+) -> tuple[frozenset[Fraction], frozenset[Fraction]]:
     """The numbers that the question gives beside the changed one: those that it states, and those that its words imply."""
     rest = f"{question[: changed.start]}…{question[changed.end :]}"
     stated = {value for mention in mentions(rest) for value in readings(mention)}
@@ -97,7 +103,9 @@ def refusal(question: str, mention: Mention) -> Reason | None:
         return Reason.TWICE_IN_QUESTION
     few = mention.value <= 10
     named = PEOPLE.match(after) and NAMES.search(question)
-    if few and (named or LISTED.match(after) or ORDINAL.search(question) or REFERRING.search(before)):
+    if few and (
+        named or LISTED.match(after) or ORDINAL.search(question) or REFERRING.search(before)
+    ):
         return Reason.CONSTRAINED
     return None
 
@@ -129,7 +137,9 @@ def ordered_as_before(
     return all((old < than) == (new < now) or old == than for (old, new), (than, now) in compared)
 
 
-def values_for(mention: Mention, question: str, minimal: bool = False) -> Iterator[tuple[Fraction, str]]:
+def values_for(
+    mention: Mention, question: str, minimal: bool = False
+) -> Iterator[tuple[Fraction, str]]:
     """Other values for a number and how they are spelled, between half of it and twice, with as many digits.
 
     A number that ends in zeros keeps them, one with a point what is behind the point. If `minimal`, only one
@@ -176,5 +186,3 @@ def _unit(question: str, mention: Mention) -> str:
     words = re.match(r"[ -](\w+)(?: (\w+))?", question[mention.end :])
     units = [word.rstrip("s") for word in (words.groups() if words else ()) if word]
     return next((unit for unit in units if unit in MOST), "")
-
-

@@ -31,7 +31,10 @@ class Followed:
 
 
 def follow(
-    steps: Sequence[Step], change: Substitution, stated: frozenset[Fraction], implied: frozenset[Fraction]
+    steps: Sequence[Step],
+    change: Substitution,
+    stated: frozenset[Fraction],
+    implied: frozenset[Fraction],
 ) -> Followed | Reason:
     """The results that follow from a change, or why that is not certain.
 
@@ -54,7 +57,11 @@ def follow(
                 return Reason.UNTRACED
             if len(meanings) > 1 or (direct and (sources or given)):
                 return Reason.AMBIGUOUS
-            if meanings == {literal} and literal not in stated and _disguised(literal, change, earlier):
+            if (
+                meanings == {literal}
+                and literal not in stated
+                and _disguised(literal, change, earlier)
+            ):
                 return Reason.AMBIGUOUS
             numbers += meanings
             used |= sources

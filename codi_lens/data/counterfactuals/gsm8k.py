@@ -11,6 +11,7 @@ from fractions import Fraction
 from typing import Any
 
 from codi_lens.data.answers import Answer, as_stored
+from codi_lens.data.changes import Change
 from codi_lens.data.counterfactuals.change import (
     conditional,
     given_beside,
@@ -24,7 +25,7 @@ from codi_lens.data.counterfactuals.made import Fit, Made, Refused
 from codi_lens.data.counterfactuals.numbers import Mention, mentions, readings
 from codi_lens.data.counterfactuals.reasons import Reason, furthest
 from codi_lens.data.counterfactuals.solutions import Step, read_solution
-from codi_lens.data.pairs import Change, Pair, Variant
+from codi_lens.data.pairs import Pair, Variant
 
 
 def gsm8k_pairs(
@@ -70,13 +71,14 @@ def _pairs_of(
     pairs: list[Pair] = []
     reasons = [Reason.NO_NUMBER]
     for found in _tried(question, steps, minimal, rng):
-        if not isinstance(found, Reason):
-            pair = _pair(index * changes + len(pairs), question, steps, *found)
-            found = (fit and fit.misfit(pair)) or pair
         if isinstance(found, Reason):
             reasons.append(found)
             continue
-        pairs.append(found)
+        pair = _pair(index * changes + len(pairs), question, steps, *found)
+        if why := fit and fit.misfit(pair):
+            reasons.append(why)
+            continue
+        pairs.append(pair)
         if len(pairs) == changes:
             break
     return pairs or furthest(reasons)

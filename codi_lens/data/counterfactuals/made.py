@@ -2,6 +2,7 @@
 
 import random
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 from codi_lens.data.answers import Tokenizer, answer_tokens
@@ -37,7 +38,9 @@ class Made:
             UserError: there are not so many.
         """
         if count > len(self.pairs):
-            raise UserError(f"{count} pairs were asked for, there are {len(self.pairs)}; ask for fewer")
+            raise UserError(
+                f"{count} pairs were asked for, there are {len(self.pairs)}; ask for fewer"
+            )
         chosen = random.Random(seed).sample(range(len(self.pairs)), count)
         return replace(self, pairs=tuple(self.pairs[index] for index in sorted(chosen)))
 
@@ -65,3 +68,12 @@ class Fit:
             len(self.tokenizer.encode(side.question, add_special_tokens=False)) for side in sides
         }
         return Reason.OTHER_LENGTH if self.same_length and len(lengths) > 1 else None
+
+
+def fitting(pairs: Iterable[Pair], fit: Fit | None) -> Made:
+    """The pairs that a tokenizer suits, and why not the others."""
+    why = {pair.pair_id: (pair, fit and fit.misfit(pair)) for pair in pairs}
+    return Made(
+        tuple(pair for pair, misfit in why.values() if misfit is None),
+        tuple(Refused(pair_id, misfit) for pair_id, (_, misfit) in why.items() if misfit),
+    )

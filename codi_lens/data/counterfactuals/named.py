@@ -37,5 +37,7 @@ def _entries(name: str) -> list[dict[str, Any]]:
         rows = load_rows(name)
     except UserError as error:
         way = command("make_pairs", name, "--data", "FILE", "--out", "FOLDER")
-        raise UserError(f"{error}\n  {way}\nmakes pairs of the file; give FOLDER as pairs") from error
+        raise UserError(
+            f"{error}\n  {way}\nmakes pairs of the file; give FOLDER as pairs"
+        ) from error
     return [pair_as_json(pair) for pair in MAKERS[name](rows).pairs]

@@ -3,16 +3,25 @@
 import re
 from dataclasses import dataclass
 from fractions import Fraction
+from itertools import pairwise
 
 DIGITS = re.compile(r"\d+(?:,\d{3})*(?:\.\d+)?(?:/\d+)?|\.\d+")
 WORD = re.compile(r"[a-z]+")
+# fmt: off
 UNITS = (
-    "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen "
-    "seventeen eighteen nineteen"
-).split()
-TENS = "twenty thirty forty fifty sixty seventy eighty ninety".split()
-ORDINALS = "third fourth fifth sixth seventh eighth ninth tenth eleventh twelfth".split()
+    "zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine",
+    "ten", "eleven", "twelve", "thirteen", "fourteen", "fifteen", "sixteen",
+    "seventeen", "eighteen", "nineteen",
+)
+TENS = (
+    "twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety",
+)
+ORDINALS = (
+    "third", "fourth", "fifth", "sixth", "seventh", "eighth", "ninth", "tenth",
+    "eleventh", "twelfth",
+)
 """From 3 up; each is a part too."""
+# fmt: on
 MULTIPLES = {"dozen": 12, "hundred": 100, "thousand": 1000, "million": 10**6}
 MEANINGS = {
     "once single another himself herself itself themselves myself": "1",
@@ -99,14 +108,17 @@ class Mention:
 def mentions(question: str) -> tuple[Mention, ...]:
     """The numbers of a question: first those in digits, "3/5" as one, then the words from two up that are no part of another."""
     digits = [
-        Mention(found.start(), found[0], bool(re.match(r"\s*(?:%|percent)", question[found.end() :])))
+        Mention(
+            found.start(), found[0], bool(re.match(r"\s*(?:%|percent)", question[found.end() :]))
+        )
         for found in DIGITS.finditer(question)
     ]
     words = list(re.finditer(r"[A-Za-z]+", question))
     alone = [
         Mention(word.start(), word[0])
         for before, word, after in zip([None, *words], words, [*words[1:], None], strict=False)
-        if word[0].lower() in COUNTS and not any(beside and _numeral(beside[0]) for beside in (before, after))
+        if word[0].lower() in COUNTS
+        and not any(beside and _numeral(beside[0]) for beside in (before, after))
     ]
     return (*digits, *alone)
 
@@ -114,7 +126,13 @@ def mentions(question: str) -> tuple[Mention, ...]:
 def _numeral(word: str) -> bool:
     """Whether a word can be part of a number of several words."""
     stem = word.lower().rstrip("s")
-    return word.lower() in (*UNITS, *TENS) or stem in (*MULTIPLES, *ORDINALS, "half", "halve", "quarter")
+    return word.lower() in (*UNITS, *TENS) or stem in (
+        *MULTIPLES,
+        *ORDINALS,
+        "half",
+        "halve",
+        "quarter",
+    )
 
 
 def readings(mention: Mention, value: Fraction | None = None) -> tuple[Fraction, ...]:
@@ -136,11 +154,13 @@ def in_words(question: str) -> frozenset[Fraction]:
     """The numbers that the question's words bring along."""
     words = WORD.findall(question.lower())
     found = {value for word in words for value in VALUES.get(word, ())}
-    for one, other in zip(words, words[1:], strict=False):
+    for one, other in pairwise(words):
         number, next_number = UNITS.index(one) if one in UNITS else None, VALUES.get(other, ())
         if one in TENS and other in UNITS[1:10]:
             found.add(Fraction(10 * (TENS.index(one) + 2) + UNITS.index(other)))
-        if number is not None and (other in MULTIPLES or other.rstrip("s") in (*ORDINALS, "quarter")):
+        if number is not None and (
+            other in MULTIPLES or other.rstrip("s") in (*ORDINALS, "quarter")
+        ):
             found |= {number * value for value in next_number}
             found |= {1 - number * value for value in next_number if value < 1}
     if "$" in question or "%" in question:

@@ -9,9 +9,10 @@ from collections import deque
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from codi_lens.data.changes import Change
 from codi_lens.data.counterfactuals.made import Fit, Made, Refused
 from codi_lens.data.counterfactuals.reasons import Reason
-from codi_lens.data.pairs import Change, Pair, Variant
+from codi_lens.data.pairs import Pair, Variant
 
 EDGE = re.compile(r"(?:Every )?(\w+) is an? (\w+)\.")
 ASKED = re.compile(r"Is (\w+) an? (\w+) or (?:an? )?(\w+)\?\s*\Z")
