@@ -26,6 +26,8 @@ LABEL = re.compile(
 )
 """Before a number that names, dates or times something."""
 CLOCK = re.compile(r"\s*(?:[ap]\.?m\b|o['’]clock|noon|[A-Z][a-z]+ \d{4}|(?:st|nd|rd|th)\b)")
+SHARED = re.compile(r"\s+(?:equal )?(?:ways|shares)\b")
+"""Behind a number of shares, which are as many as those who are named or counted elsewhere."""
 LISTED = re.compile(
     r"\s+(?:\w+\s+){0,2}\w+(?:\s*[:(–—]|,\s+(?:[A-Z]|one\b|named\b|both\b|including\b))"
 )
@@ -39,7 +41,7 @@ ORDINAL = re.compile(r"\b(?:first|second|third|fourth|fifth|sixth|last|1st|2nd|3
 MOST = {"hour": 24, "day": 7, "month": 12, "minute": 60, "second": 60, "week": 52}
 """Unit -> how many there are in the next larger one, which is not passed."""
 CONDITION = re.compile(
-    r"\b(?:at least|at most|minimum|maximum|overtime|exceed\w*|whichever|up to|or (?:more|less|fewer|above|over)|"
+    r"\b(?:at least|at most|minimum|maximum|overtime|exceed\w*|whichever|up to|buy\b[^.?]*\bget|free|or (?:more|less|fewer|above|over)|"
     r"no (?:more|less|fewer) than|limit\w*|unless|round(?:s|ed|ing)? (?:up|down|to)|nearest|"
     r"(?:high|low|small|larg|old|young|tall|short|fast|slow|cheap|great|few|long|heavi|light)est|"
     r"(?:the|least|most) (?:most|least|expensive)|median|"
