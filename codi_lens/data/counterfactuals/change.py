@@ -103,13 +103,16 @@ def refusal(question: str, mention: Mention) -> Reason | None:
         return Reason.NO_NUMBER
     if any(mention.value in given for given in given_beside(question, mention)):
         return Reason.TWICE_IN_QUESTION
-    few = mention.value <= 10
-    named = PEOPLE.match(after) and NAMES.search(question)
-    if few and (
-        named or LISTED.match(after) or ORDINAL.search(question) or REFERRING.search(before)
-    ):
+    if mention.value <= 10 and _bound(question, before, after):
         return Reason.CONSTRAINED
     return None
+
+
+def _bound(question: str, before: str, after: str) -> bool:
+    """Whether other words of a question say, or repeat, how many there are: no other small number would suit them."""
+    named = PEOPLE.match(after) and NAMES.search(question)
+    told = SHARED.match(after) or LISTED.match(after) or REFERRING.search(before)
+    return bool(named or told or ORDINAL.search(question))
 
 
 def ordered_as_before(
