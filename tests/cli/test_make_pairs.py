@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from codi_lens.cli import make_pairs, necessity
+from codi_lens.cli import make_pairs, position_patching
 from codi_lens.data.pairs import load_pairs, pairs_digest
+from codi_lens.records.read import load
 
 BARE = [
     "14 hens meet 25 hens. How many hens?||<<14+25=39>> #### 39",
@@ -58,13 +59,27 @@ def test_more_changes_smaller_ones_and_a_sample(data: Path, tmp_path: Path) -> N
     assert len(load_pairs(tmp_path / "few")) == 2
 
 
-def test_templates_are_made_for_a_tokenizer_and_asked(tmp_path: Path) -> None:
-    out = tmp_path / "made"
+def test_templates_are_made_for_a_tokenizer(tmp_path: Path) -> None:
     fit = ["--tokenizer", "toy", "--single-tokens", "--same-length"]
-    assert make_pairs.main(["templates", "--sample", "6", *fit, "--out", str(out)]) == 0
-    assert len(load_pairs(out)) == 6
-    run = ["--pairs", str(out), "--limit", "2", "--out", str(tmp_path / "run")]
-    assert necessity.main(run) == 0
+    given = ["templates", "--sample", "6", *fit, "--out", str(tmp_path / "made")]
+    assert make_pairs.main(given) == 0
+    assert len(load_pairs(tmp_path / "made")) == 6
+
+
+def test_what_was_made_is_patched_and_its_record_says_what_was_changed(tmp_path: Path) -> None:
+    question = (
+        "Tom has 2 stamps and buys 6 more. Each of the stamps costs 5 coins. "
+        "How many coins are they worth?"
+    )
+    data, made, run = tmp_path / "problems.txt", tmp_path / "made", tmp_path / "run"
+    data.write_text(f"{question}||<<2+6=8>> <<8*5=40>> #### 40\n")
+    assert make_pairs.main(["gsm8k", "--data", str(data), "--out", str(made)]) == 0
+    flags = ["--pairs", str(made), "--layers", "0", "--positions", "0", "--out", str(run)]
+    assert position_patching.main(flags) == 0
+    (pair,) = (outcome.pair for outcome in load(run).outcomes)
+    assert [pair] == load_pairs(made)
+    assert pair.change is not None
+    assert (pair.change.steps, pair.clean.intermediates) == (2, (8,))
 
 
 @pytest.mark.parametrize(

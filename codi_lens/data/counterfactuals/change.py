@@ -31,8 +31,8 @@ SHARED = re.compile(r"\s+(?:equal )?(?:ways|shares)\b")
 LISTED = re.compile(
     r"\s+(?:\w+\s+){0,2}\w+(?:\s*[:(–—]|,\s+(?:[A-Z]|one\b|named\b|both\b|including\b))"
 )
-YEAR = re.compile(r"(?:1[6-9]|20)\d\d\Z")
 """Behind a number of things that are then named one by one."""
+YEAR = re.compile(r"(?:1[6-9]|20)\d\d\Z")
 REFERRING = re.compile(
     r"\b(?:the|those|these|all|other|both|remaining|last|next|first)\s+\Z", re.IGNORECASE
 )
@@ -41,16 +41,16 @@ ORDINAL = re.compile(r"\b(?:first|second|third|fourth|fifth|sixth|last|1st|2nd|3
 MOST = {"hour": 24, "day": 7, "month": 12, "minute": 60, "second": 60, "week": 52}
 """Unit -> how many there are in the next larger one, which is not passed."""
 CONDITION = re.compile(
-    r"\b(?:at least|at most|minimum|maximum|overtime|exceed\w*|whichever|up to|buy\b[^.?]*\bget|free|or (?:more|less|fewer|above|over)|"
+    r"\b(?:at least|at most|minimum|maximum|overtime|exceed\w*|whichever|up to|"
+    r"buy\b[^.?]*\bget|free|or (?:more|less|fewer|above|over)|"
     r"no (?:more|less|fewer) than|limit\w*|unless|round(?:s|ed|ing)? (?:up|down|to)|nearest|"
     r"(?:high|low|small|larg|old|young|tall|short|fast|slow|cheap|great|few|long|heavi|light)est|"
     r"(?:the|least|most) (?:most|least|expensive)|median|"
-    r"(?:over|above|under|below|beyond|past) \$?\d[\d,.]*\b(?! (?:second|minute|hour|day|week|month|year))|(?:if|when\w*|any\w*|every\w*)\b[^.]{0,50}\b(?:more|less|fewer) than \$?\d)",
+    r"(?:over|above|under|below|beyond|past) \$?\d[\d,.]*\b(?! (?:second|minute|hour|day|week|month|year))|"
+    r"(?:if|when\w*|any\w*|every\w*)\b[^.]{0,50}\b(?:more|less|fewer) than \$?\d)",
     re.IGNORECASE,
 )
 """Words of a question whose way to the answer may be another for other numbers."""
-
-
 MOVED = re.compile(
     r"\b(?:increas|ris|rose|rais|grow|grew|improv|jump|climb|drop|decreas|reduc|lower|fell|fall|shr[aiu]nk|declin|went|go)"
     r"(?:es|ed|e|s|ing|en|n)?\b(?: (?:up|down|back))?(?: from [^.]{1,20})? to \W?\d",
@@ -147,15 +147,16 @@ def values_for(
 ) -> Iterator[tuple[Fraction, str]]:
     """Other values for a number and how they are spelled, between half of it and twice, with as many digits.
 
-    A number that ends in zeros keeps them, one with a point what is behind the point. If `minimal`, only one
-    unit, so 1 for 17, more or less.
+    A number that ends in zeros keeps all but one, one with a point keeps what is behind it. If `minimal`, it is one
+    unit more or less: 1 for 17, 10 for 300.
     """
     whole, point, rest = mention.text.replace(",", "").partition(".")
     if mention.in_words:
         whole = str(mention.value)
     number = int(whole or 0)
     zeros = len(whole) - len(whole.rstrip("0"))
-    unit = 1 if mention.in_words or not number else 10 ** max(zeros - 1, 0)
+    # Of numbers of many digits not each is tried.
+    unit = 1 if mention.in_words or not number else 10 ** max(zeros - 1, len(whole) - 4, 0)
     steps = [-1, 1] if minimal else range(-number // unit, number // unit + 1)
     most = _most(question, mention, number)
     for new in (number + step * unit for step in steps if step):

@@ -42,7 +42,7 @@ def gsm8k_pairs(
         problems: entries with `question` and `answer`; GSM8K-Aug's from the hub have `steps` too.
         changes: pairs per problem, at most. Pair ids are the problem's index, times `changes` plus a count if that
             is more than one.
-        minimal: change a number by one unit only: 17 to 16 or 18, 300 to 200 or 400.
+        minimal: change a number by one unit only: 17 to 16 or 18, 300 to 290 or 310.
         seed: of what is drawn, in each problem for itself.
         fit: what the pairs must be to a tokenizer.
     """
