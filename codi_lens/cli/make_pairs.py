@@ -33,7 +33,7 @@ FLAGS = {
 def add_flags(parser: argparse.ArgumentParser) -> None:
     """The program's flags."""
     add = parser.add_argument
-    add("set", metavar="SET", choices=SETS, help=", ".join(SETS))
+    add("set", choices=SETS, help="what to make them of")
     text = "the set's problems, in its own format (default: from the cache of datasets, or the hub)"
     add("--data", metavar="FILE", type=path, help=text)
     add("--out", metavar="FOLDER", type=path, required=True, help="for what came of them")

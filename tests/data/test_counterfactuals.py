@@ -390,6 +390,8 @@ def test_a_graph_whose_words_are_exchanged() -> None:
         {"answer": "Tom is a rop."},
         {"answer": "mim"},
         {"idx_to_symbol": ["Tom", "kip"], "edges": [[0, 1]]},
+        {"idx_to_symbol": ["Tom", "kip"], "edges": [[0, 7]]},
+        {"idx_to_symbol": 3, "edges": [[0, 1, 2]]},
     ],
 )
 def test_graphs_that_do_not_say_what_the_answer_does(damage: dict[str, Any]) -> None:

@@ -83,4 +83,7 @@ def _says_the_same(facts: str, fields: Mapping[str, Any]) -> bool:
     names, edges = fields.get("idx_to_symbol"), fields.get("edges")
     if names is None or edges is None:
         return True
-    return said == sorted((names[start], names[end]) for start, end in edges)
+    try:
+        return said == sorted((names[start], names[end]) for start, end in edges)
+    except (LookupError, TypeError, ValueError):  # whatever a file holds
+        return False
