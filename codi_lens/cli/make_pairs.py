@@ -45,7 +45,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     add("--changes", type=int, default=1, help="pairs per problem, at most")
     add("--minimal", action="store_true", help="change numbers by one unit only")
     add_seed(parser)
-    text = "whose, for the flags that follow: a folder or hub id, or 'toy'"
+    text = "whose, for the flags that follow: a folder or hub id, or 'toy' (default: none)"
     add("--tokenizer", metavar="NAME", help=text)
     text = "in front of answers, for --single-tokens"
     add("--answer-stem", default="The answer is: ", help=text)
