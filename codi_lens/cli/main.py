@@ -31,6 +31,7 @@ NAMES = (
     "report",
     "inspect_checkpoint",
     "prepare_pairs",
+    "make_pairs",
     "train_toy",
     "train_organism",
     "certify",
