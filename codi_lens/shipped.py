@@ -1,4 +1,4 @@
-"""What comes with the package, by name.
+"""What comes with the package or is made by it, by name.
 
 A name stands for a folder, or for the function that makes the entries. So the code that loads models and pairs
 need not import the code that makes them.
@@ -25,7 +25,12 @@ MODELS = EMBEDDED | {f"organism:{name}": folder for name, folder in ORGANISMS.it
 """What loads by name -> its folder."""
 PAIRS = {name: folder / "pairs.json" for name, folder in MODELS.items()}
 """Name of a set of pairs -> its file."""
-MADE_PAIRS = {"toy-heldout": "codi_lens.organisms.toy.pairs:heldout_pairs"}
+MADE_PAIRS = {
+    "toy-heldout": "codi_lens.organisms.toy.pairs:heldout_pairs",
+    "gsm8k": "codi_lens.data.counterfactuals.named:gsm8k",
+    "gsm8k-aug": "codi_lens.data.counterfactuals.named:gsm8k_aug",
+    "prosqa": "codi_lens.data.counterfactuals.named:prosqa",
+}
 """Name of a set of pairs that is made when it is asked for -> the function that makes its entries."""
 
 

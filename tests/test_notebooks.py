@@ -42,6 +42,7 @@ def test_a_saved_notebook_reads_well_without_running_it(path):
 
 def test_the_notebooks_are_there():
     assert [path.stem for path in NOTEBOOKS] == [
+        "00_quickstart",
         "01_tour",
         "02_patching",
         "03_reading_results",

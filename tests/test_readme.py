@@ -70,6 +70,7 @@ def test_a_command_of_the_readme(command, runs, tmp_path, capsys):
         value = {
             "FILE": ROOT / "tests/files/flat_pairs.json",
             "FOLDER": tmp_path / "made",
+            "PROBLEMS": ROOT / "tests/files/problems.txt",
             "report.html": tmp_path / "report.html",
         }.get(word, word)
         filled.append(str(next(folders) if word == "RUN" else value))

@@ -66,7 +66,8 @@ def add_experiment_flags(parser: argparse.ArgumentParser) -> None:
     """The flags of every program that asks a model about pairs."""
     add = parser.add_argument
     add("--model", default="toy", help="'toy', a folder, or a hub id")
-    add("--pairs", default="toy", help="'toy', 'toy-heldout', or a file or folder of pairs")
+    text = "'toy', 'toy-heldout', 'gsm8k', 'gsm8k-aug', 'prosqa', or a file or folder of pairs"
+    add("--pairs", default="toy", help=text)
     add_limit(parser)
     add_out(parser)
     add_seed(parser)
@@ -135,6 +136,7 @@ def check_numbers(arguments: argparse.Namespace) -> None:
         "batch_rows",
         "batch",
         "steps",
+        "changes",
         "repeats",
         "sample",
         "threads",

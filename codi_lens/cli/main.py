@@ -32,6 +32,7 @@ NAMES = (
     "report",
     "inspect_checkpoint",
     "prepare_pairs",
+    "make_pairs",
     "train_toy",
     "train_organism",
     "certify",

@@ -85,7 +85,7 @@ SOURCES = {
     ),
 }
 """Name -> a data set that `datasets` gets from its cache, or fetches; ProsQA is not on the hub."""
-NAMES = (*SOURCES, *PAIRS, *MADE_PAIRS)
+NAMES = tuple(dict.fromkeys((*SOURCES, *PAIRS, *MADE_PAIRS)))
 KNOWN = {"51d69ec55b4d55ac2d7ddef6ce2a72377664ead552350edd4f3911360418ac01": "gsm8k"}
 """Digest -> the name under which scores on it are published: files may be called anything."""
 
@@ -111,6 +111,18 @@ def load_dataset(name_or_path: str | Path, limit: int | None = None) -> Dataset:
     n = whole_number(limit, "limit", at_least=1)
     first = {"questions": found.questions[:n], "answers": found.answers[:n], "ids": found.ids[:n]}
     return replace(found, **first)  # type: ignore[arg-type]
+
+
+def load_rows(name_or_path: str | Path) -> list[Any]:
+    """The problems of a known data set, or of a file, as they are there: with their solutions, graphs and all.
+
+    Raises:
+        UserError: as `load_dataset` does.
+    """
+    name = str(name_or_path)
+    if name in SOURCES:
+        return list(_from_hub(name, SOURCES[name]))
+    return _file_rows(expand(name))
 
 
 def as_tested(question: str) -> str:
@@ -153,7 +165,8 @@ def _from_hub(name: str, source: Source) -> Iterable[Any]:
     return rows
 
 
-def _from_file(path: Path) -> Dataset:
+def _file_rows(path: Path) -> list[Any]:
+    """The problems of a file, whatever its format."""
     try:
         content = read_text(path)
     except OSError as error:
@@ -161,7 +174,11 @@ def _from_file(path: Path) -> Dataset:
             f"cannot read a data set from {path}: {error.strerror}; give one of {', '.join(NAMES)}, "
             "or a file"
         ) from error
-    rows = _rows(path, content)
+    return _rows(path, content)
+
+
+def _from_file(path: Path) -> Dataset:
+    rows = _file_rows(path)
     if any(isinstance(row, dict) and PAIR_FIELDS & row.keys() for row in rows):
         return _of_pairs(str(path))
     return _dataset(str(path), _problems(str(path), rows))

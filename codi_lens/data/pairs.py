@@ -5,10 +5,13 @@ A file of pairs is a JSON list in one of two formats. *Prepared*, one entry a pa
     [{"pair_id": 0,                                   integer, unique
       "clean":     {"question": "…", "answer": 24,    answer: a number, or text that is not blank
                     "operands": [3, 5, 2],            optional: the numbers in the question
-                    "intermediates": [8, 16]},        optional: the results on the way
+                    "intermediates": [8, 16]},        optional: the results on the way, numbers or texts
       "corrupted": {"question": "…", "answer": 27, …},
       "kind": "add",                                  optional: which sort of problem
-      "operand": "x"}]                                optional: which operand was changed
+      "operand": "x",                                 optional: which operand was changed
+      "change": {"clean": "3", "corrupted": "4",      optional: what stands in the clean question and what in its place,
+                 "places": [17],                      where (characters from its beginning; several for words that are
+                 "steps": 3, "enters": 1}}]           exchanged), steps of the solution, and in which it enters (from 1)
 
 and *flat*, two entries a pair::
 
@@ -28,7 +31,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
-from codi_lens.data.answers import Answer, as_stored, same_answer, spell
+from codi_lens.data.answers import Answer, as_stored, same_answer
+from codi_lens.data.changes import Change, change_as_json, change_from
+from codi_lens.data.fields import (
+    are_answers,
+    are_integers,
+    is_answer,
+    is_integer,
+    is_object,
+    is_question,
+    is_side,
+    is_text,
+    shown,
+)
 from codi_lens.errors import UserError
 from codi_lens.files import expand, parse_json, read_text, write_json
 from codi_lens.shipped import MADE_PAIRS, PAIRS, made_pairs
@@ -45,7 +60,8 @@ SIDES: tuple[Side, Side] = ("clean", "corrupted")
 VARIANT_FIELDS = {"question", "answer", "operands", "intermediates"}
 ANSWER = "a number with a plain spelling, or text that is not blank"
 FLAT_FIELDS = {"pair_id", "variant"}
-PREPARED_FIELDS = {"pair_id", "clean", "corrupted", "kind", "operand", "reason"}
+PREPARED_FIELDS = {"pair_id", "clean", "corrupted", "kind", "operand", "change", "reason"}
+CHANGE = "clean and corrupted text, a list of places, and whole numbers of steps and of the one it enters in"
 
 
 @dataclass(frozen=True)
@@ -55,14 +71,15 @@ class Variant:
     question: str
     answer: Answer
     operands: tuple[int, ...] = ()
-    intermediates: tuple[int, ...] = ()
+    intermediates: tuple[Answer, ...] = ()
 
 
 @dataclass(frozen=True)
 class Pair:
     """A clean question and a corrupted one, which differs from it only in what we study.
 
-    `kind` names the sort of problem and `operand` the operand that was changed, where known.
+    `kind` names the sort of problem and `operand` the operand that was changed, where known; `change` says what
+    was changed in the text.
     """
 
     pair_id: int
@@ -70,6 +87,7 @@ class Pair:
     corrupted: Variant
     kind: str | None = None
     operand: str | None = None
+    change: Change | None = None
 
     @property
     def same_answer(self) -> bool:
@@ -86,7 +104,8 @@ def load_pairs(name_or_path: str | Path) -> list[Pair]:
     """All pairs of "toy" (the embedded model's own), of a file in either format, or of a folder.
 
     "toy-heldout" pairs up the embedded model's held-out problems. The two questions of such a pair differ
-    in more than one number, and were not selected by how the model answers them.
+    in more than one number, and were not selected by how the model answers them. "gsm8k", "gsm8k-aug" and "prosqa"
+    are counterfactual pairs made from these data sets, of the cache of `datasets` or the hub.
 
     A folder holds `pairs.json` and, if pairs were set aside, `set_aside.json`: both are read, so
     same-answer pairs are included and carry `same_answer`. Raises one UserError that lists every
@@ -101,9 +120,11 @@ def pair_as_json(pair: Pair) -> dict[str, Json]:
     for side in SIDES:
         asked = side_of(pair, side)
         entry[side] = {"question": asked.question, "answer": as_stored(asked.answer)}
-        optional = {"operands": asked.operands, "intermediates": asked.intermediates}
-        entry[side] |= {name: list(values) for name, values in optional.items() if values}
-    named = {"kind": pair.kind, "operand": pair.operand}
+        results = [as_stored(result) for result in asked.intermediates]
+        optional = {"operands": list(asked.operands), "intermediates": results}
+        entry[side] |= {name: values for name, values in optional.items() if values}
+    change = None if pair.change is None else change_as_json(pair.change)
+    named = {"kind": pair.kind, "operand": pair.operand, "change": change}
     return entry | {name: value for name, value in named.items() if value is not None}
 
 
@@ -155,7 +176,7 @@ def _entries(file: Path) -> list[Json]:
         fault = f"is not readable JSON: {error}" if content.strip() else "is empty"
         raise UserError(f"{file} {fault}; a JSON list of pairs would do") from error
     if not isinstance(entries, list):
-        raise UserError(f"{file} holds {_shown(entries)}; a JSON list of pairs would do")
+        raise UserError(f"{file} holds {shown(entries)}; a JSON list of pairs would do")
     return entries
 
 
@@ -182,9 +203,9 @@ class _Reader:
         """Flat entries as prepared ones; a lone variant becomes a pair that lacks a side."""
         gathered: dict[int, dict[str, Json]] = {}
         for place, entry in records:
-            pair_id = self._field(place, entry, "pair_id", "an integer", _is_integer)
+            pair_id = self._field(place, entry, "pair_id", "an integer", is_integer)
             name = place if pair_id is None else f"pair {pair_id}"
-            side = self._field(name, entry, "variant", '"clean" or "corrupted"', _is_side)
+            side = self._field(name, entry, "variant", '"clean" or "corrupted"', is_side)
             rest = {field: value for field, value in entry.items() if field not in FLAT_FIELDS}
             pair = gathered.setdefault(pair_id, {"pair_id": pair_id}) if pair_id is not None else {}
             if pair_id is None or side is None or side in pair:
@@ -200,36 +221,39 @@ class _Reader:
         pairs: list[Pair] = []
         seen: set[int] = set()
         for place, entry in records:
-            pair_id = self._field(place, entry, "pair_id", "an integer", _is_integer)
+            pair_id = self._field(place, entry, "pair_id", "an integer", is_integer)
             name = place if pair_id is None else f"pair {pair_id}"
             clean, corrupted = (
                 self._variant(f"{name}, {side}", found) if found is not None else Variant("", 0)
                 for side in SIDES
-                for found in [self._field(name, entry, side, "question and answer", _is_object)]
+                for found in [self._field(name, entry, side, "question and answer", is_object)]
             )
-            kind = self._field(name, entry, "kind", "text", _is_text, optional=True)
-            operand = self._field(name, entry, "operand", "text", _is_text, optional=True)
+            kind = self._field(name, entry, "kind", "text", is_text, optional=True)
+            operand = self._field(name, entry, "operand", "text", is_text, optional=True)
+            change = self._field(name, entry, "change", CHANGE, change_from, optional=True)
             self.ignored.update(entry.keys() - PREPARED_FIELDS)
             if pair_id in seen:
                 self.problems.append(f"{name}: pair_id: given twice")
             if pair_id is not None:
                 seen.add(pair_id)
-                pairs.append(Pair(pair_id, clean, corrupted, kind, operand))
+                pairs.append(Pair(pair_id, clean, corrupted, kind, operand, change_from(change)))
         return pairs
 
     def _variant(self, name: str, entry: dict[str, Json]) -> Variant:
-        question = self._field(name, entry, "question", "text that is not blank", _is_question)
-        answer = self._field(name, entry, "answer", ANSWER, _is_answer)
-        operands, intermediates = (
-            self._field(name, entry, field, "a list of integers", _are_integers, optional=True)
-            for field in ("operands", "intermediates")
+        question = self._field(name, entry, "question", "text that is not blank", is_question)
+        answer = self._field(name, entry, "answer", ANSWER, is_answer)
+        operands = self._field(
+            name, entry, "operands", "a list of integers", are_integers, optional=True
+        )
+        results = self._field(
+            name, entry, "intermediates", "a list of numbers and texts", are_answers, optional=True
         )
         self.ignored.update(entry.keys() - VARIANT_FIELDS)
         return Variant(
             question or "",
             as_stored(answer or 0),
             tuple(operands or ()),
-            tuple(intermediates or ()),
+            tuple(map(as_stored, results or ())),
         )
 
     def _field(
@@ -238,7 +262,7 @@ class _Reader:
         entry: dict[str, Json],
         field: str,
         wanted: str,
-        suits: Callable[[Json], bool],
+        suits: Callable[[Json], object],
         optional: bool = False,
     ) -> Json:
         """A field's value, or None with the problem noted; optional fields may lack or be null."""
@@ -252,43 +276,4 @@ class _Reader:
         return None
 
     def _bad(self, where: str, wanted: str, value: Json) -> None:
-        self.problems.append(f"{where}: expected {wanted}, found {_shown(value)}")
-
-
-def _is_object(value: Json) -> bool:
-    return isinstance(value, dict)
-
-
-def _is_side(value: Json) -> bool:
-    return value in SIDES
-
-
-def _is_integer(value: Json) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
-def _are_integers(value: Json) -> bool:
-    return isinstance(value, list) and all(map(_is_integer, value))
-
-
-def _is_text(value: Json) -> bool:
-    """Text that can be encoded: JSON can also spell half a surrogate pair, which is no character."""
-    return isinstance(value, str) and not any("\ud800" <= letter <= "\udfff" for letter in value)
-
-
-def _is_question(value: Json) -> bool:
-    return _is_text(value) and bool(value.strip())
-
-
-def _is_answer(value: Json) -> bool:
-    try:
-        return isinstance(value, (int, float, str)) and bool(spell(value))
-    except UserError:
-        return False
-
-
-def _shown(value: Json) -> str:
-    if isinstance(value, (dict, list)):
-        return "an object" if isinstance(value, dict) else "a list"
-    text = json.dumps(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."
+        self.problems.append(f"{where}: expected {wanted}, found {shown(value)}")

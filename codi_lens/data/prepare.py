@@ -1,5 +1,6 @@
 """Preparing pairs: which are kept, which are set aside and why, and a report on the file."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -73,7 +74,11 @@ def prepare(name_or_path: str | Path) -> PairReport:
 
     Duplicates are reported and kept. Raises UserError as `load_pairs` does.
     """
-    pairs, ignored_fields = read_pairs(name_or_path)
+    return report_on(*read_pairs(name_or_path))
+
+
+def report_on(pairs: Sequence[Pair], ignored_fields: dict[str, int]) -> PairReport:
+    """Pairs separated by whether their two answers are the same; `ignored_fields` as `read_pairs` gives them."""
     same_questions: dict[tuple[str, str], list[int]] = {}
     for pair in pairs:
         questions = (pair.clean.question, pair.corrupted.question)

@@ -22,6 +22,7 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from codi_lens.data.changes import change_from
 from codi_lens.data.pairs import Pair, Variant
 from codi_lens.errors import UserError, command
 from codi_lens.files import expand, parse_json, read_text
@@ -252,7 +253,8 @@ def _pair(entry: dict[str, Any]) -> Pair:
         )
         for side in ("clean", "corrupted")
     )
-    return Pair(entry["pair_id"], clean, corrupted, entry["kind"], entry["operand"])
+    change = change_from(entry.get("change"))
+    return Pair(entry["pair_id"], clean, corrupted, entry["kind"], entry["operand"], change)
 
 
 def _texts(entry: dict[str, Any], axes: Axes, experiment: Experiment) -> dict[Cell, str]:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from codi_lens.analysis.aggregates import finite
 from codi_lens.analysis.summary import aggregate_entry
+from codi_lens.data.changes import change_as_json
 from codi_lens.data.pairs import Variant
 from codi_lens.files import expand, write_json, write_tensors, write_text
 from codi_lens.model.hooked_codi import HookedCodi
@@ -101,6 +102,7 @@ def pair_entry(outcome: PairOutcome, sweep: Sweep) -> dict[str, Any]:
         "same_answer": pair.same_answer,
         "kind": pair.kind,
         "operand": pair.operand,
+        **({} if pair.change is None else {"change": change_as_json(pair.change)}),
         "donor_pair_id": outcome.donor,
         "base_run": run_entry(outcome.base),
         "source_run": run_entry(outcome.source),

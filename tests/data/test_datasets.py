@@ -18,6 +18,7 @@ PAIRS = [
     Pair(2, Variant("One?", 1), Variant("Two?", 2)),
 ]
 SOLUTIONS = ["It has #### in it: <<3*400=1200>>1200.\n#### 1,200", "####-2.50"]
+PROBLEMS = tuple(zip(QUESTIONS, SOLUTIONS, strict=True))
 FORMATS = {
     "json": json.dumps(
         [
@@ -102,14 +103,14 @@ def cache(tmp_path, monkeypatch):
     return tmp_path
 
 
-def fill(cache, hub_id, config):
-    """Two problems in the layout in which `datasets` keeps what it has loaded from the hub."""
+def fill(cache, hub_id, config, problems=PROBLEMS):
+    """Problems in the layout in which `datasets` keeps what it has loaded from the hub."""
     name = hub_id.partition("/")[2]
     folder = cache / hub_id.replace("/", "___") / config / "0.0.0" / "0123abcd"
     folder.mkdir(parents=True)
     features = datasets.Features(dict.fromkeys(("question", "answer"), datasets.Value("string")))
     with ArrowWriter(path=str(folder / f"{name}-test.arrow"), features=features) as writer:
-        for question, solution in zip(QUESTIONS, SOLUTIONS, strict=True):
+        for question, solution in problems:
             writer.write({"question": question, "answer": solution})
         count, size = writer.finalize()
     split = {"name": "test", "num_bytes": size, "num_examples": count, "dataset_name": name}
@@ -130,6 +131,21 @@ def fill(cache, hub_id, config):
 def test_what_is_in_the_cache_is_read_without_a_network(cache, name, hub_id, config):
     fill(cache, hub_id, config)
     assert load_dataset(name) == Dataset(name, QUESTIONS, ANSWERS, (0, 1), "number", "gsm8k")
+
+
+def test_pairs_are_made_of_what_is_in_the_cache(cache):
+    solution = "There are 14+25=<<14+25=39>>39 hens.\n#### 39"
+    fill(cache, "openai/gsm8k", "main", [("14 hens meet 25 hens. How many hens?", solution)])
+    (pair,) = load_pairs("gsm8k")
+    assert (pair.pair_id, pair.clean.answer, pair.change.steps) == (0, 39, 1)
+
+
+@pytest.mark.parametrize("name", ["gsm8k", "gsm8k-aug", "prosqa"])
+def test_pairs_of_what_is_not_in_the_cache_say_how_to_make_them(cache, name):
+    with pytest.raises(
+        UserError, match=rf"(?s)cannot load {name} .*make_pairs {name} --data FILE --out FOLDER"
+    ):
+        load_pairs(name)
 
 
 @pytest.mark.parametrize("name", SOURCES)

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from codi_lens.data.answers import same_answer
+from codi_lens.data.answers import is_number, same_answer
+from codi_lens.data.changes import Change
 from codi_lens.data.pairs import (
     Pair,
     Variant,
@@ -43,14 +44,24 @@ answers = st.one_of(
 integers = st.lists(st.integers(), max_size=3).map(tuple)
 
 
-variants = st.builds(Variant, questions, answers, integers, integers)
+results = st.lists(answers | questions.filter(lambda text: not is_number(text)), max_size=3).map(
+    tuple
+)
+
+
+variants = st.builds(Variant, questions, answers, integers, results)
 
 
 names = st.none() | st.text(st.characters(exclude_categories=["Cs"]))
 
 
+changes = st.none() | st.builds(
+    Change, questions, questions, integers, st.integers(), st.integers()
+)
+
+
 pair_lists = st.lists(
-    st.builds(Pair, st.integers(), variants, variants, names, names),
+    st.builds(Pair, st.integers(), variants, variants, names, names, changes),
     min_size=1,
     max_size=5,
     unique_by=lambda pair: pair.pair_id,

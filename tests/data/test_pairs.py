@@ -10,6 +10,7 @@ import pytest
 
 from codi_lens import shipped
 from codi_lens.data.pairs import (
+    CHANGE,
     Pair,
     Variant,
     load_pairs,
@@ -40,6 +41,9 @@ ONE = {
 PAIR = Pair(
     3, Variant(" Two and three?\n", 5, (2, 3), (5,)), Variant("Two and four?", 6), "add", "y"
 )
+
+
+CHANGED = {"clean": "three", "corrupted": "four", "places": [9], "steps": 1, "enters": 1}
 
 
 def flat_entries(pair_id: int = 3) -> list[dict[str, Any]]:
@@ -133,6 +137,14 @@ def test_toy_is_the_file_of_the_package(tmp_path: Path, monkeypatch: pytest.Monk
         ({"corrupted": None}, "pair 3: corrupted: expected question and answer, found null"),
         ({"kind": 4}, "pair 3: kind: expected text, found 4"),
         ({"operand": ["x"]}, "pair 3: operand: expected text, found a list"),
+        *[
+            (
+                {"change": {**CHANGED, **damage}},
+                f"pair 3: change: expected {CHANGE}, found an object",
+            )
+            for damage in ({"places": 4}, {"enters": "1"}, {"clean": None}, {"more": 1})
+        ],
+        ({"change": "3 to 4"}, f'pair 3: change: expected {CHANGE}, found "3 to 4"'),
     ],
 )
 def test_bad_fields_of_a_prepared_entry(tmp_path: Path, change: Any, fault: str) -> None:
@@ -160,7 +172,11 @@ PLAIN = "a number with a plain spelling, or text that is not blank"
         ("answer", 10**400, f"answer: expected {PLAIN}, found 1{'0' * 56}..."),
         ("operands", 3, "operands: expected a list of integers, found 3"),
         ("operands", [3, 2.5], "operands: expected a list of integers, found a list"),
-        ("intermediates", [True], "intermediates: expected a list of integers, found a list"),
+        (
+            "intermediates",
+            [2, True],
+            "intermediates: expected a list of numbers and texts, found a list",
+        ),
     ],
 )
 def test_bad_fields_of_a_variant_in_both_formats(

@@ -31,7 +31,7 @@ from codi_lens.patching.result import Sweep
 
 EDGE_STEPS = 5
 """Points of the integral of edge attribution."""
-SUBSPACE_RANK, SUBSPACE_STEPS, SUBSPACE_LR = 16, 20, 0.1
+SUBSPACE_RANK, SUBSPACE_STEPS, SUBSPACE_LR = 24, 10, 0.2
 LEAST = 0.1
 """What is below a tenth of an effect is no finding, whatever the control says."""
 Scores: TypeAlias = Float[Tensor, "pair thought"]
