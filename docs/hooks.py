@@ -84,21 +84,9 @@ def checkpoints() -> str:
         ]
         base, latents = config.get("base_model", "in the files"), config.get("num_latents", "")
         rows.append([f"`{name}`", base, str(latents), "; ".join(scores), entry["source"]])
-    for entry in _known()["patterns"]:
-        config = entry.get("config", {})
-        name = entry["id"].replace("|", "\\|")
-        rows.append(
-            [
-                f"`{name}`",
-                config.get("base_model", ""),
-                str(config.get("num_latents", "")),
-                "",
-                entry["source"],
-            ]
-        )
-    return _table(
-        ["id, or pattern of ids", "base", "thoughts", "published", "source of the settings"], rows
-    )
+    owners = sorted({f"`{entry['id'].partition('/')[0]}/…`" for entry in _known()["patterns"]})
+    head = ["id", "base", "thoughts", "published", "source of the settings"]
+    return f"{_table(head, rows)}\n\nBy the pattern of their names: {', '.join(owners)}."
 
 
 def mirrors() -> str:
@@ -110,7 +98,7 @@ def mirrors() -> str:
 def schema() -> str:
     """The version of the format of records."""
     text = (ROOT / "codi_lens" / "records" / "manifest.py").read_text()
-    return re.search(r"^SCHEMA_VERSION = (\d+)$", text, re.M)[1]  # type: ignore[index]
+    return re.search(r"^SCHEMA_VERSION = (\d+)$", text, re.M)[1]
 
 
 def _table_of(path: Path, beginning: str) -> str:
