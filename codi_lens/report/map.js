@@ -2,7 +2,7 @@
 // How a run's map is drawn: cells of layers upward and steps rightward, or, of a single column, a profile.
 // `view` is a RunView: what of which run is chosen.
 const CELL_WIDTH = 34;  // pixels, at least, for two decimals
-const BAR = 62;  // pixels, for the colour bar
+const BAR = 62, TOP = 30, RIGHT = 14;  // of the colour bar, and margins
 const MOST_HEIGHT = 1500, MANY_COLUMNS = 12, MANY_ROWS = 90;
 
 function drawMap(view) {
@@ -29,7 +29,7 @@ function inked(value, metric) {
 }
 
 function heatTrace(view, grid) {
-  const { metric, run } = view, [low, high] = DATA.scales[metric.name];
+  const { metric, run } = view, [low, high] = DATA.scales[metric.name], { below, high: cells } = measures(view);
   const many = run.columns.length > MANY_COLUMNS || run.rows.length > MANY_ROWS;
   const text = (value) => (value === null || many ? "" : inked(value, metric));
   return {
@@ -38,7 +38,7 @@ function heatTrace(view, grid) {
     customdata: hovers(view, grid), hovertemplate: "%{customdata}<extra></extra>",
     colorscale: DATA.colours[metric.signed ? "diverging" : "sequential"].stops, zmin: low, zmax: high,
     colorbar: {
-      orientation: "h", thickness: 10, len: 1, outlinewidth: 0, y: -(below(run) + 2) / height(run), yanchor: "top",
+      orientation: "h", thickness: 10, len: 1, outlinewidth: 0, y: -(below + 2) / cells, yanchor: "top",
       xpad: 0, ypad: 0,
       title: { text: metric.label, side: "top", font: { size: 12 } }, tickfont: { size: 12 },
     },
@@ -68,33 +68,34 @@ function profileRange(view) {
   return [low < 0 ? low - room : 0, high + room];
 }
 
-// Of the map's cells, and of what stands below them before the colour bar, in pixels.
-function height({ rows }) {
-  return Math.max(140, Math.min(50, Math.max(MOST_HEIGHT / rows.length, 5)) * rows.length);
-}
-
-function below({ columns }) {
-  return 50 + 5 * Math.max(0, ...columns.map((label) => label.length - 6));
+// A map's measures, in pixels. Names of columns that are wider than a column stand upright.
+function measures({ run, single, plot }) {
+  const longest = (labels) => 7.5 * Math.max(...labels.map((label) => label.length));
+  const left = single ? 64 : Math.max(56, 34 + longest(run.rows)), count = run.columns.length;
+  const least = single ? 300 : left + RIGHT + (count > MANY_COLUMNS ? 14 : CELL_WIDTH) * count;
+  const width = Math.max(plot.parentElement.clientWidth || 560, least);
+  const upright = !single && longest(run.columns) > (width - left - RIGHT) / count;
+  const below = single ? 52 : 50 + (upright ? Math.max(0, longest(run.columns) - 14) : 0);
+  const each = Math.min(50, Math.max(24, 520 / run.rows.length), Math.max(5, MOST_HEIGHT / run.rows.length));
+  const high = Math.max(140, each * run.rows.length);
+  return { left, width, upright, below, high: single ? 280 : high };
 }
 
 function mapLayout(view) {
-  const { run, single, metric } = view, many = Math.ceil(run.rows.length / MANY_ROWS);
+  const { run, single, metric } = view, { left, width, upright, below, high } = measures(view);
+  const many = Math.ceil(run.rows.length / MANY_ROWS), bottom = below + (single ? 0 : BAR);
   const ticks = (labels, every = 1) => ({
     tickvals: labels.map((_, i) => i).filter((i) => i % every === 0), ticktext: labels.filter((_, i) => i % every === 0),
-    range: [-0.5, labels.length - 0.5], showgrid: false, zeroline: false, tickangle: "auto",
+    range: [-0.5, labels.length - 0.5], showgrid: false, zeroline: false,
   });
-  const layer = { ...ticks(run.rows, many), title: { text: run.row, font: { size: 13 } } };
-  const name = { text: metric.name.replaceAll("_", " "), font: { size: 13 } };
-  const value = { title: name, range: profileRange(view), gridcolor: colour("line"), zerolinecolor: colour("axis") };
-  const left = Math.max(56, 34 + 7.5 * Math.max(...run.rows.map((row) => row.length)));
-  const room = view.plot.parentElement.clientWidth || 560;
-  const least = single ? 300 : left + 14 + (run.columns.length > MANY_COLUMNS ? 14 : CELL_WIDTH) * run.columns.length;
-  const size = { width: Math.max(room, least), height: single ? 360 : 30 + height(run) + below(run) + BAR };
+  const title = (text) => ({ title: { text, standoff: 6, font: { size: 13 } } });
+  const layer = { ...ticks(run.rows, many), ...title(run.row) };
+  const value = { ...title(metric.name.replaceAll("_", " ")), gridcolor: colour("line"), zerolinecolor: colour("axis") };
   return {
-    ...ground(), ...size, margin: { l: single ? 64 : left, r: 14, t: 30, b: single ? 52 : below(run) + BAR },
+    ...ground(), width, height: TOP + high + bottom, margin: { l: left, r: RIGHT, t: TOP, b: bottom },
     plot_bgcolor: colour(single ? "paper" : "undefined"), shapes: single ? profileMarks(view) : mapMarks(view),
-    xaxis: single ? layer : { ...ticks(run.columns), title: { text: run.axis, standoff: 6, font: { size: 13 } } },
-    yaxis: single ? value : layer,
+    xaxis: single ? layer : { ...ticks(run.columns), ...title(run.axis), tickangle: upright ? -90 : 0 },
+    yaxis: single ? { ...value, range: profileRange(view) } : layer,
   };
 }
 

@@ -190,7 +190,7 @@ def needed(necessity: Mapping[str, Any] | None, manifest: Mapping[str, Any]) -> 
     else:
         text = f"That the model needs its thoughts is not shown: {numbers}"
     if other:
-        text += f"; with another problem’s thoughts it gives that problem’s answer to {_percent(other['donor_rate'])}"
+        text += f"; with another problem’s thoughts it gives that problem’s answer in {_percent(other['donor_rate'])}"
     return text + "."
 
 
@@ -214,7 +214,7 @@ def counted(sweep: Sweep, group: Aggregate, manifest: Mapping[str, Any]) -> str:
     if counts.get("competent") is not None:
         text += f", both questions answered right in {counts['competent']}"
     if out:
-        gap = f"whose clean and corrupted run are less than {sweep.settings.min_gap:g} logits apart"
+        gap = f"whose clean and corrupted run are closer than {sweep.settings.min_gap:g} in logit difference"
         text += f"; recovery leaves out {out}, {gap}"
     else:
         text += "; recovery is defined for all of them"

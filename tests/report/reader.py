@@ -44,6 +44,16 @@ def choose(browser, name, value):
     Select(browser.find_element("id", name)).select_by_value(value)
 
 
+def tab(browser, run, name):
+    """Opens a tab of a run's view, by what stands on it."""
+    (button,) = (
+        b for b in browser.find_elements("css selector", f"#run-{run} [role=tab]") if b.text == name
+    )
+    browser.execute_script("arguments[0].scrollIntoView({block: 'center'})", button)
+    button.click()
+    assert button.get_attribute("aria-selected") == "true"
+
+
 def point_at(browser, name, x, y, aside=0):
     """Moves the mouse to where the figure has drawn the point (x, y), as a reader would."""
     from selenium.webdriver import ActionChains
@@ -79,8 +89,9 @@ def numbers(browser, name):
     rows = browser.find_elements("css selector", f"#{name}-numbers tr")
     found = {}
     for row in rows:
-        texts = [cell.text for cell in row.find_elements("tag name", "td")]
-        found[row.get_attribute("data-metric")] = texts[1:]
+        # In a fold of the card, which may be closed.
+        cells = row.find_elements("tag name", "td")
+        found[row.get_attribute("data-metric")] = [c.get_attribute("textContent") for c in cells]
     return found
 
 
