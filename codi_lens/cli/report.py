@@ -54,6 +54,7 @@ def necessity_apart(folders: list[Path]) -> tuple[dict[str, Any] | None, list[Pa
         UserError: several of them, or a file that holds no such record.
     """
     from codi_lens.files import parse_json, read_text
+    from codi_lens.report.words import needed
 
     apart = [folder for folder in folders if (folder / NECESSITY).is_file()]
     if not apart:
@@ -62,15 +63,12 @@ def necessity_apart(folders: list[Path]) -> tuple[dict[str, Any] | None, list[Pa
         raise UserError(f"{len(apart)} necessity runs; a report takes one")
     path = apart[0] / NECESSITY
     try:
-        found = parse_json(read_text(path))
-    except (OSError, ValueError, RecursionError) as error:
-        raise UserError(f"cannot read {path}: {error}") from error
-    if not isinstance(found, dict) or not found.keys() >= {
-        "model_digest",
-        "num_latents",
-        "conditions",
-    }:
-        raise UserError(f"{path} is not what `necessity` writes; run it again")
+        found: dict[str, Any] = parse_json(read_text(path))
+        needed(found, {})  # fails if anything is missing that the page says
+    except (OSError, ValueError, LookupError, TypeError, RecursionError) as error:
+        raise UserError(
+            f"{path} is not what necessity writes ({type(error).__name__}: {error}); run it again"
+        ) from error
     return found, [folder for folder in folders if folder not in apart]
 
 

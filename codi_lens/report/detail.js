@@ -69,7 +69,8 @@ function everyMetric(view) {
   });
   const numbers = table(rows, { id: `${view.id}-numbers` });
   numbers.querySelectorAll("tr").forEach((row, k) => row.setAttribute("data-metric", run.metrics[k].name));
-  const details = make("details", {}, make("summary", { text: "Every metric of this cell" }), make("div", { class: "wide" }, numbers));
+  const details = make("details", {},
+    make("summary", { text: "Every metric of this cell" }), make("div", { class: "wide" }, numbers));
   details.open = view.open;
   details.addEventListener("toggle", () => { view.open = details.open; });
   return details;
@@ -77,15 +78,15 @@ function everyMetric(view) {
 
 // What the map shows and its marks mean.
 function noteOf(view) {
-  const { run, state, metric } = view, { n, n_recovery: kept } = run.groups[state.group], parts = [], limit = view.threshold;
+  const { run, state, metric, threshold: limit } = view, { n, n_recovery: kept } = run.groups[state.group], parts = [];
   if (state.pair === null) {
     parts.push(`${run.panels[state.panel].title}; ${state.group}, n = ${view.count(metric.name)} pairs`);
     if (view.count(metric.name) < n) parts.push(`${n - kept} left out: no recovery defined`);
   } else parts.push("colours as on the maps of means; what goes beyond them has the colour of the end");
   if (!view.grid().flat().some((value) => value !== null)) parts.push("no cell has a value");
   if (view.single && limit !== null) parts.push(`dashed: the donor control’s largest, ${shown(limit, 3)}`);
-  if (!view.single && view.outlined().length)
-    parts.push(limit === null ? "outlined: the five largest" : `outlined: the five largest above the donor control’s largest, ${shown(limit, 3)}`);
+  const above = limit === null ? "" : ` above the donor control’s largest, ${shown(limit, 3)}`;
+  if (!view.single && view.outlined().length) parts.push(`outlined: the five largest${above}`);
   if (run.panels[state.panel].zeros.flat().some(Boolean)) parts.push("hatched: zero by construction");
   const said = parts.map((part) => `${part[0].toUpperCase()}${part.slice(1)}.`).join(" ");
   return `${said} ${view.single ? "Dotted" : "Blue frame"}: chosen; click, or Tab and arrow keys, to choose another.`;

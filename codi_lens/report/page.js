@@ -13,7 +13,8 @@ function tabsOf(run) {
     ...[...alone, ...of("interaction")].map((i) => ({ name: run.panels[i].name, panels: [i] })),
     { name: "more", panels: rest }, { name: "controls", panels: of("control") },
     { name: operands ? "by operand" : "by group", panels: groups.length ? measured : [], groups },
-    { name: "by pair", panels: measured, pairs: true }, { name: "in lines", panels: run.figures.length ? [0] : [], figures: true },
+    { name: "by pair", panels: measured, pairs: true },
+    { name: "in lines", panels: run.figures.length ? [0] : [], figures: true },
   ].filter(({ panels }) => panels.length);
 }
 
@@ -26,7 +27,9 @@ class RunView {
     this.open = false;
     this.state = { tab: 0, metric: run.metrics[0].name, panel: 0, group: this.base, pair: null, cell: run.best, figure: 0 };
     const { id } = this;
-    this.plot = make("div", { id: `${id}-map`, tabindex: "0", role: "application", class: "map", "aria-describedby": `${id}-note` });
+    this.plot = make("div", {
+      id: `${id}-map`, class: "map", tabindex: "0", role: "application", "aria-describedby": `${id}-note`,
+    });
     this.plot.addEventListener("keydown", (event) => this.step(event));
     this.status = make("p", { role: "status", class: "sr" });
     this.card = make("div", { class: "card", id: `${id}-cell` });
@@ -196,7 +199,8 @@ class RunView {
 }
 
 function comparison(found) {
-  const section = make("section", { id: "comparison", "data-title": "Do the runs agree?" }, make("h2", { text: "Do the runs agree?" }));
+  const text = "Do the runs agree?";
+  const section = make("section", { id: "comparison", "data-title": text }, make("h2", { text }));
   if (found.refused) section.append(make("p", { class: "note", text: found.refused }));
   if (found.checks) {
     const rows = found.checks.map((c) => [c.name, c.passed ? "holds" : "FAILS", c.detail]), laws = table(rows, { id: "checks" });
@@ -235,17 +239,25 @@ function build() {
   for (const section of links.keys()) observer.observe(section);
 }
 
-function drawAll() {
+function drawViews() {
   for (const view of views) view.draw();
+}
+
+function drawAll() {
+  drawViews();
+  drawFigures();
+}
+
+function drawFigures() {
   DATA.comparison?.figures.forEach((figure, i) => drawFigure(document.getElementById(`comparison-${i}`), figure));
 }
 
 build();
-for (const view of views) view.list.select(0);
-drawAll();
+for (const view of views) view.list.select(0);  // which draws it
+drawFigures();
 DARK.addEventListener("change", drawAll);
 addEventListener("beforeprint", () => { ROOT.classList.add("print"); drawAll(); });
 addEventListener("afterprint", () => { ROOT.classList.remove("print"); drawAll(); });
 let resized;
-addEventListener("resize", () => { clearTimeout(resized); resized = setTimeout(drawAll, 150); });
+addEventListener("resize", () => { clearTimeout(resized); resized = setTimeout(drawViews, 150); });
 document.body.setAttribute("data-ready", "true");

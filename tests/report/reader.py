@@ -84,15 +84,20 @@ def click_cell(browser, name, row, column):
     click_at(browser, name, column, row, aside=3)
 
 
+def rows_of(browser, selector):
+    """The cells' texts of a table's rows, also where it is folded away."""
+    return browser.execute_script(
+        "return [...document.querySelectorAll(arguments[0])]"
+        ".map((row) => [...row.querySelectorAll('td')].map((cell) => cell.textContent))",
+        selector,
+    )
+
+
 def numbers(browser, name):
     """metric -> (value, interval) of the table of the chosen cell."""
-    rows = browser.find_elements("css selector", f"#{name}-numbers tr")
-    found = {}
-    for row in rows:
-        # In a fold of the card, which may be closed.
-        cells = row.find_elements("tag name", "td")
-        found[row.get_attribute("data-metric")] = [c.get_attribute("textContent") for c in cells]
-    return found
+    named = "return [...document.querySelectorAll(arguments[0])].map((row) => row.dataset.metric)"
+    rows = f"#{name}-numbers tr"
+    return dict(zip(browser.execute_script(named, rows), rows_of(browser, rows), strict=True))
 
 
 def check(found, values, cell, panel=0):
@@ -104,11 +109,14 @@ def check(found, values, cell, panel=0):
             assert float(texts[0]) == pytest.approx(wanted, rel=1e-4), metric
 
 
-def background(browser, selector):
-    found = browser.find_element("css selector", selector)
-    return (
-        found.value_of_css_property("background-color").replace("rgba", "rgb").replace(", 1)", ")")
+def style(browser, selector, name):
+    """A property of an element, as it is drawn; read at once, since figures are drawn anew."""
+    found = browser.execute_script(
+        "return getComputedStyle(document.querySelector(arguments[0]))[arguments[1]]",
+        selector,
+        name,
     )
+    return found.replace("rgba", "rgb").replace(", 1)", ")")
 
 
 def nothing_asked_and_nothing_wrong(browser):

@@ -13,7 +13,6 @@ from tests.report.reader import (
     CELL,
     CELLS,
     HOVER,
-    background,
     check,
     choose,
     click_at,
@@ -22,12 +21,43 @@ from tests.report.reader import (
     nothing_asked_and_nothing_wrong,
     numbers,
     point_at,
+    rows_of,
+    style,
     tab,
     until,
 )
 from tests.report.test_build import MANIFEST
 
 pytestmark = pytest.mark.browser
+
+
+def heading(browser, run):
+    """Of the card: which cell is chosen."""
+    return browser.find_element("css selector", f"#run-{run}-cell h3").text
+
+
+def test_the_strongest_cell_is_chosen_at_first_and_the_first_sentence_tells_of_it(opened):
+    browser, data = opened
+    for number, run in enumerate(data["runs"]):
+        i, j = run["best"]
+        main = run["groups"]["all"]["mean"]["recovery"][0]
+        zeros = run["panels"][0]["zeros"]
+        free = [
+            v
+            for row, z in zip(main, zeros, strict=True)
+            for v, zero in zip(row, z, strict=True)
+            if not zero
+        ]
+        assert main[i][j] == max(free)
+        assert heading(browser, number).startswith(f"Layer {run['rows'][i]}")
+        check(numbers(browser, f"run-{number}"), run["groups"]["all"]["mean"], (i, j))
+    i, j = data["runs"][0]["best"]
+    first = browser.find_element("css selector", "#found .found p").text
+    assert first.startswith(f"Layer {i}, latent position {j} stands out most (total effect)")
+    assert (
+        f"moves {data['runs'][0]['groups']['all']['mean']['recovery'][0][i][j]:.0%} of the way"
+        in first
+    )
 
 
 def test_a_reader_switches_metric_picks_a_pair_and_clicks_a_cell(opened):
@@ -81,37 +111,6 @@ def test_cells_of_the_other_experiments_can_be_clicked(opened):
         check(numbers(browser, f"run-{run}"), values[run], cell)
 
 
-def heading(browser, run):
-    """Of the card: which cell is chosen."""
-    return browser.find_element("css selector", f"#run-{run}-cell h3").text
-
-
-def test_the_strongest_cell_is_chosen_at_first_and_the_first_sentence_tells_of_it(browser, opened):
-    _, data = opened
-    browser.refresh()
-    until(lambda: browser.find_element("tag name", "body").get_attribute("data-ready"))
-    for number, run in enumerate(data["runs"]):
-        i, j = run["best"]
-        main = run["groups"]["all"]["mean"]["recovery"][0]
-        zeros = run["panels"][0]["zeros"]
-        free = [
-            v
-            for row, z in zip(main, zeros, strict=True)
-            for v, zero in zip(row, z, strict=True)
-            if not zero
-        ]
-        assert main[i][j] == max(free)
-        assert heading(browser, number).startswith(f"Layer {run['rows'][i]}")
-        check(numbers(browser, f"run-{number}"), run["groups"]["all"]["mean"], (i, j))
-    i, j = data["runs"][0]["best"]
-    first = browser.find_element("css selector", "#found .found p").text
-    assert first.startswith(f"Layer {i}, latent position {j} stands out most (total effect)")
-    assert (
-        f"moves {data['runs'][0]['groups']['all']['mean']['recovery'][0][i][j]:.0%} of the way"
-        in first
-    )
-
-
 def test_the_tabs_show_each_map_on_one_scale_and_the_arrow_keys_turn_them(opened):
     from selenium.webdriver import Keys
 
@@ -132,14 +131,11 @@ def test_the_tabs_show_each_map_on_one_scale_and_the_arrow_keys_turn_them(opened
     # The map as a table has what the map has.
     tab(browser, 0, "total")
     browser.find_element("css selector", "#run-0 .view > div:first-child summary").click()
-    rows = until(
-        lambda: browser.find_elements("css selector", "#run-0 .view > div:first-child tr")
-    )[:0:-1]
+    rows = until(lambda: rows_of(browser, "#run-0 .view > div:first-child tr"))[:0:-1]
     for row, values in zip(
         rows, data["runs"][0]["groups"]["all"]["mean"]["recovery"][0], strict=True
     ):
-        found = [float(cell.text) for cell in row.find_elements("tag name", "td")]
-        assert found == pytest.approx(values, rel=1e-4)
+        assert [float(cell) for cell in row] == pytest.approx(values, rel=1e-4)
 
 
 def test_pointing_at_a_cell_tells_place_value_interval_and_n(opened):
@@ -203,10 +199,8 @@ def test_numbers_in_cells_can_be_read_in_light_and_in_dark(opened):
     browser, _ = opened
     for scheme, ground in (("light", "rgb(255, 255, 255)"), ("dark", "rgb(20, 22, 26)")):
         with emulated(browser, scheme=scheme):
-            paper = "#run-0-map .main-svg"
-            until(lambda ground=ground, paper=paper: background(browser, paper) == ground)
-            assert background(browser, "body") == ground
-            assert background(browser, "#comparison .main-svg") == ground
+            for part in ("body", "#run-0-map .main-svg", "#comparison .main-svg"):
+                until(lambda p=part, g=ground: style(browser, p, "background-color") == g)
             for metric in ("recovery", "kl_divergence"):
                 choose(browser, "run-0-metric-menu", metric)
                 texts, trace = browser.execute_script(CELLS)
@@ -215,8 +209,9 @@ def test_numbers_in_cells_can_be_read_in_light_and_in_dark(opened):
                 places = [(z - trace["zmin"]) / reach for row in trace["z"] for z in row]
                 cells = sample_colorscale(trace["colorscale"], places)
                 assert min(map(contrast, texts, cells)) >= 4.5
-            tick = browser.find_element("css selector", "#run-0-map .xtick text")
-            assert contrast(tick.value_of_css_property("fill"), ground) >= 4.5
+            for text in ("#run-0-map .xtick text", ".sub", ".card dt", ".tabs button", "nav a"):
+                ink = style(browser, text, "fill" if "text" in text else "color")
+                assert contrast(ink, ground) >= 4.5, text
 
 
 def test_every_figure_is_drawn(opened):

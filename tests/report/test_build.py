@@ -186,4 +186,12 @@ def test_images_are_called_by_their_experiment(monkeypatch, tmp_path):
 def test_a_folder_without_a_record_is_one_message(tmp_path, capsys):
     assert main([str(tmp_path), "--out", str(tmp_path / "r.html")]) == 2
     assert "holds no finished record" in capsys.readouterr().err
+    lent, other = tmp_path / "needed", tmp_path / "again"
+    for folder in (lent, other):
+        folder.mkdir()
+        (folder / "necessity.json").write_text('{"model_digest": "d", "num_latents": 3}')
+    assert main([str(lent), "--out", str(tmp_path / "r.html")]) == 2
+    assert "is not what necessity writes" in capsys.readouterr().err
+    assert main([str(lent), str(other), "--out", str(tmp_path / "r.html")]) == 2
+    assert "2 necessity runs; a report takes one" in capsys.readouterr().err
     assert not (tmp_path / "r.html").exists()

@@ -32,7 +32,7 @@ def test_the_finding_is_the_largest_cell_with_its_interval_parts_and_control():
     )
     direct, indirect = (float(GROUP.means["recovery"][i][best]) for i in (1, 2))
     group = aggregate(SWEEP)
-    group.means["recovery"][SWEEP.axes["effect"].index("resample")] /= 3
+    group.means["recovery"][SWEEP.axes["effect"].index("resample")] /= 10
     limit = donor_threshold(SWEEP, group)
     text = plain(words.found(SWEEP, group))
     assert text.startswith(
