@@ -54,7 +54,7 @@ def necessity_apart(folders: list[Path]) -> tuple[dict[str, Any] | None, list[Pa
         UserError: several of them, or a file that holds no such record.
     """
     from codi_lens.files import parse_json, read_text
-    from codi_lens.report.words import needed
+    from codi_lens.report.words import needed, of_its_model
 
     apart = [folder for folder in folders if (folder / NECESSITY).is_file()]
     if not apart:
@@ -64,7 +64,10 @@ def necessity_apart(folders: list[Path]) -> tuple[dict[str, Any] | None, list[Pa
     path = apart[0] / NECESSITY
     try:
         found: dict[str, Any] = parse_json(read_text(path))
-        needed(found, {})  # fails if anything is missing that the page says
+        of_its_model(
+            found, {}
+        )  # fails, as the next does, if anything is missing that the page says
+        needed(found, {})
     except (OSError, ValueError, LookupError, TypeError, RecursionError) as error:
         raise UserError(
             f"{path} is not what necessity writes ({type(error).__name__}: {error}); run it again"

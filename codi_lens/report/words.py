@@ -259,8 +259,9 @@ def of_its_model(necessity: Mapping[str, Any], manifests: Mapping[str, Mapping[s
     Raises:
         UserError: says of which models both are.
     """
+    other = necessity["model_digest"]
     for name, manifest in manifests.items():
-        own, other = manifest["model"]["digest"], necessity["model_digest"]
+        own = manifest["model"]["digest"]
         if own != other:
             raise UserError(
                 f"the necessity run is of another model (SHA-256 {other[:12]}…) than {name} ({own[:12]}…)"
