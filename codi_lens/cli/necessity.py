@@ -13,6 +13,8 @@ from codi_lens.cli.folders import check_unused, fresh_folder
 from codi_lens.cli.model_flags import add_model_flags, load_model
 from codi_lens.cli.program import Program
 
+NECESSITY = "necessity.json"
+
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
     """The program's flags."""
@@ -52,7 +54,7 @@ def measure(arguments: argparse.Namespace) -> None:
         "questions": [{"pair_id": pair.pair_id, "side": side} for pair in pairs for side in SIDES],
     }
     record |= entry(necessity, kinds)
-    paths = folder / "necessity.json", folder / "necessity.html"
+    paths = folder / NECESSITY, folder / "necessity.html"
     write_json({paths[0]: record})
     write_text(paths[1], plots.page({"necessity": plots.necessity_bars(necessity)}))
     print(table(record))
