@@ -1,12 +1,12 @@
-"""What a program asks a model about, where results on the way must be known: pairs, or an organism's own task.
+"""What a program asks a model about: pairs, or, where results on the way must be known, an organism's own task.
 
-A model that ships is asked its own, unless --pairs says something else: an organism the held-out problems of its task.
+A model that ships is asked its own, unless --pairs says something else.
 """
 
 import argparse
 from typing import TYPE_CHECKING
 
-from codi_lens.cli import flags
+from codi_lens.errors import UserError
 from codi_lens.shipped import ORGANISMS, PAIRS
 
 if TYPE_CHECKING:
@@ -19,10 +19,20 @@ PER_PAIR = 8
 """Problems for every pair that --limit allows."""
 
 
-def add_asking_flags(parser: argparse.ArgumentParser) -> None:
-    """As every program that asks a model has them; no --pairs are the model's own."""
-    flags.add_experiment_flags(parser)
-    parser.set_defaults(pairs=None)
+def pairs_name(arguments: argparse.Namespace) -> str:
+    """What --pairs says, or the model's own pairs.
+
+    Raises:
+        UserError: it says nothing, and the model has none; others are not guessed.
+    """
+    if arguments.pairs is not None:
+        return str(arguments.pairs)
+    if str(arguments.model) in PAIRS:
+        return str(arguments.model)
+    raise UserError(
+        f"which pairs is {arguments.model} to be asked? give --pairs gsm8k, a file of its own, or toy for those of the "
+        "embedded model"
+    )
 
 
 def own_truth(arguments: argparse.Namespace) -> "Truth | None":
@@ -39,11 +49,10 @@ def problem_count(arguments: argparse.Namespace) -> int:
 
 
 def chosen_pairs(arguments: argparse.Namespace) -> list["Pair"]:
-    """The pairs that --pairs asks for, or the model's own, or those of the embedded model; --limit of them."""
+    """The pairs that --pairs asks for, or the model's own; --limit of them."""
     from codi_lens import load_pairs
 
-    own = arguments.model if arguments.model in PAIRS else "toy"
-    return load_pairs(arguments.pairs or own)[: arguments.limit]
+    return load_pairs(pairs_name(arguments))[: arguments.limit]
 
 
 def questions(arguments: argparse.Namespace) -> "list[Variant] | list[Pair]":

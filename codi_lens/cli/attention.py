@@ -9,6 +9,7 @@ import argparse
 from typing import TYPE_CHECKING, Any
 
 from codi_lens.cli import flags
+from codi_lens.cli.asking import chosen_pairs
 from codi_lens.cli.folders import check_unused, fresh_folder
 from codi_lens.cli.model_flags import add_model_flags, load_model
 from codi_lens.cli.program import Program
@@ -29,11 +30,11 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 def measure(arguments: argparse.Namespace) -> None:
     """Looks, prints and writes."""
     check_unused(arguments.out)
-    from codi_lens import attention_of, load_pairs, mean_attention, plots
+    from codi_lens import attention_of, mean_attention, plots
     from codi_lens.data.pairs import side_of
     from codi_lens.files import write_json, write_text
 
-    pairs = load_pairs(arguments.pairs)[: arguments.limit]
+    pairs = chosen_pairs(arguments)
     questions = [side_of(pair, arguments.side) for pair in pairs]
     codi, first, count = load_model(arguments), questions[0], arguments.num_latents
     mean = mean_attention(codi, questions, num_latents=count)

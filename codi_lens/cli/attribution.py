@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from codi_lens.choices import DIRECTIONS
 from codi_lens.cli import flags
+from codi_lens.cli.asking import chosen_pairs
 from codi_lens.cli.folders import check_unused, fresh_folder
 from codi_lens.cli.model_flags import add_model_flags, load_model
 from codi_lens.cli.patching import add_effect_flag, add_place_flags
@@ -40,11 +41,11 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 def measure(arguments: argparse.Namespace) -> None:
     """Attributes, prints and writes."""
     check_unused(arguments.out)
-    from codi_lens import load_pairs, plots
+    from codi_lens import plots
     from codi_lens.analysis.attribution import attribute
     from codi_lens.files import write_json, write_text
 
-    pairs = load_pairs(arguments.pairs)[: arguments.limit]
+    pairs = chosen_pairs(arguments)
     codi = load_model(arguments)
     found = attribute(
         codi,

@@ -9,6 +9,7 @@ import argparse
 from typing import TYPE_CHECKING, Any
 
 from codi_lens.cli import flags
+from codi_lens.cli.asking import chosen_pairs, pairs_name
 from codi_lens.cli.folders import check_unused, fresh_folder
 from codi_lens.cli.model_flags import add_model_flags, load_model
 from codi_lens.cli.program import Program
@@ -32,7 +33,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 def measure(arguments: argparse.Namespace) -> None:
     """Scores, runs, prints and writes."""
     check_unused(arguments.out)
-    from codi_lens import load_pairs, plots
+    from codi_lens import plots
     from codi_lens.analysis.circuits import measure_faithfulness, patch_edges, score_edges
     from codi_lens.files import write_json, write_text
 
@@ -41,10 +42,10 @@ def measure(arguments: argparse.Namespace) -> None:
     def length(question: str) -> int:
         return len(codi.tokens.prompt(question))
 
-    given = load_pairs(arguments.pairs)[: arguments.limit]
+    given = chosen_pairs(arguments)
     pairs = [p for p in given if length(p.clean.question) == length(p.corrupted.question)]
     if not pairs:
-        raise UserError(f"no pair of {arguments.pairs} has two prompts of one length")
+        raise UserError(f"no pair of {pairs_name(arguments)} has two prompts of one length")
     folder = fresh_folder(arguments.out, "circuit")
     edges = score_edges(codi, pairs, steps=arguments.steps, num_latents=arguments.num_latents)
     curve = measure_faithfulness(codi, edges)

@@ -66,12 +66,17 @@ def add_experiment_flags(parser: argparse.ArgumentParser) -> None:
     """The flags of every program that asks a model about pairs."""
     add = parser.add_argument
     add("--model", default="toy", help="'toy', a folder, or a hub id")
-    text = "'toy', 'toy-heldout', 'gsm8k', 'gsm8k-aug', 'prosqa', or a file or folder of pairs"
-    add("--pairs", default="toy", help=text)
+    add_pairs(parser)
     add_limit(parser)
     add_out(parser)
     add_seed(parser)
     add_threads(parser)
+
+
+def add_pairs(parser: argparse.ArgumentParser) -> None:
+    """--pairs; what stands for none, `asking.pairs_name` says."""
+    text = "'toy', 'toy-heldout', 'gsm8k', 'gsm8k-aug', 'prosqa', or a file or folder of pairs (default: the model's own)"
+    parser.add_argument("--pairs", help=text)
 
 
 def add_out(parser: argparse.ArgumentParser) -> None:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from codi_lens.cli.asking import pairs_name
 from codi_lens.cli.folders import fresh_folder
 from codi_lens.cli.model_flags import load_model
 from codi_lens.cli.program import importing
@@ -78,6 +79,7 @@ def chosen_pairs(arguments: argparse.Namespace) -> list["Pair"]:
     """The pairs that --pairs, --limit and --include-same-answer ask for."""
     from codi_lens import load_pairs
 
+    arguments.pairs = pairs_name(arguments)  # as the record says it
     pairs = load_pairs(arguments.pairs)
     if not getattr(arguments, "include_same_answer", False):
         kept = [pair for pair in pairs if not pair.same_answer]

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from codi_lens.cli import flags
+from codi_lens.cli.asking import chosen_pairs
 from codi_lens.cli.folders import check_unused, fresh_folder
 from codi_lens.cli.model_flags import add_model_flags, load_model
 from codi_lens.cli.program import Program
@@ -48,11 +49,11 @@ def measure(arguments: argparse.Namespace) -> None:
     check_unused(arguments.out)
     if arguments.kind == "logit" and arguments.lens is not None:
         raise UserError("--lens is for a tuned lens; add --kind tuned")
-    from codi_lens import load_pairs, plots
+    from codi_lens import plots
     from codi_lens.analysis.lenses import TunedLens, lens_map
     from codi_lens.files import write_json, write_text
 
-    pairs = load_pairs(arguments.pairs)[: arguments.limit]
+    pairs = chosen_pairs(arguments)
     codi, lens, taught = load_model(arguments), None, []
     if arguments.lens is not None:
         lens = TunedLens.load(arguments.lens, codi)

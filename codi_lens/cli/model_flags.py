@@ -53,7 +53,8 @@ def add_model_flags(parser: argparse.ArgumentParser) -> None:
 
 def add_device(parser: argparse.ArgumentParser) -> None:
     """--device."""
-    parser.add_argument("--device", default="cpu", help="'auto', 'cpu', 'cuda', …")
+    text = "'auto' (CUDA, else MPS, else the CPU), 'cpu', 'cuda', …"
+    parser.add_argument("--device", default="auto", help=text)
 
 
 def add_dtype(parser: argparse.ArgumentParser, default: str = "float32") -> None:

@@ -8,9 +8,12 @@ import argparse
 from typing import Any
 
 from codi_lens.cli import flags
+from codi_lens.cli.asking import chosen_pairs
 from codi_lens.cli.folders import check_unused, fresh_folder
 from codi_lens.cli.model_flags import add_model_flags, load_model
 from codi_lens.cli.program import Program
+
+NECESSITY = "necessity.json"
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
@@ -26,12 +29,12 @@ def measure(arguments: argparse.Namespace) -> None:
     # Heavy imports wait until the arguments are known to be right.
     import torch
 
-    from codi_lens import load_pairs, plots
+    from codi_lens import plots
     from codi_lens.analysis.latent_ablation import measure_necessity
     from codi_lens.data.pairs import SIDES
     from codi_lens.files import write_json, write_text
 
-    pairs = load_pairs(arguments.pairs)[: arguments.limit]
+    pairs = chosen_pairs(arguments)
     codi = load_model(arguments)
     folder = fresh_folder(arguments.out, "necessity")
     variants = [variant for pair in pairs for variant in (pair.clean, pair.corrupted)]
@@ -51,7 +54,7 @@ def measure(arguments: argparse.Namespace) -> None:
         "questions": [{"pair_id": pair.pair_id, "side": side} for pair in pairs for side in SIDES],
     }
     record |= entry(necessity, kinds)
-    paths = folder / "necessity.json", folder / "necessity.html"
+    paths = folder / NECESSITY, folder / "necessity.html"
     write_json({paths[0]: record})
     write_text(paths[1], plots.page({"necessity": plots.necessity_bars(necessity)}))
     print(table(record))

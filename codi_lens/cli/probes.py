@@ -26,7 +26,7 @@ TOP = 6
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
     """The program's flags."""
-    asking.add_asking_flags(parser)
+    flags.add_experiment_flags(parser)
     add_place_flags(parser)
     add = parser.add_argument
     what = "what is read: answer, a result (v1, v2, …), or an operand (operand1, …)"

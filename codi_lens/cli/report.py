@@ -1,13 +1,15 @@
-"""What do finished runs say? One page with maps, pairs, cells, and a comparison.
+"""What do finished runs say? One page: what was found, maps, pairs, cells, a comparison, methods.
 
-The page has a metric menu and opens without a network. `--images FOLDER` writes every figure as a file too.
+Give the folder of a `necessity` run too, and the page says whether the model needs its thoughts. It opens without a
+network. `--images FOLDER` writes every figure as a file too.
 """
 
 import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from codi_lens.cli import flags
+from codi_lens.cli.necessity import NECESSITY
 from codi_lens.cli.program import Program
 from codi_lens.errors import UserError
 
@@ -32,16 +34,45 @@ def write(arguments: argparse.Namespace) -> None:
     from codi_lens.records.read import load, read_manifest
     from codi_lens.report.build import report
 
-    names = distinct_names(arguments.runs)
+    necessity, folders = necessity_apart(arguments.runs)
+    names = distinct_names(folders)
     manifests = {name: read_manifest(folder) for name, folder in names.items()}
     runs = {name: load(folder) for name, folder in names.items()}
     if arguments.out.is_dir():
         raise UserError(f"{arguments.out} is a folder; give the page a name, as --out report.html")
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
-    write_text(arguments.out, report(runs, manifests))
+    write_text(arguments.out, report(runs, manifests, necessity))
     print(f"written:\n  {arguments.out}")
     if arguments.images:
         write_images(arguments, runs)
+
+
+def necessity_apart(folders: list[Path]) -> tuple[dict[str, Any] | None, list[Path]]:
+    """The necessity record among the folders, if there is one, and the folders of the other runs.
+
+    Raises:
+        UserError: several of them, or a file that holds no such record.
+    """
+    from codi_lens.files import parse_json, read_text
+    from codi_lens.report.words import needed, of_its_model
+
+    apart = [folder for folder in folders if (folder / NECESSITY).is_file()]
+    if not apart:
+        return None, folders
+    if len(apart) > 1:
+        raise UserError(f"{len(apart)} necessity runs; a report takes one")
+    path = apart[0] / NECESSITY
+    try:
+        found: dict[str, Any] = parse_json(read_text(path))
+        of_its_model(
+            found, {}
+        )  # fails, as the next does, if anything is missing that the page says
+        needed(found, {})
+    except (OSError, ValueError, LookupError, TypeError, RecursionError) as error:
+        raise UserError(
+            f"{path} is not what necessity writes ({type(error).__name__}: {error}); run it again"
+        ) from error
+    return found, [folder for folder in folders if folder not in apart]
 
 
 def distinct_names(folders: list[Path]) -> dict[str, Path]:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
     """The program's flags."""
-    asking.add_asking_flags(parser)
+    flags.add_experiment_flags(parser)
     add = parser.add_argument
     place = "where: thought, a layer, a head such as 2.1, or a hook point's name"
     add("--place", type=flags.rows_of_a_map, required=True, help=place)

@@ -25,7 +25,7 @@ Found = dict[tuple[str, str, str], "Alignment"]
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
     """The program's flags."""
-    asking.add_asking_flags(parser)
+    flags.add_experiment_flags(parser)
     add_place_flags(parser)
     add = parser.add_argument
     add("--results", type=flags.names, help="such as v1,v2; the last is the answer (default: all)")

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from codi_lens.cli import flags
+from codi_lens.cli.asking import pairs_name
 from codi_lens.cli.model_flags import add_model_flags, load_model
 from codi_lens.cli.program import Program
 from codi_lens.errors import UserError, one_of
@@ -25,7 +26,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     add("question", nargs="?", help="to ask (default: that of --pair)")
     add("--pair", type=int, metavar="ID", help="a pair of --pairs, by its pair_id")
     add("--model", default="toy", help="'toy', a folder, or a hub id")
-    add("--pairs", default="toy", help="'toy', 'toy-heldout', or a file or folder of pairs")
+    flags.add_pairs(parser)
     add("--tuned", type=flags.path, metavar="FOLDER", help="a tuned lens, to read by as well")
     add("--out", type=flags.path, default=Path("thoughts.html"), help="the page")
     flags.add_threads(parser)
@@ -61,7 +62,7 @@ def chosen(arguments: argparse.Namespace) -> "Pair":
     """The pair of that number."""
     from codi_lens import load_pairs
 
-    pairs = {pair.pair_id: pair for pair in load_pairs(arguments.pairs)}
+    pairs = {pair.pair_id: pair for pair in load_pairs(pairs_name(arguments))}
     return pairs[one_of(arguments.pair, pairs, "pair")]
 
 

@@ -3,8 +3,8 @@
 from collections.abc import Collection, Mapping
 
 import plotly.graph_objects as go
+from torch import Tensor
 
-from codi_lens.analysis.aggregates import Aggregate
 from codi_lens.analysis.grids import panels
 from codi_lens.choices import CONTROLS
 from codi_lens.patching.effects import DIRECT, INDIRECT, TOTAL
@@ -62,19 +62,17 @@ def short_name(metric: str) -> str:
 
 
 def scales(
-    grouped: Mapping[str, Mapping[str, Aggregate]], drawn: Collection[go.Figure]
+    means: Mapping[str, Collection[Tensor]], drawn: Collection[go.Figure]
 ) -> dict[str, tuple[float, float]]:
-    """The colours' range of each metric that holds the means of all runs, and what is drawn of it.
+    """The colours' range of each metric that holds all its means, and what is drawn of it.
 
     Args:
-        grouped: run -> group of pairs -> its means.
+        means: metric -> means, of any shape.
         drawn: figures; the maps among them get the range of their metric.
     """
-    means = [group.means for run in grouped.values() for group in run.values()]
     found = {}
-    for metric in {name: None for values in means for name in values}:
+    for metric, own in means.items():
         bar = name_of(metric)
         maps = [figure for figure in drawn if figure.layout.coloraxis.colorbar.title.text == bar]
-        own = [values[metric] for values in means if metric in values]
         found[metric] = on_one_scale(maps, own, signed=METRICS[metric].signed)
     return found

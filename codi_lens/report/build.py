@@ -5,47 +5,40 @@ draws the maps itself; figures that need no choice are made by `codi_lens.plots`
 """
 
 import json
+import re
 from collections.abc import Iterable, Mapping
-from dataclasses import astuple
+from html import escape
 from importlib.resources import files
 from typing import Any
 
 from torch import Tensor
 
 from codi_lens import plots
-from codi_lens.analysis.aggregates import Aggregate, aggregate, finite, groups
-from codi_lens.analysis.comparison import LEAST, compare
-from codi_lens.analysis.grids import (
-    as_grid,
-    columns,
-    metric_names,
-    outlined,
-    panels,
-    ranking,
-    row_text,
-    rows,
-    threshold,
-)
+from codi_lens.analysis.aggregates import Aggregate, aggregate, groups, interaction
 from codi_lens.errors import UserError, one_of
-from codi_lens.patching.answer_logits import sides
-from codi_lens.patching.experiments.iterative import CHAINED
-from codi_lens.patching.metrics import METRICS
-from codi_lens.patching.result import PairOutcome, Sweep
-from codi_lens.records.manifest import one_model
+from codi_lens.patching.result import Sweep
+from codi_lens.report import methods, words
+from codi_lens.report.beside import comparison
+from codi_lens.report.entries import rounded, run_entry
 
-DIGITS = 6
-"""Significant digits of the numbers in the page."""
+ASSETS = ("page.html", "page.css", "parts.js", "map.js", "detail.js", "page.js")
+"""The template and what goes into it; scripts in their order."""
 
 
-def report(runs: Mapping[str, Sweep], manifests: Mapping[str, dict[str, Any]]) -> str:
+def report(
+    runs: Mapping[str, Sweep],
+    manifests: Mapping[str, dict[str, Any]],
+    necessity: Mapping[str, Any] | None = None,
+) -> str:
     """The page, as HTML.
 
     Args:
-        runs: name -> sweep, of any of the three experiments.
+        runs: name -> sweep, of any experiments; the page's title and first sentence are of the first.
         manifests: name -> manifest of its record.
+        necessity: content of the `necessity.json` of the same model, if that was measured.
 
     Raises:
-        UserError: no runs, a run without a manifest, or without pairs.
+        UserError: no runs, a run without a manifest or without pairs, or a necessity run of another model.
     """
     if not runs:
         raise UserError("no runs to report on")
@@ -53,37 +46,74 @@ def report(runs: Mapping[str, Sweep], manifests: Mapping[str, dict[str, Any]]) -
         one_of(name, manifests, "manifest of run")
         if not sweep.outcomes:
             raise UserError(f"run {name} has no pairs; there is nothing to report")
+    manifests = {name: manifests[name] for name in runs}
+    if necessity is not None:
+        words.of_its_model(necessity, manifests)
     grouped = {name: _aggregates(sweep) for name, sweep in runs.items()}
-    drawn = {name: _figures(sweep) for name, sweep in runs.items()}
-    compared, beside = _comparison(runs, manifests) if len(runs) > 1 else (None, [])
-    scales = plots.scales(
-        grouped, [figure for some in (*drawn.values(), beside) for figure in some]
+    said = _said(runs, manifests, grouped, necessity)
+    folder = files("codi_lens.report")
+    text = {name: (folder / name).read_text(encoding="utf-8") for name in ASSETS}
+    parts = said | {
+        "offline": plots.OFFLINE,
+        "style": text["page.css"],
+        "script": "".join(text[name] for name in ASSETS if name.endswith(".js")),
+        "plotly": plots.plotly_script(),
+        "data": embedded(_data(runs, manifests, grouped)),
+    }
+    return re.sub(r"{{(\w+)}}", lambda found: parts[found[1]], text["page.html"])
+
+
+def _said(
+    runs: Mapping[str, Sweep],
+    manifests: Mapping[str, dict[str, Any]],
+    grouped: Mapping[str, Mapping[str, Aggregate]],
+    necessity: Mapping[str, Any] | None,
+) -> dict[str, str]:
+    """What stands on the page as text, by its place in the template."""
+    (name, sweep), manifest = next(iter(runs.items())), manifests[next(iter(runs))]
+    group = next(iter(grouped[name].values()))
+    sentences = (
+        words.found(sweep, group),
+        words.needed(necessity, manifest),
+        words.counted(sweep, group, manifest),
     )
-    data: dict[str, Any] = {
+    return {
+        "title": escape(f"{words.question(sweep)} {manifest['model']['name']}"),
+        "question": escape(words.question(sweep)),
+        "brief": escape(words.brief(sweep, manifest)),
+        "found": "".join(f"<p>{sentence}</p>" for sentence in sentences),
+        "stats": words.stats(sweep, group, necessity, manifest),
+        "methods": methods.paragraph(runs, manifests),
+    }
+
+
+def _data(
+    runs: Mapping[str, Sweep],
+    manifests: Mapping[str, dict[str, Any]],
+    grouped: Mapping[str, Mapping[str, Aggregate]],
+) -> dict[str, Any]:
+    """What the page draws its maps and figures from."""
+    drawn = {name: _figures(sweep) for name, sweep in runs.items()}
+    compared, beside = comparison(runs, manifests) if len(runs) > 1 else (None, [])
+    means: dict[str, list[Tensor]] = {}
+    for name, sweep in runs.items():
+        for group in grouped[name].values():
+            for metric, values in group.means.items():
+                left = interaction(sweep, group, metric)
+                means.setdefault(metric, []).extend([values] if left is None else [values, left])
+    scales = plots.scales(means, [figure for some in (*drawn.values(), beside) for figure in some])
+    titles = words.headings(runs)
+    return {
         "colours": plots.colour_scales(),
-        "scales": {name: [_rounded(end) for end in ends] for name, ends in scales.items()},
+        "scales": {name: [rounded(end) for end in ends] for name, ends in scales.items()},
         "config": plots.CONFIG,
         "runs": [
-            _run(name, sweep, manifests[name], grouped[name]) | {"figures": _as_json(drawn[name])}
+            run_entry(sweep, manifests[name], grouped[name])
+            | {"name": name, "title": titles[name], "figures": _as_json(drawn[name])}
             for name, sweep in runs.items()
         ],
         "comparison": compared and compared | {"figures": _as_json(beside)},
     }
-    folder = files("codi_lens.report")
-    parts = {
-        "offline": plots.OFFLINE,
-        "style": (folder / "page.css").read_text(encoding="utf-8"),
-        "script": "".join(
-            (folder / n).read_text(encoding="utf-8") for n in ("parts.js", "page.js")
-        ),
-        "plotly": plots.plotly_script(),
-        "data": embedded(data),
-    }
-    page = (folder / "page.html").read_text(encoding="utf-8")
-    for name, content in parts.items():
-        before, _, after = page.partition("{{" + name + "}}")
-        page = before + content + after
-    return page
 
 
 def embedded(data: Any) -> str:
@@ -100,159 +130,11 @@ def _aggregates(sweep: Sweep) -> dict[str, Aggregate]:
 
 
 def _figures(sweep: Sweep) -> list[plots.Figure]:
-    """Those of its gallery that the page does not draw itself, for every metric."""
-    own = [
-        plots.short_name(metric) for metric in sweep.experiment.shows
-    ]  # which the page draws itself
-    return [f for kind, f in plots.gallery(sweep).items() if kind not in own]
+    """What lines show better than maps, which the page draws itself; its profiles are in the comparison."""
+    if not sweep.experiment.iterates:
+        return []
+    return [figure for kind, figure in plots.gallery(sweep).items() if kind != "profile"]
 
 
 def _as_json(figures: Iterable[plots.Figure]) -> list[Any]:
     return [json.loads(figure.to_json()) for figure in figures]
-
-
-def _run(
-    name: str, sweep: Sweep, manifest: dict[str, Any], grouped: Mapping[str, Aggregate]
-) -> dict[str, Any]:
-    axis, labels = columns(sweep)
-    names = metric_names(sweep)
-    return {
-        "name": name,
-        "title": f"{sweep.experiment.name.replace('_', ' ').capitalize()}: {name}",
-        "brief": brief(sweep, manifest),
-        "summary": summary(manifest),
-        "axis": axis,
-        "rows": [str(row) for row in rows(sweep)[1]],
-        "row": rows(sweep)[0],
-        "row_texts": [row_text(sweep, row) for row in rows(sweep)[1]],
-        "columns": [str(label) for label in labels],
-        "metrics": [
-            {"name": n, "label": plots.label(n), "signed": METRICS[n].signed} for n in names
-        ],
-        "panels": [
-            {"title": plots.panel_title(p), "zeros": sweep.structural_zeros(p).int().tolist()}
-            for p in panels(sweep)
-        ],
-        "groups": {key: _group(group, sweep) for key, group in grouped.items()},
-        "pairs": [_pair(outcome, sweep) for outcome in sweep.outcomes],
-    }
-
-
-def brief(sweep: Sweep, manifest: dict[str, Any]) -> str:
-    """What a run was, in a sentence."""
-    settings, counts = sweep.settings, manifest["pairs"]["n_per_group"]
-    right = (
-        f", {counts['competent']} with both questions answered right"
-        if counts.get("competent")
-        else ""
-    )
-    return (
-        f"{manifest['model']['name']}: {sweep.experiment.heading.lower()}, {sweep.experiment.subject(settings)}, "
-        f"{' × '.join(str(len(labels)) for labels in sweep.axes.values())} cells, {settings.direction}; "
-        f"{len(sweep.pairs)} pairs{right}."
-    )
-
-
-def summary(manifest: dict[str, Any]) -> list[list[str]]:
-    """What a run was, as rows of name and value."""
-    model, settings, config = manifest["model"], manifest["settings"], manifest["config"]
-    said = {
-        "model": f"{model['name']} (SHA-256 {model['digest'][:12]}…)",
-        "layers, thoughts": f"{model['num_layers']}, {settings['num_latents']}",
-        "dtype, device": f"{model['dtype']}, {model['device']}",
-        "pairs": f"{config.get('pairs')} (SHA-256 {manifest['pairs']['digest'][:12]}…)",
-        "filter": config.get("filter"),
-        "seconds": config.get("seconds"),
-    }
-    said |= {f"pairs: {k}": n for k, n in manifest["pairs"]["n_per_group"].items()}
-    shown = (
-        "site",
-        "intervention",
-        "effect",
-        "direction",
-        "answer_start",
-        "min_gap",
-        "controls",
-        "seed",
-    )
-    said |= {name: settings.get(name) for name in shown}
-    said |= {f"version of {k}": v for k, v in manifest["versions"].items()}
-    return [[name, "–" if value is None else str(value)] for name, value in said.items()]
-
-
-def _grids(values: Tensor, sweep: Sweep) -> list[list[list[float | None]]]:
-    """[panel][row][column], rounded; null where a metric is not defined."""
-    return [
-        [[_rounded(v) for v in row] for row in as_grid(values, sweep, panel).tolist()]
-        for panel in panels(sweep)
-    ]
-
-
-def _rounded(value: float) -> float | None:
-    return finite(float(f"{value:.{DIGITS}g}"))
-
-
-def _group(group: Aggregate, sweep: Sweep) -> dict[str, Any]:
-    names = metric_names(sweep)
-    limits = {name: threshold(sweep, group, name) for name in ranking(sweep)}
-    return {
-        "n": group.n,
-        "n_recovery": group.n_recovery,
-        "mean": {name: _grids(group.means[name], sweep) for name in names},
-        "low": {name: _grids(group.low[name], sweep) for name in names},
-        "high": {name: _grids(group.high[name], sweep) for name in names},
-        "threshold": {k: None if v is None else _rounded(v) for k, v in limits.items()},
-        "outlined": {
-            name: [outlined(sweep, group, name, panel) for panel in panels(sweep)]
-            for name in ranking(sweep)
-        },
-    }
-
-
-def _pair(outcome: PairOutcome, sweep: Sweep) -> dict[str, Any]:
-    pair, (base, source) = outcome.pair, sides(sweep.settings.direction)
-    runs = {base: outcome.base, source: outcome.source}
-    variants = {"clean": pair.clean, "corrupted": pair.corrupted}
-    said: dict[str, Any] = {
-        side: {
-            "question": variants[side].question,
-            "answer": variants[side].answer,
-            "text": run.text,
-            "correct": run.correct,
-        }
-        for side, run in runs.items()
-    }
-    texts: dict[str, str] = {}
-    for cell, text in outcome.texts.items():
-        texts["/".join(map(str, cell))] = text
-    values = {name: _grids(outcome.metrics[name], sweep) for name in metric_names(sweep)}
-    return {"id": pair.pair_id, **said, "texts": texts, "values": values}
-
-
-def _comparison(
-    runs: Mapping[str, Sweep], manifests: Mapping[str, dict[str, Any]]
-) -> tuple[dict[str, Any], list[plots.Figure]]:
-    """What `codi_lens.analysis.comparison` finds, for runs that it cannot compare, why; and its figures."""
-    entry: dict[str, Any] = {}
-    drawn = [plots.heatmaps(runs)]
-    try:
-        one_model(manifests)
-        found = compare(runs, {name: m["model"]["dtype"] for name, m in manifests.items()})
-    except UserError as error:
-        entry["refused"] = f"Not compared: {error}."
-    else:
-        entry["checks"] = [vars(check) for check in found.checks]
-        entry["correlations"] = [[name, *astuple(c)] for name, c in found.rank_correlation.items()]
-        entry["least"] = LEAST
-        by_experiment = {sweep.experiment.name: sweep for sweep in runs.values()}
-        drawn.append(plots.layer_profile(by_experiment))
-        cells = {name: s for name, s in by_experiment.items() if len(s.axes["column"]) > 1}
-        if len(cells) == 2:
-            drawn.append(plots.scatter(cells, maps=_scattered(cells)))
-    return entry, drawn
-
-
-def _scattered(cells: Mapping[str, Sweep]) -> tuple[str, str]:
-    """What of each sweep to set against the other: `single` would be the position-wise cells again."""
-    one, other = (CHAINED if s.experiment.iterates else panels(s)[0] for s in cells.values())
-    return one, other

@@ -1,43 +1,113 @@
 "use strict";
-// Draws the report out of the JSON in #data.
+// Draws the report out of the JSON in #data: a view for each run, then the runs beside each other.
 const STEPS = { ArrowUp: [1, 0], ArrowDown: [-1, 0], ArrowRight: [0, 1], ArrowLeft: [0, -1], Enter: [0, 0], " ": [0, 0] };
+const MOST_TABS = 8, OF_MANY = 4;  // of effects; beyond, all but the first few go into a menu
+
+// A run's tabs: what maps each can show, and what else can be chosen there.
+function tabsOf(run) {
+  const of = (kind) => run.panels.flatMap((panel, i) => (panel.kind === kind ? [i] : []));
+  const effects = of("effect"), measured = [...effects, ...of("control")], groups = Object.keys(run.groups).slice(1);
+  const alone = effects.slice(0, effects.length > MOST_TABS ? OF_MANY : MOST_TABS), rest = effects.slice(alone.length);
+  const operands = groups.some((name) => name.startsWith("operand"));
+  return [
+    ...[...alone, ...of("interaction")].map((i) => ({ name: run.panels[i].name, panels: [i] })),
+    { name: "more", panels: rest }, { name: "controls", panels: of("control") },
+    { name: operands ? "by operand" : "by group", panels: groups.length ? measured : [], groups },
+    { name: "by pair", panels: measured, pairs: true },
+    { name: "in lines", panels: run.figures.length ? [0] : [], figures: true },
+  ].filter(({ panels }) => panels.length);
+}
 
 class RunView {
   constructor(run, index) {
     this.run = run;
     this.id = `run-${index}`;
-    this.state = {
-      metric: run.metrics[0].name, panel: 0, group: Object.keys(run.groups)[0], pair: "", cell: null,
-    };
-    this.plot = make("div", { id: `${this.id}-map`, tabindex: "0", role: "application", class: "map" });
+    this.tabs = tabsOf(run);
+    this.base = Object.keys(run.groups)[0];
+    this.open = false;
+    this.state = { tab: 0, metric: run.metrics[0].name, panel: 0, group: this.base, pair: null, cell: run.best, figure: 0 };
+    const { id } = this;
+    this.plot = make("div", {
+      id: `${id}-map`, class: "map", tabindex: "0", role: "application", "aria-describedby": `${id}-note`,
+    });
     this.plot.addEventListener("keydown", (event) => this.step(event));
-    this.status = make("p", { role: "status" });
-    this.pairBox = make("div", { id: `${this.id}-pair` });
-    this.cellBox = make("div", { id: `${this.id}-cell` });
-    this.note = make("p", { class: "note", id: `${this.id}-note` });
+    this.status = make("p", { role: "status", class: "sr" });
+    this.card = make("div", { class: "card", id: `${id}-cell` });
+    this.note = make("p", { class: "note", id: `${id}-note` });
+    this.figure = make("div", { id: `${id}-figure` });
+    this.menus = this.makeMenus();
+  }
+
+  makeMenus() {
+    const { run, id, state } = this;
+    const of = (key, name, convert) =>
+      menu(`${id}-${key}-menu`, name, (value) => { state[key] = convert(value); this.draw(); });
+    const menus = {
+      metric: of("metric", "metric", String), panel: of("panel", "map", Number), group: of("group", "pairs", String),
+      pair: of("pair", "pair", Number), figure: of("figure", "figure", Number),
+    };
+    menus.metric.fill(run.metrics.map((m) => [m.name, m.label]), state.metric);
+    menus.pair.fill(run.pairs.map((p, i) => [i, `${p.id}: ${p.clean.question.slice(0, 50)}`]), 0);
+    menus.figure.fill(run.figures.map((figure, i) => [i, figure.layout.meta.title]), 0);
+    return menus;
   }
 
   section() {
-    const { run, id, state } = this;
-    const choose = (key, convert = (v) => v) => (value) => { state[key] = convert(value); this.draw(); };
-    const pairs = run.pairs.map((p, i) => [String(i), `${p.id}: ${p.clean.question.slice(0, 50)}`]);
-    const groups = Object.entries(run.groups).map(([name, g]) => [name, `${name} (n = ${g.n})`]);
-    const controls = make("div", { class: "controls" },
-      menu(`${id}-metric-menu`, "metric", run.metrics.map((m) => [m.name, m.label]), choose("metric")),
-      menu(`${id}-panel-menu`, "map", run.panels.map((p, i) => [String(i), p.title]), choose("panel", Number)),
-      menu(`${id}-group-menu`, "pairs", groups, choose("group")),
-      menu(`${id}-pair-menu`, "one pair", [["", "– mean over pairs –"], ...pairs], choose("pair")));
-    const about = make("details", {}, make("summary", { text: "About this run" }), table(run.summary));
-    const details = make("div", { class: "details" }, this.status, this.pairBox, this.cellBox);
-    return make("section", { id }, make("h2", { text: run.title }), make("p", { text: run.brief }), about, controls,
-      make("div", { class: "view" }, make("div", {}, this.plot, this.note), details),
-      make("div", { class: "figures", id: `${id}-figures` }));
+    const { run, id, menus } = this;
+    this.table = make("div", { class: "wide" });
+    this.asTable = make("details", {}, make("summary", { text: "The map as a table" }), this.table);
+    this.asTable.addEventListener("toggle", () => this.fillTable());
+    this.view = make("div", { class: "view" }, make("div", {}, this.plot, this.note, this.asTable), this.card);
+    const panel = make("div", { role: "tabpanel", id: `${id}-panel` },
+      make("div", { class: "menus" }, ...Object.values(menus).map(({ label }) => label)), this.view, this.figure);
+    this.list = tabs(id, run.title, this.tabs.map(({ name }) => name), panel, (tab) => this.toTab(tab));
+    const section = make("section", { id, "data-title": run.title }, make("h2", { text: run.title }));
+    if (id !== "run-0") {  // the first run's stand at the top of the page
+      section.append(make("p", { class: "sub", text: run.brief }));
+      const found = make("p");
+      found.innerHTML = run.found;  // escaped where it was made
+      section.append(make("div", { class: "found" }, found));
+    }
+    section.append(this.list.list, panel, this.status);
+    return section;
+  }
+
+  toTab(index) {
+    const { state, menus, run } = this, tab = this.tabs[index];
+    Object.assign(state, { tab: index, group: this.base, pair: null });
+    if (!tab.panels.includes(state.panel)) state.panel = tab.panels[0];
+    if (tab.groups) {
+      [state.group] = [...tab.groups].sort((a, b) => b.startsWith("operand") - a.startsWith("operand"));
+      menus.group.fill(tab.groups.map((name) => [name, `${name} (n = ${run.groups[name].n})`]), state.group);
+    }
+    if (tab.pairs) state.pair = Number(menus.pair.select.value);
+    menus.panel.fill(tab.panels.map((i) => [i, run.panels[i].title]), state.panel);
+    const used = {
+      metric: !tab.figures, panel: tab.panels.length > 1, group: Boolean(tab.groups), pair: Boolean(tab.pairs),
+      figure: Boolean(tab.figures) && run.figures.length > 1,
+    };
+    for (const [name, { label }] of Object.entries(menus)) label.hidden = !used[name];
+    this.draw();
+  }
+
+  showPair(index) {
+    this.menus.pair.select.value = index;
+    this.list.select(this.tabs.findIndex(({ pairs }) => pairs));
   }
 
   // [panel][row][column] of a metric for what is chosen: one pair, or the mean over a group.
   values(metric = this.state.metric) {
     const { pair, group } = this.state;
-    return pair === "" ? this.run.groups[group].mean[metric] : this.run.pairs[Number(pair)].values[metric];
+    return pair === null ? this.run.groups[group].mean[metric] : this.run.pairs[pair].values[metric];
+  }
+
+  // The chosen map; the interaction of a metric that effects do not add up in has no values.
+  grid() {
+    return this.values()[this.state.panel] ?? this.run.rows.map(() => this.run.columns.map(() => null));
+  }
+
+  at(values, [i, j] = this.state.cell, panel = this.state.panel) {
+    return values?.[panel]?.[i][j] ?? null;
   }
 
   get metric() {
@@ -49,35 +119,21 @@ class RunView {
     return this.run.columns.length === 1;
   }
 
-  draw() {
-    const grid = this.values()[this.state.panel];
-    const traces = this.single ? this.profile(grid) : [this.heat(grid)];
-    Plotly.react(this.plot, traces, this.layout(), DATA.config).then(() => {
-      this.plot.removeAllListeners("plotly_click");
-      this.plot.on("plotly_click", (event) => {
-        const where = event.points[0].pointNumber;
-        this.choose(this.single ? [where, 0] : where);
-      });
-    });
-    this.tell();
-    this.showPair();
-    this.showCell();
+  // What the donor control reaches anywhere, for a mean.
+  get threshold() {
+    const { pair, group, metric } = this.state;
+    return pair === null ? this.run.groups[group].threshold[metric] ?? null : null;
   }
 
-  choose(cell) {
-    this.state.cell = cell;
-    this.draw();
+  outlined() {
+    const { pair, group, metric, panel } = this.state;
+    return pair === null ? this.run.groups[group].outlined[metric]?.[panel] ?? [] : [];
   }
 
-  // Arrow keys move the chosen cell; the first key chooses the first one.
-  step(event) {
-    const move = STEPS[event.key];
-    if (!move || event.target !== this.plot || event.ctrlKey || event.metaKey || event.altKey) return;
-    event.preventDefault();
-    const { run, state } = this, within = (k, count) => Math.min(Math.max(k, 0), count - 1);
-    const [up, right] = this.single ? [move[0] + move[1], 0] : move;
-    const [i, j] = state.cell ?? [-up, -right];
-    this.choose([within(i + up, run.rows.length), within(j + right, run.columns.length)]);
+  // Both ends of the intervals of the chosen map, where it has any.
+  bounds() {
+    const { pair, group, metric, panel } = this.state, { low, high } = this.run.groups[group];
+    return pair === null && low[metric][panel] ? { low: low[metric][panel], high: high[metric][panel] } : null;
   }
 
   // Pairs behind a mean of the chosen group.
@@ -87,208 +143,121 @@ class RunView {
   }
 
   place([i, j]) {
-    return `${this.run.row_texts[i]}, ${this.run.axis} ${this.run.columns[j]}`;
+    return this.run.row_texts[i] + (this.single ? "" : `, ${this.run.axis} ${this.run.columns[j]}`);
+  }
+
+  // A value at the chosen cell, with its interval.
+  valueText(metric) {
+    const { pair, group } = this.state, { low, high } = this.run.groups[group], value = shown(this.at(this.values(metric)), 3);
+    const ends = [low, high].map((side) => this.at(side[metric]));
+    return pair === null && ends[0] !== null ? `${value} (${ends.map((end) => shown(end, 3)).join(" – ")})` : value;
   }
 
   // Value, and over pairs its interval and their number.
-  said([i, j]) {
-    const { run, state } = this, { metric, panel, pair, group } = state;
-    const at = (values) => shown(values[panel][i][j]), name = metric.replaceAll("_", " ");
-    const value = `${name}: ${at(this.values())}`;
-    if (pair !== "") return [value, `pair ${run.pairs[Number(pair)].id}`];
-    const { low, high } = run.groups[group];
-    return [`${value} [${at(low[metric])}, ${at(high[metric])}]`, `n = ${this.count(metric)}`];
+  said(cell) {
+    const { run, state } = this, value = `${state.metric.replaceAll("_", " ")}: ${shown(this.at(this.values(), cell))}`;
+    if (state.pair !== null) return [value, `pair ${run.pairs[state.pair].id}`];
+    const ends = ["low", "high"].map((side) => shown(this.at(run.groups[state.group][side][state.metric], cell)));
+    return [`${value} [${ends.join(", ")}]`, `n = ${this.count(state.metric)}`];
   }
 
-  hover(grid) {
-    return grid.map((row, i) => row.map((_, j) => [this.place([i, j]), ...this.said([i, j])].join("<br>")));
+  choose(cell) {
+    this.state.cell = cell;
+    this.draw();
+    this.status.textContent = [this.place(cell), ...this.said(cell)].join("; ");
   }
 
-  // Of the colours: the same in all maps of means on the page; one pair's values may go beyond it.
-  range() {
-    const { name, signed } = this.metric, ends = DATA.scales[name];
-    if (this.state.pair === "") return ends;
-    const all = [...ends, ...this.values().flat(2).filter((v) => v !== null)];
-    const low = Math.min(...all), high = Math.max(...all), reach = Math.max(-low, high);
-    return signed ? [-reach, reach] : [low, high];
+  // Arrow keys move the chosen cell.
+  step(event) {
+    const move = STEPS[event.key];
+    if (!move || event.target !== this.plot || event.ctrlKey || event.metaKey || event.altKey) return;
+    event.preventDefault();
+    const { run, state } = this, within = (k, count) => Math.min(Math.max(k, 0), count - 1);
+    const [up, right] = this.single ? [move[0] + move[1], 0] : move, [i, j] = state.cell ?? [-up, -right];
+    this.choose([within(i + up, run.rows.length), within(j + right, run.columns.length)]);
   }
 
-  heat(grid) {
-    const { metric } = this, [low, high] = this.range();
-    const { stops, black } = DATA.colours[metric.signed ? "diverging" : "sequential"];
-    const text = (value) => {
-      if (value === null || this.run.columns.length > 12) return "";
-      const at = (value - low) / (high - low), ink = black[0] <= at && at <= black[1] ? "#000000" : "#ffffff";
-      return `<span style="color:${ink}">${value.toFixed(2).replace("-0.00", "0.00")}</span>`;
-    };
-    return {
-      type: "heatmap", z: grid, text: grid.map((row) => row.map(text)), texttemplate: "%{text}",
-      textfont: { size: 12 }, xgap: 1, ygap: 1, hoverongaps: false,
-      customdata: this.hover(grid), hovertemplate: "%{customdata}<extra></extra>",
-      colorscale: stops, zmin: low, zmax: high, colorbar: { thickness: 14 },
-    };
-  }
-
-  profile(grid) {
-    const { state, run } = this;
-    const y = grid.map((row) => row[0]);
-    const trace = {
-      type: "scatter", mode: "lines+markers", x: y.map((_, i) => i), y, line: { color: colour("accent") },
-      customdata: this.hover(grid).flat(), hovertemplate: "%{customdata}<extra></extra>",
-    };
-    if (state.pair === "") {
-      const bound = (side) => run.groups[state.group][side][state.metric][state.panel].map((row) => row[0]);
-      trace.error_y = {
-        type: "data", array: bound("high").map((v, i) => v - y[i]),
-        arrayminus: bound("low").map((v, i) => y[i] - v), thickness: 1,
-      };
+  draw() {
+    const { run, state, metric } = this, figure = this.tabs[state.tab].figures;
+    this.view.hidden = Boolean(figure);
+    this.figure.hidden = !figure;
+    if (figure) {
+      drawFigure(this.figure, run.figures[state.figure]);
+      return;
     }
-    return [trace];
-  }
-
-  layout() {
-    const { run, single } = this;
-    const ticks = (labels) => ({
-      tickvals: labels.map((_, i) => i), ticktext: labels, range: [-0.5, labels.length - 0.5],
-      showgrid: false, zeroline: false,
-    });
-    const layer = { ...ticks(run.rows), title: { text: run.row } };
-    const value = {
-      title: { text: this.metric.name.replaceAll("_", " ") }, gridcolor: colour("line"), zerolinecolor: colour("axis"),
-    };
-    const size = single ? { width: 620, height: 380 }
-      : { width: 190 + Math.max(58 * run.columns.length, 200), height: 104 + Math.max(36 * run.rows.length, 120) };
-    return {
-      ...ground(), ...size, margin: { l: 80, r: 90, t: 34, b: 60 },
-      plot_bgcolor: colour(single ? "paper" : "undefined"), shapes: this.marks(),
-      xaxis: single ? layer : { ...ticks(run.columns), title: { text: run.axis } },
-      yaxis: single ? value : layer,
-    };
-  }
-
-  // Hatching on structural zeros, frames around cells that stand out, dots around the chosen.
-  marks() {
-    const { run, state, single } = this, shapes = [], strokes = [];
-    const chosen = { color: colour("accent"), width: 3, dash: "dot" };
-    if (single && state.cell)
-      return [{ type: "line", x0: state.cell[0], x1: state.cell[0], yref: "paper", y0: 0, y1: 1, line: chosen }];
-    if (single) return [];
-    run.panels[state.panel].zeros.forEach((row, i) => row.forEach((zero, j) => {
-      if (!zero) return;
-      for (const [x0, y0, x1, y1] of [[0, 0.5, 0.5, 1], [0, 0, 1, 1], [0.5, 0, 1, 0.5]])
-        strokes.push(`M ${j - 0.5 + x0},${i - 0.5 + y0} L ${j - 0.5 + x1},${i - 0.5 + y1}`);
-    }));
-    if (strokes.length) shapes.push({ type: "path", path: strokes.join(" "), line: { color: "#999999", width: 1 } });
-    // On a seam of the page's colour, so that a frame is seen on every colour of cell.
-    const frame = ([i, j], line, r) => {
-      for (const under of [{ color: colour("paper"), width: line.width + 2.5 }, line])
-        shapes.push({ type: "rect", x0: j - r, x1: j + r, y0: i - r, y1: i + r, line: under });
-    };
-    for (const cell of this.outlined()) frame(cell, { color: colour("ink"), width: 2.5 }, 0.46);
-    if (state.cell) frame(state.cell, chosen, 0.38);
-    return shapes;
-  }
-
-  outlined() {
-    const { run, state } = this;
-    return state.pair === "" ? run.groups[state.group].outlined[state.metric]?.[state.panel] ?? [] : [];
-  }
-
-  tell() {
-    const { run, state, metric } = this, group = run.groups[state.group], parts = [];
-    if (state.pair === "") parts.push(`n = ${this.count(metric.name)} pairs`);
-    if (state.pair === "" && this.count(metric.name) < group.n)
-      parts.push(`${group.n - group.n_recovery} left out: no recovery defined`);
-    if (!this.values().flat(2).some((v) => v !== null)) parts.push("no cell has a value");
-    const donor = group.threshold[metric.name];
-    if (this.outlined().length && !this.single)
-      parts.push(donor === null || donor === undefined ? "outlined: the five largest"
-        : `outlined: the five largest above the donor control's largest, ${shown(donor)}`);
-    if (run.panels[state.panel].zeros.flat().some(Boolean)) parts.push("hatched: zero by construction");
-    parts.push("click a cell for its numbers, or reach the map by Tab: arrow keys move the chosen cell");
-    this.note.textContent = parts.join("; ");
+    drawMap(this);
+    this.card.replaceChildren(...card(this));
+    this.note.textContent = noteOf(this);
+    this.fillTable();
     const what = `${metric.label}, ${run.panels[state.panel].title}`;
-    this.plot.setAttribute("aria-label", `Map of ${what}. Arrow keys move the chosen cell, Enter chooses.`);
+    this.plot.setAttribute("aria-label", `Map of ${what}. Arrow keys move the chosen cell.`);
   }
 
-  showCell() {
-    const { run, state } = this;
-    if (!state.cell) {
-      this.cellBox.replaceChildren(make("p", { class: "note", text: "No cell chosen." }));
-      this.status.textContent = "";
-      return;
-    }
-    const [i, j] = state.cell, group = run.groups[state.group];
-    const at = (values) => values?.[state.panel]?.[i]?.[j] ?? null;
-    const rows = run.metrics.map((m) => {
-      const row = [m.label, at(this.values(m.name))];
-      if (state.pair === "" && row[1] !== null)
-        row.push(`[${shown(at(group.low[m.name]))}, ${shown(at(group.high[m.name]))}]`);
-      return row;
-    });
-    this.status.textContent = [this.place(state.cell), ...this.said(state.cell)].join("; ");
-    const whose = state.pair === "" ? `${state.group} (n = ${group.n}; recovery ${group.n_recovery})`
-      : `pair ${run.pairs[Number(state.pair)].id}`;
-    this.cellBox.replaceChildren(make("h3", { text: `Cell: ${this.place(state.cell)}` }),
-      make("p", { class: "note", text: `${run.panels[state.panel].title}; ${whose}` }),
-      table(rows, `${this.id}-numbers`));
-    this.cellBox.querySelectorAll("tr").forEach((row, k) => row.setAttribute("data-metric", run.metrics[k].name));
-    if (run.panels[state.panel].zeros[i][j])
-      this.cellBox.append(make("p", { class: "note", text: "Zero by construction: this cell feeds nothing that is read." }));
-  }
-
-  showPair() {
-    const { run, state } = this;
-    if (state.pair === "") {
-      this.pairBox.replaceChildren();
-      return;
-    }
-    const pair = run.pairs[Number(state.pair)];
-    const key = state.cell ? [state.panel, ...state.cell].join("/") : "";
-    const patched = !state.cell ? "choose a cell" : pair.texts[key] ?? "not decoded at this cell";
-    const said = (side) => `${pair[side].text} ${pair[side].correct ? "(right)" : "(wrong)"}`;
-    this.pairBox.replaceChildren(make("h3", { text: `Pair ${pair.id}` }), table([
-      ["clean question", pair.clean.question], ["clean answer", String(pair.clean.answer)],
-      ["corrupted question", pair.corrupted.question], ["corrupted answer", String(pair.corrupted.answer)],
-      ["clean run says", said("clean")], ["corrupted run says", said("corrupted")],
-      ["patched run says", patched],
-    ], `${this.id}-pair-table`));
+  fillTable() {
+    if (this.asTable.open) this.table.replaceChildren(mapTable(this));
   }
 }
 
 function comparison(found) {
-  const section = make("section", { id: "comparison" }, make("h2", { text: "Comparison" }));
+  const text = "Do the runs agree?";
+  const section = make("section", { id: "comparison", "data-title": text }, make("h2", { text }));
   if (found.refused) section.append(make("p", { class: "note", text: found.refused }));
   if (found.checks) {
-    const rows = found.checks.map((c) => [c.passed ? "holds" : "FAILS", c.name, c.detail]);
-    section.append(make("h3", { text: "Laws that bind these runs" }), table(rows, "checks"));
-    const ranked = found.correlations.map(([name, rho, n]) => [name, rho, `n = ${n} layers`]);
-    const heading = `Rank correlation (Spearman) of recovery over layers, mean over pairs; none for n < ${found.least}`;
-    section.append(make("h3", { text: heading }), table(ranked, "correlations"));
+    const rows = found.checks.map((c) => [c.name, c.passed ? "holds" : "FAILS", c.detail]), laws = table(rows, { id: "checks" });
+    found.checks.forEach((c, k) => c.passed || laws.rows[k].cells[1].classList.add("failed"));
+    section.append(make("h3", { text: "Laws that bind these runs" }), make("div", { class: "wide" }, laws));
   }
-  section.append(make("div", { class: "figures", id: "comparison-figures" }));
+  if (found.correlations?.length) {
+    const ranked = found.correlations.map(([name, rho, n]) => [name, rho, `n = ${n} layers`]);
+    section.append(make("h3", { text: "Rank correlation (Spearman) of recovery over layers, mean over pairs" }),
+      make("div", { class: "wide" }, table(ranked, { id: "correlations" })));
+  }
+  section.append(...found.figures.map((_, i) => make("div", { id: `comparison-${i}` })));
   return section;
 }
 
-const sections = document.getElementById("sections"), contents = document.getElementById("contents");
 const views = DATA.runs.map((run, index) => new RunView(run, index));
-for (const view of views) {
-  sections.append(view.section());
-  contents.append(make("a", { href: `#${view.id}`, text: view.run.title }));
+
+function build() {
+  const sections = document.getElementById("sections"), contents = document.getElementById("contents");
+  sections.append(...views.map((view) => view.section()));
+  if (DATA.comparison) sections.append(comparison(DATA.comparison));
+  document.getElementById("summaries").append(...DATA.runs.map((run) => make("details", {},
+    make("summary", { text: `${run.title}: ${run.name}` }), make("div", { class: "wide" }, table(run.summary)))));
+  const links = new Map([...document.querySelectorAll("section")].map((section) => {
+    const link = make("a", { href: `#${section.id}`, text: section.dataset.title });
+    contents.append(make("li", {}, link));
+    return [section, link];
+  }));
+  const observer = new IntersectionObserver((entries) => {
+    const entered = entries.filter((entry) => entry.isIntersecting).at(-1);
+    if (!entered) return;
+    for (const [section, link] of links)
+      if (section === entered.target) link.setAttribute("aria-current", "true");
+      else link.removeAttribute("aria-current");
+  }, { rootMargin: "-15% 0px -80% 0px" });
+  for (const section of links.keys()) observer.observe(section);
 }
-if (DATA.comparison) {
-  sections.append(comparison(DATA.comparison));
-  contents.append(make("a", { href: "#comparison", text: "Comparison" }));
+
+function drawViews() {
+  for (const view of views) view.draw();
 }
 
 function drawAll() {
-  for (const view of views) {
-    view.draw();
-    drawFigures(document.getElementById(`${view.id}-figures`), view.run.figures);
-  }
-  if (DATA.comparison) drawFigures(document.getElementById("comparison-figures"), DATA.comparison.figures);
+  drawViews();
+  drawFigures();
 }
 
+function drawFigures() {
+  DATA.comparison?.figures.forEach((figure, i) => drawFigure(document.getElementById(`comparison-${i}`), figure));
+}
+
+build();
+for (const view of views) view.list.select(0);  // which draws it
+drawFigures();
 DARK.addEventListener("change", drawAll);
-drawAll();
+addEventListener("beforeprint", () => { ROOT.classList.add("print"); drawAll(); });
+addEventListener("afterprint", () => { ROOT.classList.remove("print"); drawAll(); });
+let resized;
+addEventListener("resize", () => { clearTimeout(resized); resized = setTimeout(drawViews, 150); });
 document.body.setAttribute("data-ready", "true");

@@ -26,8 +26,10 @@ def test_all_of_them(codi, tmp_path, capsys):
     for name, folder in zip(EXPERIMENTS, folders, strict=True):
         sweep = records.run(codi, pairs, name, folder)
         assert sweep.values("recovery").isfinite().any()
-    assert report.main([*folders, "--out", str(tmp_path / "report.html")]) == 0
-    assert necessity.main(["--model", codi.name, "--pairs", codi.name, "--limit", "2"]) == 0
+    asked, needed = ["--model", codi.name, "--pairs", codi.name], str(tmp_path / "needed")
+    assert necessity.main([*asked, "--limit", "2", "--out", needed]) == 0
+    assert report.main([*folders, needed, "--out", str(tmp_path / "report.html")]) == 0
+    assert "of 4 questions with all" in (tmp_path / "report.html").read_text()
     assert inspect_checkpoint.main([codi.name]) == 0
     shown = capsys.readouterr().out
     assert codi.load_report.family in shown

@@ -54,4 +54,4 @@ def test_a_record_says_what_the_sweep_said(codi, name, tmp_path):
     assert len(table_of(again)[1]) == torch.tensor([len(v) for v in again.axes.values()]).prod()
     assert summary_of(again)["pairs"] == 4
     page = report({"run": again}, {"run": read_manifest(tmp_path)})
-    assert again.experiment.heading.lower() in page
+    assert again.experiment.heading in page

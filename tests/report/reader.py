@@ -44,6 +44,16 @@ def choose(browser, name, value):
     Select(browser.find_element("id", name)).select_by_value(value)
 
 
+def tab(browser, run, name):
+    """Opens a tab of a run's view, by what stands on it."""
+    (button,) = (
+        b for b in browser.find_elements("css selector", f"#run-{run} [role=tab]") if b.text == name
+    )
+    browser.execute_script("arguments[0].scrollIntoView({block: 'center'})", button)
+    button.click()
+    assert button.get_attribute("aria-selected") == "true"
+
+
 def point_at(browser, name, x, y, aside=0):
     """Moves the mouse to where the figure has drawn the point (x, y), as a reader would."""
     from selenium.webdriver import ActionChains
@@ -74,14 +84,20 @@ def click_cell(browser, name, row, column):
     click_at(browser, name, column, row, aside=3)
 
 
+def rows_of(browser, selector):
+    """The cells' texts of a table's rows, also where it is folded away."""
+    return browser.execute_script(
+        "return [...document.querySelectorAll(arguments[0])]"
+        ".map((row) => [...row.querySelectorAll('td')].map((cell) => cell.textContent))",
+        selector,
+    )
+
+
 def numbers(browser, name):
     """metric -> (value, interval) of the table of the chosen cell."""
-    rows = browser.find_elements("css selector", f"#{name}-numbers tr")
-    found = {}
-    for row in rows:
-        texts = [cell.text for cell in row.find_elements("tag name", "td")]
-        found[row.get_attribute("data-metric")] = texts[1:]
-    return found
+    named = "return [...document.querySelectorAll(arguments[0])].map((row) => row.dataset.metric)"
+    rows = f"#{name}-numbers tr"
+    return dict(zip(browser.execute_script(named, rows), rows_of(browser, rows), strict=True))
 
 
 def check(found, values, cell, panel=0):
@@ -93,11 +109,14 @@ def check(found, values, cell, panel=0):
             assert float(texts[0]) == pytest.approx(wanted, rel=1e-4), metric
 
 
-def background(browser, selector):
-    found = browser.find_element("css selector", selector)
-    return (
-        found.value_of_css_property("background-color").replace("rgba", "rgb").replace(", 1)", ")")
+def style(browser, selector, name):
+    """A property of an element, as it is drawn; read at once, since figures are drawn anew."""
+    found = browser.execute_script(
+        "return getComputedStyle(document.querySelector(arguments[0]))[arguments[1]]",
+        selector,
+        name,
     )
+    return found.replace("rgba", "rgb").replace(", 1)", ")")
 
 
 def nothing_asked_and_nothing_wrong(browser):

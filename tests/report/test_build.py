@@ -11,6 +11,7 @@ import torch
 from codi_lens import UserError, plots
 from codi_lens.analysis.aggregates import aggregate, donor_threshold
 from codi_lens.cli.report import distinct_names, main, write_images
+from codi_lens.report.beside import comparison
 from codi_lens.report.build import embedded, report
 from tests.models.invented import SCRIPT, invented_sweep
 
@@ -86,25 +87,38 @@ def test_text_cannot_become_markup(page):
     assert "<" not in embedded("</script>")
 
 
-def test_all_maps_of_the_means_of_a_metric_are_on_one_scale():
-    small, large = invented_sweep(), invented_sweep("iterative_patching", seed=1)
+def test_all_maps_of_a_metric_are_on_one_scale_also_of_runs_that_cannot_be_compared():
+    runs = {name: invented_sweep(seed=i, pairs=2) for i, name in enumerate(("one", "two"))}
     larger = [
         replace(o, metrics=o.metrics | {"logit_diff": 9 * o.metrics["logit_diff"]})
-        for o in large.outcomes
+        for o in runs["two"].outcomes
     ]
-    runs = {"one": small, "two": replace(large, outcomes=tuple(larger))}
+    runs["two"] = replace(runs["two"], outcomes=tuple(larger))
     data = data_of(report(runs, dict.fromkeys(runs, MANIFEST)))
     for name, (low, high) in data["scales"].items():
         means = [g["mean"].get(name) for run in data["runs"] for g in run["groups"].values()]
         values = torch.tensor([v for m in means for v in flat(m) if v is not None])
         assert low <= values.min() <= values.max() <= high
-    figures = [f for part in (*data["runs"], data["comparison"]) for f in part["figures"]]
-    bars = [f["layout"].get("coloraxis") for f in figures]
-    drawn = [b for b in bars if b and b["colorbar"]["title"]["text"] == "recovery"]
-    assert len(drawn) >= 3
     assert max(data["scales"]["recovery"]) > 1.2  # the second run's
-    for bar in drawn:
-        assert [bar["cmin"], bar["cmax"]] == pytest.approx(data["scales"]["recovery"], rel=1e-5)
+    assert "second run" in data["comparison"]["refused"]
+    (beside,) = data["comparison"]["figures"]
+    assert beside["layout"]["meta"]["title"] == "Side by side: recovery"
+    bar = beside["layout"]["coloraxis"]
+    assert [bar["cmin"], bar["cmax"]] == pytest.approx(data["scales"]["recovery"], rel=1e-5)
+    assert len({run["title"] for run in data["runs"]}) == 2
+
+
+def test_the_interaction_is_a_map_of_its_own(page):
+    run, sweep = data_of(page[0])["runs"][0], page[1]["one"]
+    group = aggregate(sweep)
+    total, direct, indirect = group.means["recovery"][:3]
+    wanted = (total - direct - indirect).tolist()
+    assert [panel["kind"] for panel in run["panels"]] == ["effect"] * 3 + ["control"] * 3 + [
+        "interaction"
+    ]
+    for row, values in zip(run["groups"]["all"]["mean"]["recovery"][-1], wanted, strict=True):
+        assert row == pytest.approx(values, rel=1e-5)
+    assert len(run["groups"]["all"]["mean"]["kl_divergence"]) == 6
 
 
 def flat(nested):
@@ -125,35 +139,30 @@ def test_57_pairs_of_96_cells_fit_in_15_megabytes():
     assert size <= 15_000_000, size
 
 
-def test_runs_that_cannot_be_compared_are_shown_all_the_same():
-    runs = {"a": invented_sweep(), "b": invented_sweep(seed=1)}
-    found = data_of(report(runs, dict.fromkeys(runs, MANIFEST)))["comparison"]
-    assert "second run" in found["refused"]
-    assert found["figures"]
-
-
 def test_what_a_report_lacks_is_said(page):
     runs = page[1]
     for given, message in (
         (({}, {}), "no runs"),
         ((runs, {"one": MANIFEST}), "no manifest of run 'two'; known are one"),
         (({"none": replace(runs["one"], outcomes=())}, {"none": MANIFEST}), "none has no pairs"),
+        ((runs, dict.fromkeys(runs, MANIFEST), {"model_digest": "f" * 64}), "of another model"),
     ):
         with pytest.raises(UserError, match=message):
             report(*given)
 
 
-def test_correlations_come_with_n_and_none_for_fewer_than_five_layers():
+def test_what_has_fewer_than_five_cells_is_not_compared():
     for layers in (4, 5):
         runs = {
-            name: invented_sweep(name, layers=layers)
+            name: invented_sweep(name, layers=layers, pairs=2)
             for name in ("position_patching", "layer_patching")
         }
-        found = data_of(report(runs, dict.fromkeys(runs, MANIFEST)))["comparison"]
-        ((name, rho, n),) = found["correlations"]
-        assert name == "position-wise, largest cell / layer-wise, all positions"
-        assert n == layers
-        assert (rho is None) == (layers < 5)
+        found, drawn = comparison(runs, dict.fromkeys(runs, MANIFEST))
+        titles = [figure.layout.meta["title"] for figure in drawn]
+        assert titles == ["Layer by layer: recovery"] * (layers == 5)
+        assert [entry[::2] for entry in found["correlations"]] == [
+            ["position-wise, largest cell / layer-wise, all positions", 5]
+        ] * (layers == 5)
 
 
 def test_runs_get_short_names_that_differ(tmp_path):
@@ -177,4 +186,12 @@ def test_images_are_called_by_their_experiment(monkeypatch, tmp_path):
 def test_a_folder_without_a_record_is_one_message(tmp_path, capsys):
     assert main([str(tmp_path), "--out", str(tmp_path / "r.html")]) == 2
     assert "holds no finished record" in capsys.readouterr().err
+    lent, other = tmp_path / "needed", tmp_path / "again"
+    for folder in (lent, other):
+        folder.mkdir()
+        (folder / "necessity.json").write_text('{"model_digest": "d", "num_latents": 3}')
+    assert main([str(lent), "--out", str(tmp_path / "r.html")]) == 2
+    assert "is not what necessity writes" in capsys.readouterr().err
+    assert main([str(lent), str(other), "--out", str(tmp_path / "r.html")]) == 2
+    assert "2 necessity runs; a report takes one" in capsys.readouterr().err
     assert not (tmp_path / "r.html").exists()

@@ -135,7 +135,7 @@ def _results(
 ) -> tuple[Result, ...]:
     """The results that are known, each once."""
     values = dict.fromkeys(map(as_stored, known))
-    asked = Variant("", next(iter(values)), (), tuple(values))  # type: ignore[arg-type]
+    asked = Variant("", next(iter(values)), (), tuple(values))
     ranks, shares = intermediate_ranks(codi, own, asked), own.softmax(-1)
 
     def result(value: Answer) -> Result:
