@@ -20,7 +20,7 @@ COMMANDS = [
     line
     for text in PAGES.values()
     for block in re.findall(r"```sh\n(.*?)```", text, flags=re.DOTALL)
-    for line in block.strip().splitlines()
+    for line in block.replace("\\\n", "").strip().splitlines()
 ]
 ELSEWHERE = {"pip install -e .", "hf auth login"}
 """Commands of other programs."""
