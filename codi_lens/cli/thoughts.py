@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 def add_flags(parser: argparse.ArgumentParser) -> None:
     """The program's flags."""
     add = parser.add_argument
-    add("question", nargs="?", help="to ask (default: that of --pair)")
+    add("question", nargs="?", help="to ask; or none, with --pair")
     add("--pair", type=int, metavar="ID", help="a pair of --pairs, by its pair_id")
     add("--model", default="toy", help="'toy', a folder, or a hub id")
     flags.add_pairs(parser)
