@@ -199,10 +199,7 @@ def execute(
 
     def pages(sweep: "Sweep") -> Mapping[str, str | bytes]:
         drawn.update(plots.gallery(sweep))
-        figures = {FIGURES: plots.page(drawn)}
-        if arguments.format == "json":
-            return figures
-        return figures | {CELLS: sweep.to_dataframe().to_parquet(index=False)}
+        return {FIGURES: plots.page(drawn), **tables(sweep, arguments.format)}
 
     with ExitStack() as stack:
         try:
@@ -230,6 +227,11 @@ def execute(
                 show(stop.sweep, work.folder)
             raise
         tracker().finish(sweep, drawn, show(sweep, work.folder))
+
+
+def tables(sweep: "Sweep", kind: str) -> dict[str, bytes]:
+    """What --format adds to the record, by file name."""
+    return {CELLS: sweep.to_dataframe().to_parquet(index=False)} if kind == "parquet" else {}
 
 
 def show(sweep: "Sweep", folder: Path) -> list[Path]:

@@ -7,6 +7,7 @@ centred on zero, the others a sequential one; both can be told apart by colour-b
 from codi_lens.plots.attribution import attribution
 from codi_lens.plots.bars import necessity_bars
 from codi_lens.plots.circuit import circuit, faithfulness
+from codi_lens.plots.differences import differences
 from codi_lens.plots.figure import CONFIG, Figure
 from codi_lens.plots.gallery import gallery, scales, short_name
 from codi_lens.plots.maps import (
@@ -48,6 +49,7 @@ __all__ = [
     "colour_scales",
     "controls",
     "difference",
+    "differences",
     "effects",
     "faithfulness",
     "findings",

@@ -127,8 +127,9 @@ def test_57_pairs_of_96_cells_fit_in_15_megabytes():
 
 def test_runs_that_cannot_be_compared_are_shown_all_the_same():
     runs = {"a": invented_sweep(), "b": invented_sweep(seed=1)}
-    found = data_of(report(runs, dict.fromkeys(runs, MANIFEST)))["comparison"]
-    assert "second run" in found["refused"]
+    other = MANIFEST | {"model": MANIFEST["model"] | {"digest": "f" * 64}}
+    found = data_of(report(runs, {"a": MANIFEST, "b": other}))["comparison"]
+    assert "different models" in found["refused"]
     assert found["figures"]
 
 
@@ -143,8 +144,8 @@ def test_what_a_report_lacks_is_said(page):
             report(*given)
 
 
-def test_correlations_come_with_n_and_none_for_fewer_than_five_layers():
-    for layers in (4, 5):
+def test_correlations_come_with_n_and_none_for_fewer_than_ten_layers():
+    for layers in (9, 10):
         runs = {
             name: invented_sweep(name, layers=layers)
             for name in ("position_patching", "layer_patching")
@@ -153,7 +154,7 @@ def test_correlations_come_with_n_and_none_for_fewer_than_five_layers():
         ((name, rho, n),) = found["correlations"]
         assert name == "position-wise, largest cell / layer-wise, all positions"
         assert n == layers
-        assert (rho is None) == (layers < 5)
+        assert (rho is None) == (layers < 10)
 
 
 def test_runs_get_short_names_that_differ(tmp_path):
