@@ -8,7 +8,7 @@ from codi_lens.plots.attribution import attribution
 from codi_lens.plots.bars import necessity_bars
 from codi_lens.plots.circuit import circuit, faithfulness
 from codi_lens.plots.differences import differences
-from codi_lens.plots.figure import CONFIG, Figure
+from codi_lens.plots.figure import CONFIG, Figure, for_paper
 from codi_lens.plots.gallery import gallery, scales, short_name
 from codi_lens.plots.maps import (
     chained_minus_parallel,
@@ -53,6 +53,7 @@ __all__ = [
     "effects",
     "faithfulness",
     "findings",
+    "for_paper",
     "gallery",
     "heatmap",
     "heatmap_by_operand",
