@@ -8,6 +8,7 @@ exit code 1. Writes `comparison.json` and `comparison.html`.
 import argparse
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
+from textwrap import shorten
 from typing import TYPE_CHECKING, Any
 
 from codi_lens.cli import flags
@@ -25,6 +26,10 @@ TOLD = ("experiment", "settings", "model", "pairs", "versions")
 """Of a manifest: what results depend on."""
 TOP = 5
 """Cells to list."""
+WIDEST = 140
+"""Characters of a setting; the JSON has all of it."""
+MEASURED = ("kl_div", "ans_diff", "recovery")
+"""Of a top cell; the rest says which it is."""
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
@@ -122,7 +127,7 @@ def as_json(entry: dict[str, Any]) -> dict[str, Any]:
 def lines(title: str, entry: dict[str, Any], settings: list[str]) -> Iterator[str]:
     """How a run differs from the first, as text; of the metrics, the first."""
     yield title
-    yield from (f"  {setting}" for setting in settings)
+    yield from (f"  {shorten(setting, WIDEST, placeholder=' …')}" for setting in settings)
     if "refused" in entry:
         yield f"  not compared cell by cell: {entry['refused']}"
         return
@@ -182,10 +187,8 @@ def table(found: "Comparison") -> str:
         shown = "  ".join(f"{label}{_cell(value)}" for label, value in parts.items())
         lines += ["", f"mean size of effects, {name}", shown]
     for name, cells in found.top.items():
-        places = [
-            f"({c['layer']}, {c['position']})" if "position" in c else str(c["layer"])
-            for c in cells
-        ]
+        labels = [[str(v) for k, v in c.items() if k not in MEASURED] for c in cells]
+        places = [own[0] if len(own) == 1 else f"({', '.join(own)})" for own in labels]
         lines += ["", f"top cells by recovery, {name}: {', '.join(places)}"]
     return "\n".join(lines)
 
