@@ -15,7 +15,6 @@ from codi_lens.analysis.aggregates import competent, groups, interval, resampled
 from codi_lens.analysis.comparison import RankCorrelation, rank_correlation
 from codi_lens.analysis.grids import what_cells_are
 from codi_lens.choices import CONTROLS
-from codi_lens.data.pairs import Pair
 from codi_lens.errors import UserError, one_of
 from codi_lens.patching.result import Sweep
 from codi_lens.patching.settings import Label
@@ -82,7 +81,7 @@ def shared(first: Sweep, second: Sweep, names: tuple[str, str] = ("first", "seco
     Effects are those of the same name, controls left out; if there are none, the main one of each.
 
     Raises:
-        UserError: the cells are of different kinds, or the runs have none in common.
+        UserError: the cells are of different kinds, or the runs have none in common, or one has no pairs.
     """
     kinds, rows, columns = zip(*(what_cells_are(sweep) for sweep in (first, second)), strict=True)
     if kinds[0] != kinds[1]:
@@ -98,7 +97,7 @@ def shared(first: Sweep, second: Sweep, names: tuple[str, str] = ("first", "seco
         tuple(e for e in sweep.axes["effect"] if e not in CONTROLS) for sweep in (first, second)
     ]
     same = [(effect, effect) for effect in _common(*effects)] or [(effects[0][0], effects[1][0])]
-    pairs = tuple({_key(pair): i for i, pair in enumerate(s.pairs)} for s in (first, second))
+    pairs = [_by_content(sweep) for sweep in (first, second)]
     common = _common(tuple(pairs[0]), tuple(pairs[1]))
     chosen = [
         replace(sweep, outcomes=tuple(sweep.outcomes[own[key]] for key in common or own))
@@ -195,10 +194,12 @@ def _indices(between: Shared) -> tuple[Indices, Indices]:
     return first, second
 
 
-def _key(pair: Pair) -> tuple[object, ...]:
-    """What makes a pair the same in another set: what is asked, whatever its id."""
-    sides = (pair.clean, pair.corrupted)
-    return tuple((side.question, side.answer) for side in sides)
+def _by_content(sweep: Sweep) -> dict[tuple[object, ...], int]:
+    """What is asked in each pair, and answered -> its index: the same in another set is the same pair, whatever its id."""
+    if not sweep.outcomes:
+        raise UserError("a run has no pairs; there is nothing to compare")
+    sides = [(pair.clean, pair.corrupted) for pair in sweep.pairs]
+    return {tuple((s.question, s.answer) for s in both): i for i, both in enumerate(sides)}
 
 
 def _common(one: Sequence[T], other: Collection[T]) -> tuple[T, ...]:

@@ -24,8 +24,8 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     add("--out", type=flags.path, default=Path("report.html"), help="the page")
     add("--images", type=flags.path, metavar="FOLDER", help="write every figure there too")
     add("--format", default="png", choices=flags.IMAGE_FORMATS, help="of the images")
-    size = "images as a paper has them: as wide as a column or a page, 8 pt text, no titles"
-    add("--paper", choices=("column", "page"), help=size)
+    size = "lay the images out for a paper's column or page, with 8 pt text and no titles"
+    add("--paper", choices=("column", "page"), help=f"{size} (default: as on the screen)")
 
 
 def write(arguments: argparse.Namespace) -> None:
