@@ -38,5 +38,5 @@ docs:
 lowest:
 	$(PYTHON) -m venv $(LOWEST)
 	$(PYTHON) .ci/lowest >$(LOWEST)/lowest.txt
-	$(LOWEST)/bin/python -m pip install -q -e . pytest pytest-xdist hypothesis beartype kaleido -c $(LOWEST)/lowest.txt
+	$(LOWEST)/bin/python -m pip install -q -e . pytest pytest-xdist hypothesis beartype kaleido pandas xarray -c $(LOWEST)/lowest.txt
 	$(LOWEST)/bin/python -m pytest -q $(LOWEST_TESTS)

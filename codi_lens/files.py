@@ -89,7 +89,12 @@ def write_tensors(path: Path, tensors: "Mapping[str, Tensor]", metadata: Mapping
 
 def write_text(path: Path, text: str) -> None:
     """Writes a text file, beside its place first, then moved."""
-    _write({path: text.encode()})
+    write_bytes(path, text.encode())
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Writes a file, beside its place first, then moved."""
+    _write({path: content})
 
 
 def write_through(path: Path, content: bytes) -> None:

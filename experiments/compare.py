@@ -1,4 +1,4 @@
-"""Do the experiments agree, and where do they part? Compares runs of the same model and pairs.
+"""How do runs differ, and do they agree where they must? Compares two or more: models, seeds, effects, sites, pairs.
 
     python -m experiments.compare RUN RUN … --out FOLDER
 

@@ -1,4 +1,4 @@
-"""What do finished runs say? One page with maps, pairs, cells, and a comparison.
+"""What do finished runs say? One page: what was found, maps, pairs, cells, a comparison, methods.
 
     python -m experiments.report RUN RUN … --out report.html
 

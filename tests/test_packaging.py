@@ -62,7 +62,8 @@ def test_what_is_declared_is_imported_and_what_is_imported_is_declared():
     }
     homes = packages_distributions()
     used = {canonicalize_name(homes[m][0]) for m in modules - OWN - sys.stdlib_module_names}
-    always, extra = named(PROJECT["dependencies"]), named([*EXTRAS["export"], *EXTRAS["notebook"]])
+    always = named(PROJECT["dependencies"])
+    extra = named([r for name in ("data", "export", "notebook") for r in EXTRAS[name]])
     assert set(always) <= used, "declared, and imported nowhere"
     assert used <= {*always, *extra}, "imported, and declared nowhere"
     assert set(extra) <= set(REQUIRED), "the suite needs what the extras bring"

@@ -77,26 +77,30 @@ def aggregate(sweep: Sweep, chosen: Bool[Tensor, " pair"] | None = None) -> Aggr
     if chosen is None:
         chosen = groups(sweep)["all"]
     seed = sweep.settings.seed
-    picks = _resamples(int(chosen.sum()), seed)
-    means, low, high = ByMetric(), ByMetric(), ByMetric()
-    for name in sweep.outcomes[0].metrics:
-        if name == "recovery":
-            continue
-        values = sweep.values(name)[chosen].double()
-        present = ~values.isnan()
-        estimate = _ratios(values.nan_to_num(), present.double(), picks)
-        means[name], low[name], high[name] = estimate
     defined = chosen & sweep.has_recovery
-    gained, gaps = sweep.recovered(defined)
     kept = int(defined.sum())
-    estimate = _ratios(gained, gaps, _resamples(kept, seed))
-    means["recovery"], low["recovery"], high["recovery"] = estimate
+    picks = {n: resamples(n, seed) for n in (int(chosen.sum()), kept)}
+    means, low, high = ByMetric(), ByMetric(), ByMetric()
+    for name in sorted(sweep.outcomes[0].metrics, key="recovery".__eq__):  # that last
+        of = defined if name == "recovery" else chosen
+        ratios = resampled(*sums(sweep, name, of), picks[int(of.sum())])
+        means[name], (low[name], high[name]) = ratios[0], interval(ratios[1:])
     # A quantile, since torch's median of an even number of values is the lower middle one.
     median = sweep.values("recovery")[defined].nanquantile(0.5, 0) if kept else means["recovery"]
     return Aggregate(int(chosen.sum()), kept, means, low, high, median)
 
 
-def _resamples(n: int, seed: int) -> Float[Tensor, "resample pair"]:
+def sums(
+    sweep: Sweep, metric: str, chosen: Bool[Tensor, " pair"]
+) -> tuple[Float[Tensor, "chosen effect row column"], Float[Tensor, "chosen effect row column"]]:
+    """What is summed over the chosen pairs, and what that is divided by: their ratio is a metric's mean."""
+    if metric == "recovery":
+        return sweep.recovered(chosen)
+    values = sweep.values(metric)[chosen].double()
+    return values.nan_to_num(), (~values.isnan()).double()
+
+
+def resamples(n: int, seed: int) -> Float[Tensor, "resample pair"]:
     """How often each pair is drawn: first the sample itself, then the bootstrap samples."""
     generator = torch.Generator().manual_seed(seed)
     draws = torch.randint(max(n, 1), (RESAMPLES, n), generator=generator)
@@ -105,26 +109,24 @@ def _resamples(n: int, seed: int) -> Float[Tensor, "resample pair"]:
     return torch.cat([torch.ones(1, n, dtype=torch.float64), counts])
 
 
-def _ratios(
-    above: Float[Tensor, "pair ..."],
-    below: Float[Tensor, "pair ..."],
+def resampled(
+    above: Float[Tensor, "pair effect row column"],
+    below: Float[Tensor, "pair effect row column"],
     picks: Float[Tensor, "resample pair"],
-) -> tuple[Float[Tensor, "..."], Float[Tensor, "..."], Float[Tensor, "..."]]:
-    """Σ above / Σ below over pairs, and its interval over resamples; NaN where there is nothing."""
+) -> Float[Tensor, "resample effect row column"]:
+    """Σ above / Σ below over the pairs of every resample; NaN where there is nothing."""
     ratios = (picks @ above.flatten(1)) / (picks @ below.flatten(1))
-    low, high = _interval(ratios[1:])
-    shape = above.shape[1:]
-    return ratios[0].reshape(shape), low.reshape(shape), high.reshape(shape)
+    return ratios.reshape(-1, *above.shape[1:])
 
 
-def _interval(resampled: Float[Tensor, "resample cell"]) -> Float[Tensor, "2 cell"]:
+def interval(found: Float[Tensor, "resample ..."]) -> Float[Tensor, "2 ..."]:
     """The interval's ends of each cell over the resamples that have a value."""
     # NumPy's selects where torch's sorts: a third of the time, the same numbers.
-    ends = torch.from_numpy(np.quantile(resampled.numpy(), INTERVAL, axis=0))
-    gaps = resampled.isnan().any(0)
+    ends = torch.from_numpy(np.quantile(found.numpy(), INTERVAL, axis=0))
+    gaps = found.isnan().any(0)
     if gaps.any():
         quantiles = torch.tensor(INTERVAL, dtype=torch.float64)
-        ends[:, gaps] = resampled[:, gaps].nanquantile(quantiles, dim=0)
+        ends[:, gaps] = found[:, gaps].nanquantile(quantiles, dim=0)
     return ends
 
 

@@ -1,10 +1,15 @@
 """Runs side by side: do their baselines agree, do laws that bind them hold, where do they part?
 
-Checks are laws: what fails them is broken. Everything else is reported and not judged.
+Checks are laws: what fails them is broken. They bind runs of one model, of the same pairs and settings; runs that
+differ in those are compared without. Everything else is reported and not judged; `analysis.differences` goes on from
+there, cell by cell.
 """
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
+from itertools import combinations
 from typing import Any
 
 import torch
@@ -18,12 +23,11 @@ from codi_lens.patching.effects import DIRECT, INDIRECT, TOTAL
 from codi_lens.patching.experiments import ITERATIVE, LAYERS, POSITIONS
 from codi_lens.patching.experiments.iterative import CHAINED, CUMULATIVE, PARALLEL, SINGLE
 from codi_lens.patching.result import Sweep
-from codi_lens.patching.settings import Label
 
 TOLERANCE = {"float64": 1e-8, "float32": 5e-3, "bfloat16": 0.5, "float16": 0.1}
 """Largest difference of a logit-valued metric that rounding explains, per dtype of the runs."""
 METRIC = "recovery"
-LEAST = 5
+LEAST = 10
 """Cells below which a rank correlation says nothing."""
 
 
@@ -67,47 +71,42 @@ class Comparison:
 
 
 def compare(runs: Mapping[str, Sweep], dtypes: Mapping[str, str]) -> Comparison:
-    """Compares records of the same model and pairs.
+    """Compares any runs; what is found is named after experiments, or after runs where two are of the same.
 
     Args:
-        runs: name -> sweep; any of the three experiments, each at most once.
+        runs: name -> sweep.
         dtypes: name -> dtype that the run was made in.
 
     Raises:
-        UserError: fewer than two runs, an experiment twice, different pairs, or an unknown dtype.
+        UserError: fewer than two runs, or an unknown dtype.
     """
-    by_experiment = _by_experiment(runs)
+    if len(runs) < 2:
+        raise UserError(f"{len(runs)} run to compare; give two or more")
     allowed = max(TOLERANCE[one_of(dtype, TOLERANCE, "dtype")] for dtype in dtypes.values())
-    groups = {name: aggregate(sweep) for name, sweep in by_experiment.items()}
-    checks = [_baselines(by_experiment, allowed), *_laws(by_experiment, allowed)]
-    profiles = _profiles(by_experiment, groups)
+    labelled = named(runs)
+    groups = {name: aggregate(sweep) for name, sweep in labelled.items()}
+    profiles = _profiles(labelled, groups)
     return Comparison(
-        tuple(checks),
+        (*_baselines(labelled, allowed), *_laws(labelled, allowed)),
         {name: {k: finite(v) for k, v in profile.items()} for name, profile in profiles.items()},
         _correlations(profiles),
-        _additivity(by_experiment, groups),
-        _effects(by_experiment, groups),
+        _additivity(labelled, groups),
+        _effects(labelled, groups),
         {
             name: top_entry(groups[name], sweep, METRIC)
-            for name, sweep in by_experiment.items()
+            for name, sweep in labelled.items()
             if sweep.experiment.has_controls
         },
     )
 
 
-def _by_experiment(runs: Mapping[str, Sweep]) -> dict[str, Sweep]:
-    if len(runs) < 2:
-        raise UserError(f"{len(runs)} run to compare; give two or more")
-    found: dict[str, Sweep] = {}
-    ids = [pair.pair_id for pair in next(iter(runs.values())).pairs]
-    for name, sweep in runs.items():
-        experiment = sweep.experiment.name
-        if experiment in found:
-            raise UserError(f"{name} is a second run of {experiment}; give one of each")
-        if [pair.pair_id for pair in sweep.pairs] != ids:
-            raise UserError(f"{name} has other pairs than {next(iter(runs))}; nothing to compare")
-        found[experiment] = sweep
-    return found
+def named(runs: Mapping[str, Sweep]) -> dict[str, Sweep]:
+    """The runs by experiment; those of an experiment that several are of by their own names."""
+    counts = Counter(sweep.experiment.name for sweep in runs.values())
+    return {
+        name if counts[sweep.experiment.name] > 1 else sweep.experiment.name: sweep
+        for name, sweep in runs.items()
+    }
 
 
 def _check(name: str, difference: float, allowed: float) -> Check:
@@ -122,9 +121,8 @@ def _largest(a: Tensor, b: Tensor) -> float:
     return float((a - b).abs().nan_to_num().max()) if a.numel() else 0.0
 
 
-def _baselines(runs: Mapping[str, Sweep], allowed: float) -> Check:
-    """The unpatched runs are the same runs in every experiment."""
-    first, *others = runs.values()
+def _baselines(runs: Mapping[str, Sweep], allowed: float) -> list[Check]:
+    """The unpatched runs are the same runs wherever they are of one model, with the same pairs and settings."""
 
     def baseline(sweep: Sweep) -> Tensor:
         return torch.tensor(
@@ -136,43 +134,62 @@ def _baselines(runs: Mapping[str, Sweep], allowed: float) -> Check:
             dtype=torch.float64,
         )
 
-    differences = [_largest(baseline(first), baseline(sweep)) for sweep in others]
-    return _check("baselines agree across runs", max(differences), allowed)
+    differences = [
+        _largest(baseline(one), baseline(other))
+        for one, other in combinations(runs.values(), 2)
+        if _same_runs(one, other)
+    ]
+    if not differences:
+        return []
+    return [_check("baselines agree across runs", max(differences), allowed)]
 
 
 def _laws(runs: Mapping[str, Sweep], allowed: float) -> list[Check]:
     """What must be equal by definition."""
-    iterative = runs.get(ITERATIVE.name)
-    if iterative is None:
-        return []
-    first, last = iterative.axes["column"][0], iterative.axes["column"][-1]
+    checks = []
 
-    def strategy(name: str, iteration: Label) -> Tensor:
-        return iterative.values("logit_diff", effect=name, column=iteration)
+    def check(law: str, one: Tensor, other: Tensor, *names: str) -> None:
+        # A run is named where there are several of its experiment.
+        told = [name for name in names if name != runs[name].experiment.name]
+        title = f"{law} ({', '.join(told)})" if told else law
+        checks.append(_check(title, _largest(one, other), allowed))
 
-    parallel = strategy(PARALLEL, last)
-    cumulative = _largest(parallel, strategy(CUMULATIVE, last))
-    checks = [_check("parallel = last cumulative iteration", cumulative, allowed)]
-    for name in (CUMULATIVE, CHAINED):
-        start = _largest(strategy(SINGLE, first), strategy(name, first))
-        checks.append(_check(f"first {name} iteration = single", start, allowed))
-    layer, position = runs.get(LAYERS.name), runs.get(POSITIONS.name)
-    if layer is not None and _same_cells(iterative, layer):
-        together = layer.metrics["logit_diff"][..., 0]
-        checks.append(_check("parallel = layer-wise run", _largest(parallel, together), allowed))
-    if position is not None and _same_cells(iterative, position):
-        single = iterative.values("logit_diff", effect=SINGLE)
-        cells = _largest(single, position.metrics["logit_diff"])
-        checks.append(_check("single = position-wise cells", cells, allowed))
+    for name, sweep in runs.items():
+        if sweep.experiment is not ITERATIVE:
+            continue
+        at = partial(sweep.values, "logit_diff")
+        first, last = sweep.axes["column"][0], sweep.axes["column"][-1]
+        parallel, single = at(effect=PARALLEL, column=last), at(effect=SINGLE)
+        end = at(effect=CUMULATIVE, column=last)
+        check("parallel = last cumulative iteration", parallel, end, name)
+        for strategy in (CUMULATIVE, CHAINED):
+            start = at(effect=strategy, column=first)
+            check(f"first {strategy} iteration = single", single[..., 0], start, name)
+        for other, run in runs.items():
+            if run.experiment is LAYERS and _same_cells(sweep, run):
+                together = run.metrics["logit_diff"][..., 0]
+                check("parallel = layer-wise run", parallel, together, name, other)
+            if run.experiment is POSITIONS and _same_cells(sweep, run):
+                cells = run.metrics["logit_diff"]
+                check("single = position-wise cells", single, cells, name, other)
     return checks
+
+
+def _same(one: Sweep, other: Sweep, settings: Sequence[str]) -> bool:
+    """Whether two sweeps are of one model and the same pairs, and agree in some settings."""
+    equal = all(getattr(one.settings, name) == getattr(other.settings, name) for name in settings)
+    return equal and one.model_digest == other.model_digest and one.pairs == other.pairs
+
+
+def _same_runs(one: Sweep, other: Sweep) -> bool:
+    """Whether the unpatched runs of two sweeps are the same."""
+    return _same(one, other, ("direction", "answer_start", "num_latents", "min_gap"))
 
 
 def _same_cells(one: Sweep, other: Sweep) -> bool:
     """Whether two sweeps patch the same places in the same way, so that laws bind them."""
     what = ("site", "direction", "answer_start", "num_latents", "intervention", "strength")
-    names = ("layers", "positions", *what)
-    same = all(getattr(one.settings, n) == getattr(other.settings, n) for n in names)
-    return same and other.settings.effects[0] == TOTAL
+    return _same(one, other, ("layers", "positions", *what)) and other.settings.effects[0] == TOTAL
 
 
 def _profiles(
@@ -185,7 +202,8 @@ def _profiles(
         labels = [str(row) for row in sweep.axes["row"]]
         for line, cells in sweep.experiment.lines(means, sweep.axes).items():
             values = [float(means[cell]) for cell in cells]
-            profiles[f"{sweep.experiment.title}, {line}"] = dict(zip(labels, values, strict=True))
+            title = sweep.experiment.title if name == sweep.experiment.name else name
+            profiles[f"{title}, {line}"] = dict(zip(labels, values, strict=True))
     return profiles
 
 
@@ -231,7 +249,7 @@ def _additivity(
     position, layer = runs.get(POSITIONS.name), runs.get(LAYERS.name)
     if position is None or layer is None:
         return {}
-    if position.settings.positions != layer.settings.positions:
+    if not _same_runs(position, layer) or position.settings.positions != layer.settings.positions:
         return {}
     singles = groups[POSITIONS.name].means[METRIC][0].sum(-1)
     together = groups[LAYERS.name].means[METRIC][0, :, 0]

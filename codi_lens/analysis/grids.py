@@ -27,6 +27,19 @@ def rows(sweep: Sweep) -> tuple[str, tuple[Label, ...]]:
     return sweep.experiment.down(sweep.settings), sweep.axes["row"]
 
 
+def what_cells_are(sweep: Sweep) -> tuple[str, tuple[Label, ...], tuple[Label, ...]]:
+    """What a cell stands for, and the labels of rows and columns: where these agree, it is the same cell.
+
+    An iteration is the cell of the position that it patches.
+    """
+    settings, (_, rows, columns) = sweep.settings, sweep.axes.values()
+    if sweep.experiment.iterates:
+        columns = settings.positions
+    if (rows, columns) == (settings.layers, settings.positions):
+        return "a place at a position", rows, columns
+    return f"one of {sweep.experiment.name}", rows, columns
+
+
 def row_text(sweep: Sweep, row: Label) -> str:
     """A row in words; of a key/value head, which heads it serves."""
     text = f"{rows(sweep)[0]} {row}"

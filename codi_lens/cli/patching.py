@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from codi_lens import Sweep
 
 FIGURES = "heatmap.html"
+CELLS = "cells.parquet"
 
 
 def patching_program(
@@ -78,6 +79,8 @@ def add_patching_flags(parser: argparse.ArgumentParser, direction: str = "denois
     add("--batch-rows", type=int, help=rows)
     answers = "patched answers to decode; top: those of the top cells, or of the last column"
     add("--answers", choices=ANSWERS, help=f"{answers} (default: all on toy, else top)")
+    kinds = f"of the cells; parquet: {CELLS} in long form, beside the JSON"
+    add("--format", default="json", choices=("json", "parquet"), help=kinds)
     add_model_flags(parser)
     add("--wandb", default="off", choices=WANDB_MODES, help="tell Weights & Biases of the run")
     go_on = "go on with an unfinished run (its flags are known)"
@@ -164,6 +167,10 @@ def patch(experiment: str, arguments: argparse.Namespace) -> None:
                 return
         elif here.index == 0:
             check_unused(arguments.out)  # before there is a model to wait for
+        if arguments.format == "parquet":
+            from codi_lens.patching.labelled import needed
+
+            needed("pandas")  # before there is anything to lose
         work = inputs.prepare(experiment, arguments, here)
         with resuming.hint(work.folder):
             execute(experiment, work, arguments, here)
@@ -192,9 +199,9 @@ def execute(
         found = Tracker(mode, experiment=experiment, folder=work.folder, config=about)
         return stack.enter_context(found)
 
-    def pages(sweep: "Sweep") -> Mapping[str, str]:
+    def pages(sweep: "Sweep") -> Mapping[str, str | bytes]:
         drawn.update(plots.gallery(sweep))
-        return {FIGURES: plots.page(drawn)}
+        return {FIGURES: plots.page(drawn), **tables(sweep, arguments.format)}
 
     with ExitStack() as stack:
         try:
@@ -222,6 +229,11 @@ def execute(
                 show(stop.sweep, work.folder)
             raise
         tracker().finish(sweep, drawn, show(sweep, work.folder))
+
+
+def tables(sweep: "Sweep", kind: str) -> dict[str, bytes]:
+    """What --format adds to the record, by file name."""
+    return {CELLS: sweep.to_dataframe().to_parquet(index=False)} if kind == "parquet" else {}
 
 
 def show(sweep: "Sweep", folder: Path) -> list[Path]:

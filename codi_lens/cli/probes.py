@@ -34,8 +34,9 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     add("--kind", default="logistic", choices=("logistic", "ridge"), help="classes, or numbers")
     add("--folds", type=int, default=5, help="of the cross-validation")
     add("--penalty", type=float, default=1.0, help="on the squared weights")
-    text = "whether the probes' subspaces are exchanged in the pairs"
-    add("--usage", action=argparse.BooleanOptionalAction, default=True, help=text)
+    add(
+        "--no-usage", action="store_true", help="do not exchange the probes' subspaces in the pairs"
+    )
     add_model_flags(parser)
 
 
@@ -62,7 +63,7 @@ def measure(arguments: argparse.Namespace) -> None:
         seed=arguments.seed,
     )
     usage = None
-    if arguments.usage:
+    if not arguments.no_usage:
         usage = measure_usage(codi, asking.chosen_pairs(arguments), found)
     print(table(found, usage))
     folder = fresh_folder(arguments.out, "probes")

@@ -26,6 +26,8 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     add("--out", type=flags.path, default=Path("report.html"), help="the page")
     add("--images", type=flags.path, metavar="FOLDER", help="write every figure there too")
     add("--format", default="png", choices=flags.IMAGE_FORMATS, help="of the images")
+    size = "lay the images out for a paper's column or page, with 8 pt text and no titles"
+    add("--paper", choices=("column", "page"), help=f"{size} (default: as on the screen)")
 
 
 def write(arguments: argparse.Namespace) -> None:
@@ -98,6 +100,8 @@ def write_images(arguments: argparse.Namespace, runs: dict[str, "Sweep"]) -> Non
         name = sweep.experiment.name
         prefix = name if len(runs) == 1 else f"{i}-{name}"
         drawn |= {f"{prefix}-{name}": figure for name, figure in plots.gallery(sweep).items()}
+    if arguments.paper:
+        drawn = {name: plots.for_paper(figure, arguments.paper) for name, figure in drawn.items()}
     for path in plots.write_images(arguments.images, drawn, arguments.format):
         print(f"  {path}")
 

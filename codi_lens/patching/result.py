@@ -3,20 +3,28 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from codi_lens.choices import CONTROLS
 from codi_lens.data.pairs import Pair
-from codi_lens.errors import one_of
+from codi_lens.errors import UserError, one_of
 from codi_lens.model.hooks import Step
 from codi_lens.patching.experiments import Experiment
 from codi_lens.patching.experiments.base import Axes
+from codi_lens.patching.labelled import PAIR, Labelled, known_of
+from codi_lens.patching.metrics import METRICS
 from codi_lens.patching.plan import Given
 from codi_lens.patching.readout import READOUTS
 from codi_lens.patching.settings import Label, Settings
 from codi_lens.patching.structural_zeros import structural_zeros
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import xarray as xr
 
 DONOR_GIVEN = "donor_given"
 """Metric of the resample control: 1 where the donor's answer is the top-1 at every position."""
@@ -71,6 +79,8 @@ class Sweep:
     """How many heads share a key/value head."""
     foreign_hooks: tuple[str, ...] = ()
     """Where on the model somebody else's hooks hung, which the runs went through."""
+    model_digest: str = ""
+    """The model's, as its manifest has it; "" of one that is in memory alone."""
 
     def __repr__(self) -> str:
         shape = " × ".join(f"{len(labels)} {name}s" for name, labels in self.axes.items())
@@ -174,3 +184,42 @@ class Sweep:
         """
         known = self.axes["effect"]
         return self.zeros[known.index(one_of(effect or known[0], known, "effect", IN_SWEEP))]
+
+    def to_dataframe(self) -> "pd.DataFrame":
+        """Every metric in long form: a row for every pair and cell.
+
+        Columns: pair_id, kind and operand (where pairs know them), effect, control (whether the effect is one), row,
+        column, structural_zero, and one a metric. Of pandas; needs the extra `data`.
+
+        Raises:
+            UserError: pandas is not installed, or the sweep has no pairs.
+        """
+        return self._labelled().to_dataframe()
+
+    def to_xarray(self) -> "xr.Dataset":
+        """Every metric as an array [pair, effect, row, column] with its labels; settings are attributes.
+
+        Raises:
+            UserError: xarray is not installed, or the sweep has no pairs.
+        """
+        return self._labelled().to_xarray()
+
+    def _labelled(self) -> Labelled:
+        if not self.outcomes:
+            raise UserError("this sweep has no pairs; there is nothing to make a table of")
+        cells = tuple(self.axes)
+        control = [effect in CONTROLS for effect in self.axes["effect"]]
+        # In the order in which they are measured: a record has them in another.
+        own = self.outcomes[0].metrics
+        names = dict.fromkeys([*(name for name in METRICS if name in own), *own])
+        return Labelled(
+            {PAIR: [pair.pair_id for pair in self.pairs], **self.axes},
+            {
+                **known_of(self.pairs),
+                "control": (("effect",), control),
+                "structural_zero": (cells, self.zeros.numpy()),
+            },
+            {name: ((PAIR, *cells), self.values(name).numpy()) for name in names},
+            self.settings,
+            {"experiment": self.experiment.name, "model_digest": self.model_digest},
+        )

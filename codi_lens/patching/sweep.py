@@ -123,4 +123,5 @@ def make_sweep(
         served_heads=served_heads(codi),
         outcomes=tuple(outcomes),
         foreign_hooks=codi.foreign_hooks(),
+        model_digest=codi.digest,
     )

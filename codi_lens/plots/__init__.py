@@ -8,7 +8,8 @@ from codi_lens.plots.attention import attention, attention_to_tokens
 from codi_lens.plots.attribution import attribution
 from codi_lens.plots.bars import necessity_bars
 from codi_lens.plots.circuit import circuit, faithfulness
-from codi_lens.plots.figure import CONFIG, Figure
+from codi_lens.plots.differences import differences
+from codi_lens.plots.figure import CONFIG, Figure, for_paper
 from codi_lens.plots.gallery import gallery, scales, short_name
 from codi_lens.plots.lenses import lens_divergence, lens_map
 from codi_lens.plots.logit_attribution import logit_attribution
@@ -55,9 +56,11 @@ __all__ = [
     "colour_scales",
     "controls",
     "difference",
+    "differences",
     "effects",
     "faithfulness",
     "findings",
+    "for_paper",
     "gallery",
     "heatmap",
     "heatmap_by_operand",

@@ -1,12 +1,14 @@
-"""How a figure is shown."""
+"""How a figure is shown, on a screen and in a paper."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from functools import partial
+from typing import Any, Literal
 
 import plotly.graph_objects as go
 
 from codi_lens.errors import UserError
+from codi_lens.plots.paper import laid_out
 
 Figure = go.Figure
 CONFIG: dict[str, Any] = {
@@ -31,7 +33,7 @@ def _notebook_extra() -> Iterator[None]:
 
 
 def helpful(figure: go.Figure) -> go.Figure:
-    """The figure, which says what to install where it cannot be shown.
+    """The figure, which says what to install where it cannot be shown, and has the method `for_paper`.
 
     It stays a plain `go.Figure`, since other tools (such as W&B) know one by its exact class.
     """
@@ -45,4 +47,18 @@ def helpful(figure: go.Figure) -> go.Figure:
             go.Figure._ipython_display_(figure)
 
     figure.show, figure._ipython_display_ = show, display
+    # plotly lets nothing be set that its class does not have.
+    object.__setattr__(figure, "for_paper", partial(for_paper, figure))
     return figure
+
+
+def for_paper(figure: go.Figure, width: Literal["column", "page"] = "column") -> go.Figure:
+    """A copy of a figure for a paper: 3.3 inches wide (a column) or 6.9 (a page), text of 8 points, no title.
+
+    `figure.for_paper().write_image("map.pdf")` writes it in that size, as vectors; what its title and subtitle said is in
+    `layout.meta`, for the caption. Colours are those of the screen.
+
+    Raises:
+        UserError: another width.
+    """
+    return helpful(laid_out(figure, width))

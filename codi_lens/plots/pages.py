@@ -21,8 +21,8 @@ OFFLINE = (
     "script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data: blob:\">"
 )
 """In a page's head: whatever its scripts try, the browser asks nothing of anyone."""
-SCALE = 2
-"""Pixels of an image per pixel of a figure: enough for print."""
+SCALE = {"png": 2, "svg": 1, "pdf": 1}
+"""Pixels of an image per pixel of a figure: enough for print; vectors keep the figure's own size."""
 
 
 def page(figures: Mapping[str, go.Figure]) -> str:
@@ -73,7 +73,7 @@ def to_image(figure: go.Figure, kind: str = "png") -> bytes:
         UserError: another kind of file, no kaleido, or no browser for it to draw with.
     """
     with _kaleido(kind):
-        content: bytes = figure.to_image(format=kind, scale=SCALE)
+        content: bytes = figure.to_image(format=kind, scale=SCALE[kind])
     return content
 
 
@@ -86,7 +86,7 @@ def write_images(folder: Path, figures: Mapping[str, go.Figure], kind: str = "pn
         # Each in its own size, which for several at once has to be said.
         width, height = ([getattr(f.layout, side) for f in drawn] for side in ("width", "height"))
         names = [str(path) for path in paths]
-        pio.write_images(drawn, names, scale=SCALE, width=width, height=height)
+        pio.write_images(drawn, names, scale=SCALE[kind], width=width, height=height)
     return paths
 
 
@@ -138,7 +138,7 @@ def show(figure: go.Figure) -> None:
             # One browser for all figures of a notebook; plotly warns that it cannot configure it.
             kaleido.start_sync_server(silence_warnings=True)
             warnings.simplefilter("ignore")
-            image = figure.to_image(format="png", scale=SCALE)
+            image = figure.to_image(format="png", scale=SCALE["png"])
         bundle["image/png"] = b64encode(image).decode()
     except UserError:
         bundle["text/plain"] = "a plotly figure"

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from codi_lens.analysis.aggregates import Aggregate, aggregate
 from codi_lens.analysis.comparison import rank_correlation
-from codi_lens.analysis.grids import as_grid, pairs_behind, panels
+from codi_lens.analysis.grids import as_grid, pairs_behind, panels, what_cells_are
 from codi_lens.errors import UserError
 from codi_lens.patching.experiments.iterative import PARALLEL, STRATEGIES
 from codi_lens.patching.result import Sweep
@@ -234,11 +234,10 @@ def _cells(sweep: Sweep, metric: str, name: str) -> dict[tuple[Label, Label], fl
     """(layer, position) -> mean over pairs, where there is one and it is not zero by construction."""
     values = as_grid(aggregate(sweep).means[metric], sweep, name)
     zeros = sweep.structural_zeros(name)
-    # An iteration counts the chosen positions, in order.
-    steps = sweep.settings.positions if sweep.experiment.iterates else sweep.axes["column"]
+    _, layers, steps = what_cells_are(sweep)
     return {
         (layer, step): float(values[i, j])
-        for i, layer in enumerate(sweep.axes["row"])
+        for i, layer in enumerate(layers)
         for j, step in enumerate(steps)
         if not zeros[i, j] and values[i, j] == values[i, j]
     }

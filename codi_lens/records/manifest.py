@@ -102,7 +102,10 @@ def describe_file(path: Path) -> dict[str, int | str]:
 
 
 def differences(
-    there: Mapping[str, Any], here: Mapping[str, Any], prefix: str = ""
+    there: Mapping[str, Any],
+    here: Mapping[str, Any],
+    prefix: str = "",
+    sides: tuple[str, str] = ("there", "here"),
 ) -> Iterator[str]:
     """What differs between two descriptions, one text per field: "model.dtype (there …, here …)".
 
@@ -113,11 +116,11 @@ def differences(
     for name in sorted({*there, *here}):
         found, wanted = there.get(name), here.get(name)
         if isinstance(found, Mapping) and isinstance(wanted, Mapping):
-            yield from differences(found, wanted, f"{prefix}{name}.")
+            yield from differences(found, wanted, f"{prefix}{name}.", sides)
         elif found == wanted or (name == "name" and same_content):
             continue
         elif name != "digest" or there.get("n") == here.get("n"):
-            yield f"{prefix}{name} (there {_shown(found)}, here {_shown(wanted)})"
+            yield f"{prefix}{name} ({sides[0]} {_shown(found)}, {sides[1]} {_shown(wanted)})"
 
 
 def _shown(value: Any) -> Any:

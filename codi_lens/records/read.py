@@ -6,6 +6,7 @@
     clean_activations.safetensors    the source run's activations [pair, layer, position, d_model]
                                      (corrupted_activations.safetensors when noising)
     generated_activations.safetensors   iterative patching: what each iteration left at the next position
+    cells.parquet                    if asked for: every metric in long form, as `Sweep.to_dataframe` has it
     journal.jsonl                    written while the run goes on, see `codi_lens.records.journal`
     manifest.json                    settings, digests, versions, seed, times, the code's commit and the machine,
                                      and every file's size and digest; written last
@@ -120,6 +121,7 @@ def _load(folder: Path, manifest: dict[str, Any]) -> Sweep:
         served_heads=model.get("served_heads", 1),  # the first records are of rows without heads
         has_eot=model.get("has_eot", True),  # the first models that were supported all have one
         foreign_hooks=tuple(manifest.get("foreign_hooks", ())),
+        model_digest=model["digest"],
     )
 
 

@@ -49,7 +49,7 @@ def run(
     answers: Answers = "none",
     replacement: Replacement | None = None,
     progress: bool = True,
-    pages: Callable[[Sweep], Mapping[str, str]] = lambda _: NOTHING,
+    pages: Callable[[Sweep], Mapping[str, str | bytes]] = lambda _: NOTHING,
     on_pair: Callable[[PairOutcome, int], None] = lambda *_: None,
     config: Mapping[str, Any] = NOTHING,
     call: Mapping[str, Any] = NOTHING,
@@ -71,7 +71,7 @@ def run(
         answers: patched answers to decode: of no cell, of the five top ones, of all.
         replacement: what is put in (`patching.replacements`); None: what the settings name.
         progress: whether to show a progress bar.
-        pages: makes further files of the record (name -> text) from the sweep, such as figures.
+        pages: makes further files of the record (name -> content) from the sweep, such as figures and tables.
         on_pair: called with every pair's outcome, and how many are done with it.
         config: what the user asked for, for the manifest.
         call: how a program was called, for the journal: what `--resume` knows its flags from.

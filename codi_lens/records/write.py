@@ -14,7 +14,7 @@ from codi_lens.analysis.aggregates import finite
 from codi_lens.analysis.summary import aggregate_entry
 from codi_lens.data.changes import change_as_json
 from codi_lens.data.pairs import Variant
-from codi_lens.files import expand, write_json, write_tensors, write_text
+from codi_lens.files import expand, write_bytes, write_json, write_tensors
 from codi_lens.model.hooked_codi import HookedCodi
 from codi_lens.patching.answer_logits import sides
 from codi_lens.patching.result import Cell, PairOutcome, RunRecord, Sweep
@@ -29,7 +29,7 @@ def write_record(
     codi: HookedCodi,
     config: dict[str, Any],
     *,
-    pages: Mapping[str, str] = MappingProxyType({}),
+    pages: Mapping[str, str | bytes] = MappingProxyType({}),
     planned: int | None = None,
     complete: bool = True,
 ) -> dict[str, Path]:
@@ -37,7 +37,7 @@ def write_record(
 
     Args:
         config: what the user asked for, kept in the manifest beside what it resolved to.
-        pages: file name -> text of further files of the record, such as figures.
+        pages: file name -> content of further files of the record, such as figures and tables.
         planned: pairs that the run set out with, if that is more than `sweep` has.
         complete: whether all was done that the run set out to do.
     """
@@ -62,9 +62,9 @@ def write_record(
         paths["generated"] = folder / GENERATED
         tensors = {"generated_activations": torch.stack(generated)}
         write_tensors(paths["generated"], tensors, _labels(sweep, sweep.axes))
-    for name, text in pages.items():
+    for name, content in pages.items():
         paths[name] = folder / name
-        write_text(paths[name], text)
+        write_bytes(paths[name], content if isinstance(content, bytes) else content.encode())
     planned = len(sweep.outcomes) if planned is None else planned
     manifest = make_manifest(sweep, codi, config, planned, complete)
     manifest["files"] = {path.name: describe_file(path) for path in paths.values()}

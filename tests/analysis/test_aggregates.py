@@ -8,11 +8,11 @@ import torch
 
 from codi_lens import Pair, UserError, Variant, patch_positions
 from codi_lens.analysis.aggregates import (
-    _interval,
     aggregate,
     as_mapping,
     competent,
     groups,
+    interval,
     top_cells,
 )
 from codi_lens.patching.experiments import POSITIONS
@@ -157,7 +157,7 @@ def test_an_interval_is_over_the_resamples_that_have_a_value():
     resampled[:40, 1] = NAN
     resampled[:, 3] = NAN
     wanted = torch.from_numpy(np.stack([_percentiles(column) for column in resampled.T], axis=1))
-    torch.testing.assert_close(_interval(resampled), wanted, rtol=1e-12, atol=0, equal_nan=True)
+    torch.testing.assert_close(interval(resampled), wanted, rtol=1e-12, atol=0, equal_nan=True)
 
 
 def _percentiles(column):

@@ -31,7 +31,7 @@ def test_a_lens_that_cannot_be_had_is_refused_before_anything_is_written(tmp_pat
     for flags, message in (
         (["--lens", str(tmp_path)], "--lens is for a tuned lens; add --kind tuned"),
         (["--kind", "tuned", "--lens", str(tmp_path)], "holds no tuned_lens.safetensors"),
-        (["--kind", "tuned", "--model", str(model)], "give a data set as --data"),
+        (["--kind", "tuned", "--model", str(model), "--pairs", "toy"], "give a data set as --data"),
         (["--kind", "tuned", "--data", "toy"], "on the pairs' questions alone; give other --data"),
     ):
         assert lens.main([*flags, "--out", str(out)]) == 2

@@ -9,7 +9,7 @@ from functools import partial
 import pytest
 from safetensors.torch import load_file, save_file
 
-from codi_lens import load_pairs
+from codi_lens import UserError, load_pairs
 from codi_lens.cli import asking, certify, probes, scorecard, steering, train_organism
 from codi_lens.organisms.planted import export
 from codi_lens.organisms.planted import recipe as recipes
@@ -128,4 +128,5 @@ def test_a_model_that_ships_is_asked_its_own_unless_pairs_are_named():
     assert asking.chosen_pairs(Namespace(**given)) == list(pairs[:3])
     named = Namespace(**given | {"pairs": "toy"})
     assert asking.questions(named) == load_pairs("toy")[:3]
-    assert asking.questions(Namespace(**given | {"model": "elsewhere"})) == load_pairs("toy")[:3]
+    with pytest.raises(UserError, match="which pairs is elsewhere to be asked"):
+        asking.questions(Namespace(**given | {"model": "elsewhere"}))

@@ -2,14 +2,16 @@
 
 from types import SimpleNamespace
 
+import pandas as pd
 import pytest
 import torch
 
 from codi_lens import UserError, records
 from codi_lens.cli import position_patching
+from codi_lens.cli.patching import CELLS
 from codi_lens.patching.sweep import make_settings
 from codi_lens.records.manifest import MANIFEST
-from codi_lens.records.read import RecordError
+from codi_lens.records.read import RecordError, load, read_manifest
 from codi_lens.records.stopping import CtrlC, Interrupted
 from tests.models.runs import PAIRS, contents
 
@@ -100,3 +102,10 @@ def test_the_progress_bar_says_where_a_run_goes_on(run, stopped, capsys):
     assert "going on: 2 of 4 pairs are there\n" in said
     assert "4/4" in said
     assert (stopped[0] / MANIFEST).exists()
+
+
+def test_parquet_beside_the_json_has_the_same_cells_and_is_in_the_manifest(flags, tmp_path):
+    folder = tmp_path / "run"
+    assert position_patching.main([*flags, "--format", "parquet", "--out", str(folder)]) == 0
+    assert CELLS in read_manifest(folder)["files"]
+    assert pd.read_parquet(folder / CELLS).equals(load(folder).to_dataframe())

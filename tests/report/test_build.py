@@ -152,18 +152,18 @@ def test_what_a_report_lacks_is_said(page):
             report(*given)
 
 
-def test_what_has_fewer_than_five_cells_is_not_compared():
-    for layers in (4, 5):
+def test_what_has_fewer_than_ten_cells_is_not_compared():
+    for layers in (9, 10):
         runs = {
             name: invented_sweep(name, layers=layers, pairs=2)
             for name in ("position_patching", "layer_patching")
         }
         found, drawn = comparison(runs, dict.fromkeys(runs, MANIFEST))
         titles = [figure.layout.meta["title"] for figure in drawn]
-        assert titles == ["Layer by layer: recovery"] * (layers == 5)
+        assert titles == ["Layer by layer: recovery"] * (layers == 10)
         assert [entry[::2] for entry in found["correlations"]] == [
-            ["position-wise, largest cell / layer-wise, all positions", 5]
-        ] * (layers == 5)
+            ["position-wise, largest cell / layer-wise, all positions", 10]
+        ] * (layers == 10)
 
 
 def test_runs_get_short_names_that_differ(tmp_path):
@@ -175,13 +175,16 @@ def test_runs_get_short_names_that_differ(tmp_path):
 def test_images_are_called_by_their_experiment(monkeypatch, tmp_path):
     drawn = []
     monkeypatch.setattr(
-        plots, "write_images", lambda _, figures, kind: drawn.append(list(figures)) or []
+        plots, "write_images", lambda _, figures, kind: drawn.append(dict(figures)) or []
     )
-    asked = Namespace(images=tmp_path, format="png")
+    asked = Namespace(images=tmp_path, format="png", paper=None)
     write_images(asked, {"one": invented_sweep()})
     write_images(asked, {"one": invented_sweep(), "two": invented_sweep("layer_patching")})
     assert "position_patching-recovery" in drawn[0]
     assert {"0-position_patching-recovery", "1-layer_patching-recovery"} <= set(drawn[1])
+    asked.paper = "column"
+    write_images(asked, {"one": invented_sweep()})
+    assert {figure.layout.width for figure in drawn[2].values()} == {3.3 * 96}
 
 
 def test_a_folder_without_a_record_is_one_message(tmp_path, capsys):

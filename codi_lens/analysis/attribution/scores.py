@@ -7,7 +7,7 @@ base's and the source's (EAP-IG, Hanna et al., arXiv 2403.17806), by the midpoin
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from jaxtyping import Float
@@ -27,9 +27,14 @@ from codi_lens.errors import UserError, known_options, one_of, whole_number
 from codi_lens.model.hooked_codi import HookedCodi
 from codi_lens.model.hooks import AddressedHook, HookFn, Site, by_query
 from codi_lens.patching.checks import check_pairs, check_patterns
+from codi_lens.patching.labelled import PAIR, Labelled, known_of
 from codi_lens.patching.plan import grid_of
 from codi_lens.patching.settings import Label, Settings
 from codi_lens.patching.sweep import make_settings
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import xarray as xr
 
 METHODS = ("integrated", "gradient")
 HELD = {"total": False, "direct": True}
@@ -66,6 +71,28 @@ class Attribution:
     def mean(self) -> Float[Tensor, "row column"]:
         """The mean over pairs."""
         return self.scores.mean(0)
+
+    def to_dataframe(self) -> "pd.DataFrame":
+        """The scores in long form, a row for every pair and place. Of pandas; needs the extra `data`."""
+        return self._labelled().to_dataframe()
+
+    def to_xarray(self) -> "xr.Dataset":
+        """The scores as an array [pair, row, column] with its labels. Needs the extra `data`."""
+        return self._labelled().to_xarray()
+
+    def _labelled(self) -> Labelled:
+        about = {"method": self.method, "steps": str(self.steps), "metric": self.metric}
+        return Labelled(
+            {
+                PAIR: [pair.pair_id for pair in self.pairs],
+                "row": self.rows,
+                "column": self.columns,
+            },
+            known_of(self.pairs) | {"prompt_interpolated": ((PAIR,), list(self.interpolated))},
+            {"score": ((PAIR, "row", "column"), self.scores.numpy())},
+            self.settings,
+            about,
+        )
 
 
 @known_options
