@@ -19,6 +19,7 @@ OWN = "codi-lens"
 GIB = 2**30
 WIDTH = 100
 EXTRAS = {
+    "data": "results as tables and datasets",
     "export": "figures as PNG, SVG and PDF files",
     "notebook": "figures in notebooks",
     "dev": "the tests",
