@@ -27,7 +27,12 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     add("--pair", type=int, metavar="ID", help="a pair of --pairs, by its pair_id (default: none)")
     add("--model", default="toy", help="'toy', a folder, or a hub id")
     flags.add_pairs(parser)
-    add("--tuned", type=flags.path, metavar="FOLDER", help="a tuned lens, to read by as well (default: none)")
+    add(
+        "--tuned",
+        type=flags.path,
+        metavar="FOLDER",
+        help="a tuned lens, to read by as well (default: none)",
+    )
     add("--out", type=flags.path, default=Path("thoughts.html"), help="the page")
     flags.add_threads(parser)
     add_model_flags(parser)
