@@ -14,7 +14,6 @@ from torch import Tensor
 
 from codi_lens.analysis.aggregates import groups
 from codi_lens.data.pairs import Pair, pairs_digest
-from codi_lens.errors import UserError
 from codi_lens.memory import peak_memory
 from codi_lens.model.hooked_codi import HookedCodi
 from codi_lens.patching.places import served_heads
@@ -126,21 +125,6 @@ def differences(
 def _shown(value: Any) -> Any:
     digest = isinstance(value, str) and re.fullmatch("[0-9a-f]{64}", value)
     return f"SHA-256 {value[:12]}…" if digest else value
-
-
-def one_model(manifests: Mapping[str, Mapping[str, Any]]) -> None:
-    """Checks that the named runs used the same model.
-
-    Raises:
-        UserError: says which run is of which.
-    """
-    models = {name: manifest["model"] for name, manifest in manifests.items()}
-    if len({model["digest"] for model in models.values()}) > 1:
-        listing = "; ".join(
-            f"{name}: {model['name']} (SHA-256 {model['digest'][:12]}…)"
-            for name, model in models.items()
-        )
-        raise UserError(f"these runs are of different models: {listing}")
 
 
 def tensors_digest(tensors: Sequence[Tensor]) -> str:

@@ -6,12 +6,12 @@ from dataclasses import astuple
 from typing import Any
 
 from codi_lens import plots
-from codi_lens.analysis.comparison import LEAST, compare
+from codi_lens.analysis.comparison import LEAST, compare, named
+from codi_lens.analysis.differences import Difference, difference, shared
 from codi_lens.analysis.grids import panels
 from codi_lens.errors import UserError
 from codi_lens.patching.experiments.iterative import CHAINED
 from codi_lens.patching.result import Sweep
-from codi_lens.records.manifest import one_model
 
 
 def comparison(
@@ -24,9 +24,9 @@ def comparison(
     entry: dict[str, Any] = {}
     drawn, alike = [], _same_cells(runs)
     if len(alike) > 1:
-        drawn.append(plots.heatmaps(alike, next(iter(alike.values())).experiment.shows[0]))
+        metric = next(iter(alike.values())).experiment.shows[0]
+        drawn += [plots.heatmaps(alike, metric), plots.differences(_apart(alike, metric))]
     try:
-        one_model(manifests)
         found = compare(runs, {name: m["model"]["dtype"] for name, m in manifests.items()})
     except UserError as error:
         return {"refused": f"Not compared: {error}."}, drawn
@@ -34,8 +34,8 @@ def comparison(
     ranked = found.rank_correlation.items()
     entry["correlations"] = [[name, *astuple(c)] for name, c in ranked if c.rho is not None]
     layered = {
-        sweep.experiment.name: sweep
-        for sweep in runs.values()
+        name: sweep
+        for name, sweep in named(runs).items()
         if sweep.experiment.cell_names[0] == "layer"
     }
     if len(layered) > 1 and all(len(sweep.axes["row"]) >= LEAST for sweep in layered.values()):
@@ -46,6 +46,15 @@ def comparison(
             scatter = plots.scatter(cells, maps=_scattered(cells))
             drawn += [scatter] if sum(len(trace.x) for trace in scatter.data) >= LEAST else []
     return entry, drawn
+
+
+def _apart(alike: Mapping[str, Sweep], metric: str) -> dict[str, Difference]:
+    """How each run differs from the first, cell by cell."""
+    first, *others = alike
+    return {
+        f"{name} − {first}": difference(shared(alike[first], alike[name], (first, name)), metric)
+        for name in others
+    }
 
 
 def _same_cells(runs: Mapping[str, Sweep]) -> dict[str, Sweep]:

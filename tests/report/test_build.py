@@ -88,7 +88,7 @@ def test_text_cannot_become_markup(page):
     assert "<" not in embedded("</script>")
 
 
-def test_all_maps_of_a_metric_are_on_one_scale_also_of_runs_that_cannot_be_compared():
+def test_all_maps_of_a_metric_are_on_one_scale_also_of_two_runs():
     runs = {name: invented_sweep(seed=i, pairs=2) for i, name in enumerate(("one", "two"))}
     larger = [
         replace(o, metrics=o.metrics | {"logit_diff": 9 * o.metrics["logit_diff"]})
@@ -101,9 +101,9 @@ def test_all_maps_of_a_metric_are_on_one_scale_also_of_runs_that_cannot_be_compa
         values = torch.tensor([v for m in means for v in flat(m) if v is not None])
         assert low <= values.min() <= values.max() <= high
     assert max(data["scales"]["recovery"]) > 1.2  # the second run's
-    assert "second run" in data["comparison"]["refused"]
-    (beside,) = data["comparison"]["figures"]
+    beside, apart = data["comparison"]["figures"]
     assert beside["layout"]["meta"]["title"] == "Side by side: recovery"
+    assert "two − one" in str(apart["layout"]["annotations"])
     bar = beside["layout"]["coloraxis"]
     assert [bar["cmin"], bar["cmax"]] == pytest.approx(data["scales"]["recovery"], rel=1e-5)
     assert len({run["title"] for run in data["runs"]}) == 2
