@@ -9,7 +9,7 @@ import argparse
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, metadata, requires, version
+from importlib.metadata import PackageNotFoundError, requires, version
 from textwrap import fill
 
 from codi_lens.cli.program import Program
@@ -22,9 +22,8 @@ EXTRAS = {
     "data": "results as tables and datasets",
     "export": "figures as PNG, SVG and PDF files",
     "notebook": "figures in notebooks",
-    "dev": "the tests",
-    "docs": "this package's pages",
 }
+"""Those that users have a use for; what each brings."""
 MOST_NAMES = 5
 """Of models in the cache, on a line."""
 
@@ -64,20 +63,19 @@ def dependencies() -> Iterator[Finding]:
     found, wrong = _versions("")
     listed = ", ".join(f"{name} {number}" for name, number in found.items())
     if wrong:
-        yield Finding(False, "; ".join(wrong), f"pip install --upgrade {OWN}")
+        yield Finding(False, "; ".join(wrong), "in its folder: pip install -e .")
     else:
         yield Finding(True, listed)
 
 
 def extras() -> Iterator[Finding]:
     """Which optional parts can be used."""
-    declared = metadata(OWN).get_all("Provides-Extra") or []
-    lacking = {extra: wrong for extra in declared if (wrong := _versions(extra)[1])}
-    here = [extra for extra in declared if extra not in lacking]
+    looked = {extra: _versions(extra) for extra in EXTRAS}
+    here = [f"[{extra}]" for extra, (found, wrong) in looked.items() if found and not wrong]
     if here:
-        yield Finding(True, ", ".join(f"[{extra}]" for extra in here))
-    for extra, wrong in lacking.items():
-        text = f"[{extra}], for {EXTRAS.get(extra, extra)}: {'; '.join(wrong)}"
+        yield Finding(True, ", ".join(here))
+    for extra, wrong in ((extra, wrong) for extra, (_, wrong) in looked.items() if wrong):
+        text = f"[{extra}], for {EXTRAS[extra]}: {'; '.join(wrong)}"
         yield Finding(None, text, f"pip install '{OWN}[{extra}]'")
 
 
@@ -195,8 +193,8 @@ def _versions(extra: str) -> tuple[dict[str, str], list[str]]:
 
     found, wrong = {}, []
     for requirement in map(Requirement, requires(OWN) or ()):
-        named = requirement.marker and requirement.marker.evaluate({"extra": extra})
-        if bool(extra) != bool(requirement.marker) or (extra and not named):
+        marker = requirement.marker  # extra == "…", or none
+        if not (marker.evaluate({"extra": extra}) if marker else not extra):
             continue
         try:
             number = version(requirement.name)

@@ -36,10 +36,8 @@ def describe_code(package: Path = PACKAGE) -> dict[str, str | bool] | None:
     """
     if not _git(package, "ls-files", "--", "__init__.py"):
         return None
-    commit, changes = (
-        _git(package, "rev-parse", "HEAD"),
-        _git(package, "status", "--porcelain", "."),
-    )
+    commit = _git(package, "rev-parse", "HEAD")
+    changes = _git(package, "status", "--porcelain", ".")
     return None if not commit or changes is None else {"commit": commit, "dirty": bool(changes)}
 
 
