@@ -24,6 +24,8 @@ from codi_lens.patching.result import Sweep
 from codi_lens.plots.style import name_of
 
 LEVEL = f"{INTERVAL[1] - INTERVAL[0]:.0%}"
+NOTHING = 0.005
+"""A largest value below this would be shown as 0, and is not said to stand out."""
 
 
 def question(sweep: Sweep) -> str:
@@ -125,6 +127,8 @@ def _stands_out(sweep: Sweep, group: Aggregate, panel: str) -> str:
     said = _said(metric)
     value, interval = _bold(said(mean)), f"({LEVEL} interval {said(low)} to {said(high)})"
     what = escape(plots.panel_title(panel).split(":")[0])
+    if abs(mean) < NOTHING:
+        return f"No cell stands out ({what}): the largest is {value} {interval}."
     text = f"{_bold(_capital(place(sweep, cell)))} stands out most ({what}): "
     if metric != "recovery":
         return text + f"{escape(plots.label(metric))}: {value} {interval}."
