@@ -8,9 +8,9 @@ LOWEST_TESTS = tests/test_shapes.py tests/checkpoint tests/model tests/patching 
 export HF_HUB_OFFLINE = 1
 export WANDB_MODE = offline
 
-.PHONY: all install test browser lint types lowest
+.PHONY: all install test browser lint types docs lowest
 
-all: install test browser lint types lowest
+all: install test browser lint types docs lowest
 
 install:
 	$(PYTHON) -m pip install -e '.[dev]'
@@ -28,6 +28,11 @@ lint:
 
 types:
 	$(PYTHON) -m mypy
+
+# The documentation as a site, in site/; index.html opens from disk.
+docs:
+	$(PYTHON) -m pip install -q -e '.[docs]'
+	NO_MKDOCS_2_WARNING=1 $(PYTHON) -m mkdocs build --strict -q
 
 # The lowest versions that pyproject.toml admits, in an environment of their own.
 lowest:

@@ -13,11 +13,9 @@ import pytest
 
 from codi_lens.checkpoint.config import CodiConfig
 from codi_lens.cli import iterative_patching, layer_patching
-from codi_lens.cli.main import NAMES
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
-DOCS = sorted((ROOT / "docs").glob("*.md"))
 COMMANDS = [
     line
     for block in re.findall(r"```sh\n(.*?)```", README, flags=re.DOTALL)
@@ -133,21 +131,6 @@ def test_the_python_of_the_readme_runs(monkeypatch):
     for block in blocks:
         exec(compile(block, "README.md", "exec"), scope)
     assert scope["sweep"].metrics["recovery"].shape[0] == 60
-
-
-@pytest.mark.parametrize("page", DOCS, ids=lambda page: page.stem)
-def test_a_page_of_the_documentation(page):
-    """Its Python runs, and the files and programs that it names are there."""
-    text = page.read_text()
-    scope = {}
-    for block in re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL):
-        exec(compile(block, page.name, "exec"), scope)
-    for name in re.findall(r"`((?:codi_lens|notebooks|tests)/[\w/.]+)`", text):
-        assert (ROOT / name).exists(), name
-    for picture in re.findall(r"!\[[^\]]*\]\(([^)]+)\)", text):
-        assert (page.parent / picture).exists(), picture
-    for program in re.findall(r"`codi-lens (\w+)", text):
-        assert program in NAMES
 
 
 def test_the_config_of_the_readme_is_one():

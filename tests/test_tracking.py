@@ -10,10 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from codi_lens import plots
+from codi_lens import plots, tracking
 from codi_lens.analysis.aggregates import aggregate
+from codi_lens.cli import layer_patching, upload
 from codi_lens.tracking import Tracker, artifact_name, table_of
 from tests.models.invented import invented_sweep
+from tests.models.runs import write_job
 
 ROOT = Path(__file__).parent.parent
 BLOCK, HEADER = 32768, 7
@@ -65,6 +67,7 @@ import sys
 from pathlib import Path
 from codi_lens.tracking import Tracker
 from tests.models.invented import invented_sweep
+from tests.models.runs import write_job
 sweep = invented_sweep()
 tracker = Tracker("off", experiment="e", folder=Path({str(tmp_path)!r}), config={{}})
 tracker.pair(sweep.outcomes[0], 1)
@@ -122,6 +125,23 @@ def test_what_was_written_offline_can_be_read_back(track, tmp_path):
     assert all(a.name.startswith("position_patching-") for a in artifacts if a.type == "record")
     names = {entry.path for a in artifacts if a.type == "record" for entry in a.manifest.contents}
     assert names == {"manifest.json"}
+
+
+def test_programs_tell_of_commit_and_machine_at_once_and_later(tmp_path, monkeypatch):
+    told = []
+
+    def tracker(mode, *, config, **options):
+        told.append(config["origin"])
+        return Tracker("off", config=config, **options)
+
+    monkeypatch.setattr(tracking, "Tracker", tracker)
+    job = [word for word in write_job(tmp_path) if word not in ("--positions", "0,1")]
+    run = str(tmp_path / "run")
+    assert layer_patching.main([*job, "--limit", "1", "--wandb", "offline", "--out", run]) == 0
+    assert upload.main([run]) == 0
+    at_once, later = told
+    assert at_once["host"] == later["host"]
+    assert at_once["code"] == later["code"]
 
 
 def test_the_table_has_a_row_per_cell():

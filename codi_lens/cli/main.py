@@ -9,6 +9,7 @@ from codi_lens.cli.terminal import forgiving
 from codi_lens.errors import COMMAND, UserError, one_of
 
 NAMES = (
+    "doctor",
     "necessity",
     "evaluate",
     "position_patching",

@@ -185,6 +185,7 @@ def execute(
         Interrupted: Ctrl-C; says how to go on.
     """
     from codi_lens import plots, records
+    from codi_lens.records.origin import describe_origin
     from codi_lens.tracking import Tracker
 
     drawn: dict[str, go.Figure] = {}
@@ -194,7 +195,8 @@ def execute(
     @cache
     def tracker() -> Tracker:
         """From the first pair on: a run that is refused is not told of."""
-        found = Tracker(mode, experiment=experiment, folder=work.folder, config=config)
+        about = config | {"origin": describe_origin(work.codi.loop.device)}
+        found = Tracker(mode, experiment=experiment, folder=work.folder, config=about)
         return stack.enter_context(found)
 
     def pages(sweep: "Sweep") -> Mapping[str, str | bytes]:

@@ -27,11 +27,12 @@ def upload(arguments: argparse.Namespace) -> None:
     from codi_lens.tracking import Tracker
 
     manifest, sweep = read_manifest(arguments.run), load(arguments.run)
+    origin = {"origin": manifest["origin"]} if "origin" in manifest else {}
     tracker = Tracker(
         arguments.wandb,
         experiment=sweep.experiment.name,
         folder=arguments.run.resolve(),
-        config=manifest["config"] | manifest["settings"],
+        config=manifest["config"] | manifest["settings"] | origin,
         tags=["uploaded"],
     )
     if not tracker.finish(sweep, plots.gallery(sweep), record_files(arguments.run)):

@@ -1,6 +1,6 @@
 """Pairs of a clean and a corrupted question: records, files, checks.
 
-A file of pairs is a JSON list in one of two formats. *Prepared*, one entry a pair::
+A file of pairs is a JSON list in one of two formats. *Prepared*, one entry a pair:
 
     [{"pair_id": 0,                                   integer, unique
       "clean":     {"question": "…", "answer": 24,    answer: a number, or text that is not blank
@@ -13,7 +13,7 @@ A file of pairs is a JSON list in one of two formats. *Prepared*, one entry a pa
                  "places": [17],                      where (characters from its beginning; several for words that are
                  "steps": 3, "enters": 1}}]           exchanged), steps of the solution, and in which it enters (from 1)
 
-and *flat*, two entries a pair::
+and *flat*, two entries a pair:
 
     [{"pair_id": 0, "variant": "clean", "question": "…", "answer": 24},
      {"pair_id": 0, "variant": "corrupted", "question": "…", "answer": 27}]

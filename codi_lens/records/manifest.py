@@ -1,4 +1,4 @@
-"""The manifest of a record: settings, digests, versions, memory, files."""
+"""The manifest of a record: settings, digests, versions, origin, memory, files."""
 
 import hashlib
 import platform
@@ -19,6 +19,7 @@ from codi_lens.model.hooked_codi import HookedCodi
 from codi_lens.patching.places import served_heads
 from codi_lens.patching.result import Sweep
 from codi_lens.patching.settings import Settings
+from codi_lens.records.origin import describe_origin
 
 SCHEMA_VERSION = 2
 MANIFEST = "manifest.json"
@@ -84,6 +85,7 @@ def make_manifest(
         "config": config,
         "foreign_hooks": list(sweep.foreign_hooks),
         "pairs": described["pairs"] | numbers,
+        "origin": describe_origin(device),
         "threads": torch.get_num_threads(),
         "peak_memory_bytes": (
             torch.cuda.max_memory_allocated(device) if device.type == "cuda" else peak_memory()

@@ -8,8 +8,8 @@
     generated_activations.safetensors   iterative patching: what each iteration left at the next position
     cells.parquet                    if asked for: every metric in long form, as `Sweep.to_dataframe` has it
     journal.jsonl                    written while the run goes on, see `codi_lens.records.journal`
-    manifest.json                    settings, digests, versions, seed, times, and every file's size and digest;
-                                     written last
+    manifest.json                    settings, digests, versions, seed, times, the code's commit and the machine,
+                                     and every file's size and digest; written last
 
 JSON has no NaN: a metric that is not defined for a pair is null.
 """

@@ -75,4 +75,6 @@ def summary(manifest: dict[str, Any]) -> list[list[str]]:
     )
     said |= {name: settings.get(name) for name in shown}
     said |= {f"version of {k}": v for k, v in manifest["versions"].items()}
+    if code := manifest.get("origin", {}).get("code"):
+        said["commit"] = f"{code['commit'][:12]}{', changed since' if code['dirty'] else ''}"
     return [[name, "–" if value is None else str(value)] for name, value in said.items()]

@@ -51,6 +51,7 @@ def contents(folder: Path) -> dict[str, object]:
             found[name] = json.loads((folder / name).read_text())
     manifest = found["manifest.json"]
     del manifest["peak_memory_bytes"], manifest["config"]["seconds"], manifest["config"]["out"]
+    del manifest["origin"]["time"]
     found[JOURNAL] = found[JOURNAL].split(b"\n")[1:]  # the first line knows the folder
     return found
 

@@ -13,6 +13,7 @@ from codi_lens.analysis.aggregates import aggregate, donor_threshold
 from codi_lens.cli.report import distinct_names, main, write_images
 from codi_lens.report.beside import comparison
 from codi_lens.report.build import embedded, report
+from codi_lens.report.methods import summary
 from tests.models.invented import SCRIPT, invented_sweep
 
 MANIFEST = {
@@ -198,3 +199,11 @@ def test_a_folder_without_a_record_is_one_message(tmp_path, capsys):
     assert main([str(lent), str(other), "--out", str(tmp_path / "r.html")]) == 2
     assert "2 necessity runs; a report takes one" in capsys.readouterr().err
     assert not (tmp_path / "r.html").exists()
+
+
+def test_the_commit_is_told_where_the_manifest_knows_it():
+    code = {"commit": "f" * 40, "dirty": True}
+    told = dict(summary(MANIFEST | {"origin": {"code": code}}))
+    assert told["commit"] == "f" * 12 + ", changed since"
+    for origin in ({}, {"origin": {"code": None}}):
+        assert "commit" not in dict(summary(MANIFEST | origin))
