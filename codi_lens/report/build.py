@@ -5,6 +5,7 @@ draws the maps itself; figures that need no choice are made by `codi_lens.plots`
 """
 
 import json
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import astuple
 from importlib.resources import files
@@ -79,11 +80,12 @@ def report(runs: Mapping[str, Sweep], manifests: Mapping[str, dict[str, Any]]) -
         "plotly": plots.plotly_script(),
         "data": embedded(data),
     }
-    page = (folder / "page.html").read_text(encoding="utf-8")
-    for name, content in parts.items():
-        before, _, after = page.partition("{{" + name + "}}")
-        page = before + content + after
-    return page
+    return filled((folder / "page.html").read_text(encoding="utf-8"), parts)
+
+
+def filled(page: str, parts: Mapping[str, str]) -> str:
+    """A page with its `{{name}}`s replaced, all at once: what is put in may have such braces itself."""
+    return re.sub(r"\{\{(\w+)\}\}", lambda place: parts[place[1]], page)
 
 
 def embedded(data: Any) -> str:
