@@ -15,7 +15,7 @@ from torch import Tensor
 
 from codi_lens.analysis.attention import attention_of
 from codi_lens.analysis.lenses import TunedLens, intermediate_ranks, logit_lens, steps_of
-from codi_lens.analysis.lenses.logit import first_token
+from codi_lens.analysis.lenses.logit import first_tokens, share_of
 from codi_lens.analysis.thoughts.effects import (
     answer_in,
     answers_by_stop,
@@ -145,9 +145,9 @@ def _results(
     ranks, shares = intermediate_ranks(codi, own, asked), own.softmax(-1)
 
     def result(value: Answer) -> Result:
-        first = first_token(codi, value)
-        there = None if control is None else control[..., first]
-        return Result(value, shares[..., first], ranks[str(value)], there)
+        first = first_tokens(codi, value)
+        there = None if control is None else share_of(control, first)
+        return Result(value, share_of(shares, first), ranks[str(value)], there)
 
     return tuple(map(result, values))
 
