@@ -22,11 +22,21 @@ if TYPE_CHECKING:
 def add_flags(parser: argparse.ArgumentParser) -> None:
     """The program's flags."""
     add = parser.add_argument
-    add("question", nargs="?", help="to ask (default: that of --pair)")
-    add("--pair", type=int, metavar="ID", help="a pair of --pairs, by its pair_id")
+    add("question", nargs="?", help="to ask, in quotes; or give --pair")
+    add(
+        "--pair",
+        type=int,
+        metavar="ID",
+        help="a pair of --pairs, by its pair_id (default: the question)",
+    )
     add("--model", default="toy", help="'toy', a folder, or a hub id")
     add("--pairs", default="toy", help="'toy', 'toy-heldout', or a file or folder of pairs")
-    add("--tuned", type=flags.path, metavar="FOLDER", help="a tuned lens, to read by as well")
+    add(
+        "--tuned",
+        type=flags.path,
+        metavar="FOLDER",
+        help="a tuned lens, to read by as well (default: none)",
+    )
     add("--out", type=flags.path, default=Path("thoughts.html"), help="the page")
     flags.add_threads(parser)
     add_model_flags(parser)
