@@ -21,8 +21,7 @@ PER_PAIR = 8
 
 def add_asking_flags(parser: argparse.ArgumentParser) -> None:
     """As every program that asks a model has them; no --pairs are the model's own."""
-    flags.add_experiment_flags(parser)
-    parser.set_defaults(pairs=None)
+    flags.add_experiment_flags(parser, own_pairs=True)
 
 
 def own_truth(arguments: argparse.Namespace) -> "Truth | None":

@@ -62,11 +62,13 @@ def names(text: str) -> tuple[str, ...]:
     return found
 
 
-def add_experiment_flags(parser: argparse.ArgumentParser) -> None:
-    """The flags of every program that asks a model about pairs."""
+def add_experiment_flags(parser: argparse.ArgumentParser, *, own_pairs: bool = False) -> None:
+    """The flags of every program that asks a model about pairs; `own_pairs`: about its own by default."""
     add = parser.add_argument
     add("--model", default="toy", help="'toy', a folder, or a hub id")
-    add("--pairs", default="toy", help="'toy', 'toy-heldout', or a file or folder of pairs")
+    pairs, said = (None, " (default: the model's own)") if own_pairs else ("toy", "")
+    text = "'toy', 'toy-heldout', or a file or folder of pairs"
+    add("--pairs", default=pairs, help=text + said)
     add_limit(parser)
     add_out(parser)
     add_seed(parser)
