@@ -98,11 +98,11 @@ def _one_head(mean: "MeanAttention", step: int) -> str:
     earlier -= {group_of(mean.steps[step])}
     among = [i for i, name in enumerate(mean.groups) if name in earlier]
     shares = mean.weights[:, :, step, among]
-    largest = shares.max()
-    if not largest:
+    # From bot, without thoughts, there is none.
+    if not (largest := max(shares.flatten().tolist(), default=0.0)):
         return ""
     layer, head, group = (shares == largest).nonzero()[0].tolist()
-    return f"{mean.groups[among[group]]} {float(largest):.2f} ({layer}.{head})"
+    return f"{mean.groups[among[group]]} {largest:.2f} ({layer}.{head})"
 
 
 main = Program("attention", __doc__, add_flags, measure)

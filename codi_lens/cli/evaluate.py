@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 def add_flags(parser: argparse.ArgumentParser) -> None:
     """The program's flags."""
     add = parser.add_argument
-    add("--model", default="toy", help="'toy', a folder, or a hub id")
+    flags.add_model(parser)
     data = "questions and answers; see codi_lens/data/datasets.py for files"
     add("--data", default="toy-heldout", help=f"{', '.join(NAMES)}, or a file: {data}")
     add("--limit", type=int, help="only the first LIMIT questions (default: all)")

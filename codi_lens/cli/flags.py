@@ -64,13 +64,18 @@ def names(text: str) -> tuple[str, ...]:
 
 def add_experiment_flags(parser: argparse.ArgumentParser) -> None:
     """The flags of every program that asks a model about pairs."""
-    add = parser.add_argument
-    add("--model", default="toy", help="'toy', a folder, or a hub id")
+    add_model(parser)
     add_pairs(parser)
     add_limit(parser)
     add_out(parser)
     add_seed(parser)
     add_threads(parser)
+
+
+def add_model(parser: argparse.ArgumentParser) -> None:
+    """--model."""
+    text = "'toy', 'toy-gpt2', 'organism:NAME', a folder, or a hub id"
+    parser.add_argument("--model", default="toy", help=text)
 
 
 def add_pairs(parser: argparse.ArgumentParser) -> None:

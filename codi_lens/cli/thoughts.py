@@ -25,7 +25,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("question", nargs="?", help="to ask; or none, with --pair")
     add("--pair", type=int, metavar="ID", help="a pair of --pairs, by its pair_id (default: none)")
-    add("--model", default="toy", help="'toy', a folder, or a hub id")
+    flags.add_model(parser)
     flags.add_pairs(parser)
     add(
         "--tuned",

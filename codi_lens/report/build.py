@@ -60,7 +60,7 @@ def report(
         "plotly": plots.plotly_script(),
         "data": embedded(_data(runs, manifests, grouped)),
     }
-    return re.sub(r"{{(\w+)}}", lambda found: parts[found[1]], text["page.html"])
+    return filled(text["page.html"], parts)
 
 
 def _said(
@@ -114,6 +114,11 @@ def _data(
         ],
         "comparison": compared and compared | {"figures": _as_json(beside)},
     }
+
+
+def filled(page: str, parts: Mapping[str, str]) -> str:
+    """A page with its `{{name}}`s replaced, all at once: what is put in may have such braces itself."""
+    return re.sub(r"\{\{(\w+)\}\}", lambda place: parts[place[1]], page)
 
 
 def embedded(data: Any) -> str:

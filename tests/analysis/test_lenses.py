@@ -11,6 +11,7 @@ from codi_lens.analysis.lenses import (
     thought_lens,
     top_tokens,
 )
+from codi_lens.analysis.lenses.logit import first_tokens
 from tests.models.tiny import tiny_config, write_tiny
 from tests.plots.seeing import written
 
@@ -86,3 +87,9 @@ def test_a_table_of_tokens_shows_them_as_text(codi, cache):
     ranks = intermediate_ranks(codi, lens, Variant(QUESTION, 42))
     figure = plots.ranks(ranks, rows=range(3), columns=steps_of(cache))
     assert written(figure, 2, 0) == str(int(ranks["42"][2, 0]))
+
+
+def test_a_result_is_read_in_both_spellings():
+    toy, gpt2 = HookedCodi.from_pretrained("toy"), HookedCodi.from_pretrained("toy-gpt2")
+    assert gpt2.tokenizer.batch_decode([[one] for one in first_tokens(gpt2, 18)]) == [" 18", "18"]
+    assert toy.tokenizer.batch_decode([[one] for one in first_tokens(toy, 18)]) == ["18"]

@@ -6,6 +6,7 @@ import torch
 from codi_lens import HookedCodi, Site, UserError, load_pairs, patch_positions, read_thoughts
 from codi_lens.analysis.lenses import logit_lens
 from codi_lens.analysis.thoughts import other_numbers
+from codi_lens.data.answers import last_number
 
 
 @pytest.fixture(scope="module")
@@ -101,12 +102,20 @@ def test_where_it_stops(codi, pair, found):
 
 
 def test_other_numbers_are_other_numbers(codi, pair):
-    others = other_numbers(codi, pair.clean.question)
+    others = other_numbers(codi, pair.clean.question, 54)
     assert len(set(others)) == 4
     for other in others:
         changed = zip(pair.clean.question.split(), other.split(), strict=True)
         assert all((a == b) != any(c.isdigit() for c in a) for a, b in changed)
-    assert other_numbers(codi, "How many?") == ()
+    assert other_numbers(codi, "How many?", 54) == ()
+
+
+def test_no_control_has_the_answer_that_is_controlled_for(codi, pair):
+    first = other_numbers(codi, pair.clean.question, 54)[0]
+    answer = int(last_number(codi.generate(first)))
+    others = other_numbers(codi, pair.clean.question, answer)
+    assert len(others) == 4
+    assert str(answer) not in {last_number(codi.generate(other)) for other in others}
 
 
 def test_a_question_without_numbers_has_no_controls_and_an_empty_one_is_refused(codi):

@@ -3,6 +3,7 @@
 import argparse
 import subprocess
 import sys
+from argparse import BooleanOptionalAction
 from importlib import import_module
 from pathlib import Path
 
@@ -37,7 +38,7 @@ def test_every_flag_says_what_it_is_and_its_default_once(name):
         assert "None" not in said, flag
         takes_none = not action.option_strings or action.required or action.nargs == 0
         asks_for_more = action.dest in ("resume", "images", "measure")
-        if action.dest != "remove_eos":  # a flag of two names, and of no value
+        if not isinstance(action, BooleanOptionalAction):  # of two names, and of no value
             assert said.count("(default: ") == (not takes_none and not asks_for_more), said
         assert not action.choices or action.metavar is None, f"{flag} hides its choices"
 
@@ -64,7 +65,7 @@ assert not {"plotly", "wandb", "peft", "torch", "tqdm", "numpy"} & set(sys.modul
 def test_an_unknown_program_is_refused_with_those_that_there_are(capsys):
     assert main(["positions"]) == 2
     said = capsys.readouterr().err
-    assert said.startswith("error: no program 'positions'; known are necessity, evaluate, ")
+    assert said.startswith("error: no program 'positions'; known are doctor, necessity, evaluate, ")
 
 
 @pytest.mark.parametrize(

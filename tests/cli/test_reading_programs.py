@@ -64,6 +64,12 @@ def test_attention_writes_shares_that_sum_to_one(toy, tmp_path, capsys):
     assert "<title>" in (out / "attention.html").read_text()
 
 
+def test_attention_of_a_model_without_thoughts(tmp_path, capsys):
+    flags = ["--limit", "2", "--num-latents", "0", "--out", str(tmp_path / "attention")]
+    assert attention.main(flags) == 0
+    assert "  eot " in capsys.readouterr().out
+
+
 def test_maps_of_attention_leave_out_what_comes_later(toy):
     codi, pairs = toy
     mean = mean_attention(codi, [pair.clean for pair in pairs])

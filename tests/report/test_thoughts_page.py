@@ -1,6 +1,7 @@
 """The page of one question: what it holds, and what a reader sees of it."""
 
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -40,6 +41,14 @@ def test_a_notebook_has_the_same_page_in_a_frame(codi, found):
     assert sum(data["attention"][0][0][0]) == pytest.approx(10_000, abs=20)
 
 
+def test_a_question_with_braces_takes_nothing_elses_place(found):
+    asked = "What is {{data}} of {{style}}?"
+    page = thoughts_page(replace(found, question=asked))
+    assert f"<title>{asked}</title>" in page
+    data = json.loads(page.split('id="data">', 1)[1].split("</script>", 1)[0])
+    assert data["question"] == asked
+
+
 @pytest.fixture(scope="module")
 def opened(browser, found, tmp_path_factory):
     path = tmp_path_factory.mktemp("thoughts") / "page.html"
@@ -69,6 +78,11 @@ def test_the_numbers_on_the_page_are_those_of_the_api(opened, found):
         by_name.setdefault(fact.get_attribute("data-fact"), []).append(text_of(fact))
     assert by_name["if zeroed"][1:-1] == [f"{p:.2f}" for p in found.zero.tolist()]
     assert by_name["if swapped"][1:-1] == [f"{p:.2f}" for p in found.resample.tolist()]
+    heads = opened.find_elements("css selector", "thead button")
+    assert list(map(text_of, heads)) == ["bot", *(f"thought {k}" for k in range(6)), "eot"]
+    # No thought is fed at bot, nor at eot.
+    fed = ["", *(text_of(cell(opened, 2, k)) for k in range(6)), ""]
+    assert [text_of(cell(opened, -1, column)) for column in range(8)] == fed
     stops = [f"{stop.answer} {stop.own:.2f}" for stop in found.stops]
     assert by_name["stop here"] == [*stops, stops[-1]]
     best = found.recovery.values("recovery")[0, 0].amax(0).tolist()

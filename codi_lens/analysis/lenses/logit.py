@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from codi_lens.data.answers import Answer, answer_tokens
+from codi_lens.data.answers import Answer, answer_tokens, spell
 from codi_lens.data.pairs import Variant
 from codi_lens.model.cache import CodiCache
 from codi_lens.model.hooked_codi import HookedCodi
@@ -107,24 +107,41 @@ def intermediate_ranks(
 ) -> dict[str, Int[Tensor, "row column"]]:
     """Rank (1: most likely) of each result on the way, and of the answer, at every cell.
 
-    What the tokenizer cuts into several tokens is ranked by the first of them; it is spelled as it would be
-    behind the answer's stem. A variant that does not know its intermediates gives the answer's rank alone.
+    What the tokenizer cuts into several tokens is ranked by the first of them, and of two spellings by the
+    better one (`first_tokens`). A variant that does not know its intermediates gives the answer's rank alone.
     """
     results = dict.fromkeys((*variant.intermediates, variant.answer))
     found = {}
     for result in results:
-        found[str(result)] = rank_of(logits, first_token(codi, result))
+        found[str(result)] = rank_of(logits, first_tokens(codi, result))
     return found
 
 
-def first_token(codi: HookedCodi, result: Answer) -> int:
-    """The first token of a result, spelled as behind the answer's stem."""
-    return answer_tokens(codi.tokens.tokenizer, codi.config.answer_stem, result).answer[0]
+def first_tokens(codi: HookedCodi, result: Answer) -> tuple[int, ...]:
+    """The first token of a result behind the answer's stem and, if that is another, of the result alone.
+
+    GPT-2's tokenizer has one token for 18 behind a blank and one for 18 behind a sign: an answer begins with the one, and
+    thoughts that were taught equations say the other.
+    """
+    tokenizer = codi.tokens.tokenizer
+    behind = answer_tokens(tokenizer, codi.config.answer_stem, result).answer[0]
+    alone = tokenizer.encode(spell(result), add_special_tokens=False)[0]
+    # Some tokenizers put a blank in front, as a token of its own, which any word may have.
+    one_more = alone != tokenizer.unk_token_id and str(tokenizer.decode([alone])).strip()
+    return (behind, alone) if one_more and alone != behind else (behind,)
 
 
-def rank_of(logits: Float[Tensor, "row column d_vocab"], token: int) -> Int[Tensor, "row column"]:
-    """Rank of a token (1: most likely) at every cell."""
-    return (logits > logits[..., token, None]).sum(-1) + 1
+def share_of(shares: Float[Tensor, "*any d_vocab"], tokens: Sequence[int]) -> Float[Tensor, "*any"]:
+    """Probability of these tokens together."""
+    return shares[..., list(tokens)].sum(-1)
+
+
+def rank_of(
+    logits: Float[Tensor, "row column d_vocab"], tokens: Sequence[int]
+) -> Int[Tensor, "row column"]:
+    """Rank of the best of these tokens (1: most likely) at every cell."""
+    best = logits[..., list(tokens)].amax(-1, keepdim=True)
+    return (logits > best).sum(-1) + 1
 
 
 def _last(cache: CodiCache, step: Step) -> int:

@@ -12,11 +12,12 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from codi_lens.analysis.lenses.logit import (
-    first_token,
+    first_tokens,
     log_shares,
     logit_lens,
     rank_of,
     resid_names,
+    share_of,
     steps_of,
 )
 from codi_lens.analysis.lenses.tuned import TunedLens
@@ -37,7 +38,8 @@ Cell = tuple[str, int, str]
 class Decoded:
     """One result of the questions that have it, read in their own runs and in other questions'.
 
-    What the tokenizer cuts into several tokens is read by the first of them.
+    What the tokenizer cuts into several tokens is read by the first of them, and what it has two spellings for by both:
+    their probabilities are added, and the better rank counts (`first_tokens`).
     """
 
     questions: tuple[int, ...]
@@ -100,18 +102,19 @@ def lens_map(
     variants = _variants(questions)
     tokens = _tokens(codi, variants)
     donors = {name: _donors(codi, name, variants, own, seed) for name, own in tokens.items()}
-    # Row -> the cells to be read in its run, and the token of each.
-    asked: list[list[tuple[Cell, int]]] = [[] for _ in variants]
+    # Row -> the cells to be read in its run, and the tokens of each.
+    asked: list[list[tuple[Cell, tuple[int, ...]]]] = [[] for _ in variants]
     for name, own in tokens.items():
-        for row, token in own.items():
-            asked[row].append(((name, row, "own"), token))
-            asked[donors[name][row]].append(((name, row, "control"), token))
+        for row, spellings in own.items():
+            asked[row].append(((name, row, "own"), spellings))
+            asked[donors[name][row]].append(((name, row, "control"), spellings))
     read: dict[Cell, tuple[Tensor, Tensor]] = {}
     for row, reading in enumerate(_read(codi, variants, lens, steps, num_latents)):
         columns, logits = reading
         probabilities = log_shares(logits).exp()
-        for cell, token in asked[row]:
-            read[cell] = probabilities[..., token].cpu(), rank_of(logits, token).cpu()
+        for cell, spellings in asked[row]:
+            share = share_of(probabilities, spellings)
+            read[cell] = share.cpu(), rank_of(logits, spellings).cpu()
     results = {name: _decoded(read, name, donors[name]) for name in tokens}
     return LensMap("logit" if lens is None else "tuned", tuple(variants), columns, results)
 
@@ -132,14 +135,14 @@ def _results(variant: Variant) -> dict[str, Answer]:
     return {**on_the_way, ANSWER: variant.answer}
 
 
-def _tokens(codi: HookedCodi, variants: Sequence[Variant]) -> dict[str, dict[int, int]]:
-    """Result -> the questions that have it, unless it equals the answer, and the first token of theirs."""
+def _tokens(codi: HookedCodi, variants: Sequence[Variant]) -> dict[str, dict[int, tuple[int, ...]]]:
+    """Result -> the questions that have it, unless it equals the answer, and the first tokens of theirs."""
     longest = max(variants, key=lambda variant: len(variant.intermediates))
-    found: dict[str, dict[int, int]] = {name: {} for name in _results(longest)}
+    found: dict[str, dict[int, tuple[int, ...]]] = {name: {} for name in _results(longest)}
     for row, variant in enumerate(variants):
         for name, result in _results(variant).items():
             if name == ANSWER or not same_answer(result, variant.answer):
-                found[name][row] = first_token(codi, result)
+                found[name][row] = first_tokens(codi, result)
     return {name: own for name, own in found.items() if own}
 
 
@@ -148,7 +151,7 @@ def _donors(
 ) -> dict[int, int]:
     """Question -> another one, drawn at random, where this result begins with another token, or is not."""
     results = [_results(variant).get(name) for variant in variants]
-    tokens = [-1 if result is None else first_token(codi, result) for result in results]
+    tokens = [-1 if result is None else first_tokens(codi, result)[0] for result in results]
     if len(set(tokens)) == 1:
         (word,) = codi.tokens.words(tokens[:1])
         raise UserError(

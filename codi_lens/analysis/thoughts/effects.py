@@ -18,7 +18,7 @@ from codi_lens.model.run import CodiRun
 def answers_by_stop(codi: HookedCodi, question: str, count: int) -> tuple[tuple[Stop, ...], Answer]:
     """What is answered after 0 … all thoughts, and the last of these answers."""
     texts = [codi.generate(question, num_latents=k) for k in range(count + 1)]
-    answers = [_answer_in(codi, text) for text in texts]
+    answers = [answer_in(codi, text) for text in texts]
     final = answers[-1]
     if final is None:
         raise UserError(
@@ -36,7 +36,7 @@ def answers_by_stop(codi: HookedCodi, question: str, count: int) -> tuple[tuple[
     return tuple(stops), final
 
 
-def _answer_in(codi: HookedCodi, text: str) -> Answer | None:
+def answer_in(codi: HookedCodi, text: str) -> Answer | None:
     """The number that a text ends with, or else what stands behind the stem."""
     found = last_number(text) or behind(text, codi.config.answer_stem).strip()
     return as_stored(found) if found else None

@@ -42,7 +42,7 @@ class Result:
 
     value: Answer
     share: Float[Tensor, "layer step"]
-    """Probability of its first token."""
+    """Probability of its first token, in either spelling (`lenses.logit.first_tokens`)."""
     rank: Int[Tensor, "layer step"]
     """1: most likely."""
     control: Float[Tensor, "layer step"] | None

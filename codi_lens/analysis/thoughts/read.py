@@ -1,6 +1,6 @@
 """One question, thought by thought: what each says, what it looks at, and what it does.
 
-A column belongs to a step: bot, every latent (where thought k is fed), and eot, where the answer is read. The final
+A column belongs to a step: bot, every latent (where thought k is fed), and eot, behind which the answer begins. The final
 state of a step is what the next thought is made of, so the last layer of a column says what the next thought says.
 """
 
@@ -15,10 +15,15 @@ from torch import Tensor
 
 from codi_lens.analysis.attention import attention_of
 from codi_lens.analysis.lenses import TunedLens, intermediate_ranks, logit_lens, steps_of
-from codi_lens.analysis.lenses.logit import first_token
-from codi_lens.analysis.thoughts.effects import answers_by_stop, when_exchanged, when_resampled
+from codi_lens.analysis.lenses.logit import first_tokens, share_of
+from codi_lens.analysis.thoughts.effects import (
+    answer_in,
+    answers_by_stop,
+    when_exchanged,
+    when_resampled,
+)
 from codi_lens.analysis.thoughts.found import Reading, Result, Thoughts, Token
-from codi_lens.data.answers import Answer, as_stored
+from codi_lens.data.answers import Answer, as_stored, same_answer
 from codi_lens.data.pairs import Pair, Variant
 from codi_lens.errors import UserError
 from codi_lens.model.cache import CodiCache
@@ -49,7 +54,8 @@ def read_thoughts(
         codi: the model.
         question: to ask; or a pair, whose clean question is asked and patched into the corrupted one.
         tuned: a trained lens, to read by beside the logit lens.
-        others: the questions of the controls; the same question with other numbers if None.
+        others: the questions of the controls; the same question with other numbers, where the model answers otherwise,
+            if None.
         num_latents: thoughts; the model's own number if None.
 
     Raises:
@@ -60,7 +66,7 @@ def read_thoughts(
     count = codi.num_latents(num_latents)
     stops, answer = answers_by_stop(codi, asked.question, count)
     if others is None:
-        others = other_numbers(codi, asked.question)
+        others = other_numbers(codi, asked.question, answer, num_latents=count)
     cache = _cache(codi, asked.question, answer, count)
     there = [_cache(codi, other, None, count) for other in others]
     steps = steps_of(cache)
@@ -139,15 +145,20 @@ def _results(
     ranks, shares = intermediate_ranks(codi, own, asked), own.softmax(-1)
 
     def result(value: Answer) -> Result:
-        first = first_token(codi, value)
-        there = None if control is None else control[..., first]
-        return Result(value, shares[..., first], ranks[str(value)], there)
+        first = first_tokens(codi, value)
+        there = None if control is None else share_of(control, first)
+        return Result(value, share_of(shares, first), ranks[str(value)], there)
 
     return tuple(map(result, values))
 
 
-def other_numbers(codi: HookedCodi, question: str, count: int = OTHERS) -> tuple[str, ...]:
-    """The same question with other numbers of as many digits, `count` times; none if it has no numbers."""
+def other_numbers(
+    codi: HookedCodi, question: str, answer: Answer, *, num_latents: int | None = None
+) -> tuple[str, ...]:
+    """The same question with other numbers of as many digits, to which the model says another answer; four, or fewer.
+
+    What is read where the answer is the same would be no control. None if the question has no numbers.
+    """
     draw, found = random.Random(question), dict[str, None]()
 
     def another(number: re.Match[str]) -> str:
@@ -157,9 +168,12 @@ def other_numbers(codi: HookedCodi, question: str, count: int = OTHERS) -> tuple
         return str(drawn)
 
     for _ in range(TRIES if NUMBER.search(question) else 0):
+        if len(found) == OTHERS:
+            break
         other = NUMBER.sub(another, question)
         # A tokenizer of few words may not know every number.
         with suppress(UserError):
-            codi.tokens.question(other)
-            found[other] = None
-    return tuple(found)[:count]
+            said = answer_in(codi, codi.generate(other, num_latents=num_latents))
+            if said is None or not same_answer(said, answer):
+                found[other] = None
+    return tuple(found)

@@ -11,7 +11,7 @@ const layers = data.attention.length, heads = data.attention[0].length;
 const columns = data.steps.map((step, i) => ({
   index: i,
   latent: /^\d+$/.test(step) ? Number(step) : null,
-  name: /^\d+$/.test(step) ? `thought ${step}` : step === "eot" ? "answer" : step,
+  name: /^\d+$/.test(step) ? `thought ${step}` : step,
 }));
 const latents = columns.filter((c) => c.latent !== null).length;
 const state = { lens: Object.keys(data.readings)[0], view: "says", layer: null, head: null, row: 0, column: 0 };
@@ -35,6 +35,9 @@ const recovery = (row, column) => {
   return data.recovery && k !== null ? data.recovery[row + 1][k] : null; // row −1 is the thought that is fed
 };
 
+/** Where in the readings a cell is read; nowhere where no thought is fed. */
+const place = (row, column) => (row >= 0 ? [row, column] : columns[column].latent === null ? [-1, -1] : [layers - 1, column - 1]);
+
 /** What a cell shows, and how strongly: the most likely token, or what patching it recovers. */
 function shown(row, column) {
   if (state.view === "recovery") {
@@ -42,7 +45,7 @@ function shown(row, column) {
     const size = Math.min(1, Math.abs(value ?? 0));
     return { text: "", value, colour: `rgb(var(${value < 0 ? "--minus" : "--plus"}) / ${0.75 * size})` };
   }
-  const from = row < 0 ? [layers - 1, column - 1] : [row, column];
+  const from = place(row, column);
   const top = reading().said[from[0]]?.[from[1]]?.[0];
   if (!top) return { text: "", value: null, colour: "none" };
   const [text, value, control] = top;

@@ -13,7 +13,7 @@ function facts() {
   const whole = data.stops.at(-1).own;
   const after = (values) => (c) => (c.latent === null || !values ? "" : changed(values[c.latent], whole));
   const stopped = (c) => {
-    if (c.name === "answer") return [el("b", {}, answer), ` ${two(whole)}`];
+    if (c.name === "eot") return [el("b", {}, answer), ` ${two(whole)}`];
     const k = c.latent === null ? 0 : c.latent + 1;
     return [el("b", {}, answerAfter(k)), ` ${two(data.stops[k].own)}`];
   };
@@ -23,7 +23,7 @@ function facts() {
     ...(data.recovery ? [["best recovery", "of the pair's answer, patched at one layer", best]] : []),
     ["if zeroed", "probability of the answer with this thought set to zero", after(data.zero)],
     ...(data.resample ? [["if swapped", "probability of the answer with this thought from another question", after(data.resample)]] : []),
-    ["stop here", "what it answers when the loop is cut here, and its probability", stopped],
+    ["stop here", "what it answers when the loop is cut here, and the probability of that behind the stem", stopped],
   ];
 }
 
@@ -106,7 +106,7 @@ function select(row, column, focus = false) {
 
 function drawDetail() {
   const { row, column } = state, c = columns[column];
-  const from = row < 0 ? [layers - 1, column - 1] : [row, column];
+  const from = place(row, column);
   const parts = [el("h2", {}, `${c.name}, ${row < 0 ? "what is fed" : `layer ${row}`}`)];
   const said = reading().said[from[0]]?.[from[1]];
   if (said) {
@@ -182,7 +182,7 @@ function drawWords() {
   const less = latents ? ` · without thoughts it says ${answerAfter(0)} (${two(data.stops[0].own)})` : "";
   byId("about").append(`${data.model} · answer `, el("b", {}, answer), ` (${two(data.stops.at(-1).own)})${right}${less}`);
   const controls = data.others.length
-    ? `Grey tick, and "others": the same read-out on ${data.others.length} questions with other numbers, such as “${data.others[0]}”. What is as likely there is no evidence. `
+    ? `Grey tick, and "others": the same read-out on ${data.others.length} questions with other numbers and answers, such as “${data.others[0]}”. What is as likely there is no evidence. `
     : "There are no other questions to compare with. ";
   const pair = data.corrupted ? `Recovery: this question's activation, put into “${data.corrupted}”. ` : "";
   byId("how").append(

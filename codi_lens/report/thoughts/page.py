@@ -15,7 +15,7 @@ from codi_lens.errors import UserError
 from codi_lens.model.hooked_codi import HookedCodi
 from codi_lens.plots.figure import NOTEBOOK
 from codi_lens.plots.pages import OFFLINE
-from codi_lens.report.build import embedded
+from codi_lens.report.build import embedded, filled
 
 DIGITS = 4
 SCRIPTS = ("numbers.js", "drawing.js", "page.js")
@@ -36,7 +36,6 @@ def thoughts_page(found: Thoughts) -> str:
     def text(name: str) -> str:
         return (folder / name).read_text(encoding="utf-8")
 
-    page = text("page.html")
     parts = {
         "offline": OFFLINE,
         "title": escape(found.question),
@@ -44,10 +43,7 @@ def thoughts_page(found: Thoughts) -> str:
         "script": "".join(map(text, SCRIPTS)),
         "data": embedded(as_json(found)),
     }
-    for name, content in parts.items():
-        before, _, after = page.partition("{{" + name + "}}")
-        page = before + content + after
-    return page
+    return filled(text("page.html"), parts)
 
 
 def show_thoughts(
