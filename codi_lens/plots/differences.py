@@ -42,7 +42,7 @@ def differences(found: Mapping[str, Difference]) -> go.Figure:
         drawn,
         title=f"{drawn[0].title if len(drawn) == 1 else 'Differences between runs'}: {name_of(metric)}",
         subtitle=f"{label(metric)}; n = {', '.join(counts)} pairs{how}",
-        colour=f"difference in {name_of(metric)}",
+        colour="difference",
         signed=True,
         axes=(across, rows(first)[0]),
     )
