@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from codi_lens.cli import resuming
-from codi_lens.cli.flags import add_out, add_threads, path
+from codi_lens.cli.flags import add_model, add_out, add_threads, path
 from codi_lens.cli.folders import check_unused, fresh_folder
 from codi_lens.cli.model_flags import add_model_flags, load_model
 from codi_lens.cli.program import Program
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 def add_flags(parser: argparse.ArgumentParser) -> None:
     """The program's flags."""
     add = parser.add_argument
-    flags.add_model(parser)
+    add_model(parser)
     data = "questions and answers; see codi_lens/data/datasets.py for files"
     add("--data", default="toy-heldout", help=f"{', '.join(NAMES)}, or a file: {data}")
     add("--limit", type=int, help="only the first LIMIT questions (default: all)")
