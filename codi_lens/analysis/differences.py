@@ -86,7 +86,7 @@ def shared(first: Sweep, second: Sweep, names: tuple[str, str] = ("first", "seco
     kinds, rows, columns = zip(*(what_cells_are(sweep) for sweep in (first, second)), strict=True)
     if kinds[0] != kinds[1]:
         raise UserError(
-            f"a cell is {kinds[0]} in {names[0]} and {kinds[1]} in {names[1]}; there is nothing to compare cell by cell"
+            f"cells are of different kinds, {kinds[0]} in {names[0]} and {kinds[1]} in {names[1]}"
         )
     both = [_common(*labels) for labels in (rows, columns)]
     for what, labels, common in zip(("row", "column"), (rows, columns), both, strict=True):

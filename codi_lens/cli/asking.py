@@ -23,12 +23,15 @@ def pairs_name(arguments: argparse.Namespace) -> str:
     """What --pairs says, or the model's own pairs.
 
     Raises:
-        UserError: it says nothing, and the model has none; others are not guessed.
+        UserError: it says nothing, and there is no such model, or it has none; others are not guessed.
     """
     if arguments.pairs is not None:
         return str(arguments.pairs)
     if str(arguments.model) in PAIRS:
         return str(arguments.model)
+    from codi_lens.checkpoint.hub import model_files
+
+    model_files(arguments.model)  # a misspelt name is no question of pairs
     raise UserError(
         f"which pairs is {arguments.model} to be asked? give --pairs gsm8k, a file of its own, or toy for those of the "
         "embedded model"

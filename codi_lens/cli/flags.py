@@ -74,13 +74,16 @@ def add_experiment_flags(parser: argparse.ArgumentParser) -> None:
 
 def add_model(parser: argparse.ArgumentParser) -> None:
     """--model."""
-    text = "'toy', 'toy-gpt2', 'organism:NAME', a folder, or a hub id"
+    text = "'toy', 'toy-gpt2', 'toy-coconut', 'organism:NAME', a folder, a file of weights, or a hub id"
     parser.add_argument("--model", default="toy", help=text)
 
 
 def add_pairs(parser: argparse.ArgumentParser) -> None:
     """--pairs; what stands for none, `asking.pairs_name` says."""
-    text = "'toy', 'toy-heldout', 'gsm8k', 'gsm8k-aug', 'prosqa', or a file or folder of pairs (default: the model's own)"
+    text = (
+        "'toy', 'toy-heldout', 'organism:NAME', 'gsm8k', 'gsm8k-aug', 'prosqa', or a file or folder of pairs "
+        "(default: the model's own)"
+    )
     parser.add_argument("--pairs", help=text)
 
 

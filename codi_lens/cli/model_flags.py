@@ -41,8 +41,10 @@ def add_model_flags(parser: argparse.ArgumentParser) -> None:
         help="whether the model was trained without eos around the thoughts (default: as the files say)",
     )
     add("--answer-stem", help="text before the answer (default: as the files say)")
-    add("--weights", metavar="NAME", help="of the file of the weights (default: the usual ones)")
-    add("--projection", type=path, metavar="FILE", help="of the projection (default: as found)")
+    add("--weights", metavar="NAME", help="name of the file of weights (default: the usual ones)")
+    add(
+        "--projection", type=path, metavar="FILE", help="file of the projection (default: as found)"
+    )
     add(
         "--codi-config",
         type=path,

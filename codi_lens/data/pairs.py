@@ -46,7 +46,7 @@ from codi_lens.data.fields import (
 )
 from codi_lens.errors import UserError
 from codi_lens.files import expand, parse_json, read_text, write_json
-from codi_lens.shipped import MADE_PAIRS, PAIRS, made_pairs
+from codi_lens.shipped import EMBEDDED, MADE_PAIRS, PAIRS, made_pairs
 
 PAIRS_FILE = "pairs.json"
 SET_ASIDE_FILE = "set_aside.json"
@@ -167,8 +167,8 @@ def _entries(file: Path) -> list[Json]:
         content = read_text(file)
     except OSError as error:
         raise UserError(
-            f'cannot read pairs from {file}: {error.strerror}; give "toy", a JSON file of pairs, '
-            f"or a folder that holds {PAIRS_FILE}"
+            f"cannot read pairs from {file}: {error.strerror}; give a JSON file of pairs, a folder that holds "
+            f"{PAIRS_FILE}, or a name: {', '.join((*EMBEDDED, *MADE_PAIRS))} or organism:NAME"
         ) from error
     try:
         entries = parse_json(content)

@@ -66,7 +66,7 @@ def make_settings(
 
 def _advice(size: int, names: tuple[str, ...]) -> str:
     numbers = f"different numbers from 0 to {size - 1}" if size else "no numbers (there are none)"
-    return f"give {numbers}, or {', '.join(names)}"
+    return f"give {numbers}, or {' or '.join(names)}"
 
 
 def _labels(

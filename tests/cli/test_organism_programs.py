@@ -128,5 +128,7 @@ def test_a_model_that_ships_is_asked_its_own_unless_pairs_are_named():
     assert asking.chosen_pairs(Namespace(**given)) == list(pairs[:3])
     named = Namespace(**given | {"pairs": "toy"})
     assert asking.questions(named) == load_pairs("toy")[:3]
-    with pytest.raises(UserError, match="which pairs is elsewhere to be asked"):
-        asking.questions(Namespace(**given | {"model": "elsewhere"}))
+    with pytest.raises(UserError, match="which pairs is some/model to be asked"):
+        asking.questions(Namespace(**given | {"model": "some/model"}))
+    with pytest.raises(UserError, match="no model 'organism:decoi'"):
+        asking.questions(Namespace(**given | {"model": "organism:decoi"}))

@@ -267,7 +267,7 @@ def test_the_interaction_is_what_the_parts_leave(tiny):
         ({"site": "hook_z"}, "no site 'hook_z'; known are resid_pre"),
         ({"effect": "hold"}, "no effect 'hold'; known are total, direct, indirect, all"),
         ({"answer_start": "stem!"}, "no answer_start"),
-        ({"positions": ["prompt"]}, "positions .* or bot, eot"),
+        ({"positions": ["prompt"]}, "positions .* or bot or eot"),
         ({"layers": ["embed"]}, "no place 'embed'; give layers"),
     ],
 )

@@ -8,6 +8,8 @@ function drawCells() {
   }
 }
 
+const HURT = 0.1; // of the answer's probability, lost: shown in orange
+
 /** Rows below the read-outs: [name, what it is, column -> its cell's content]. */
 function facts() {
   const whole = data.stops.at(-1).own;
@@ -29,7 +31,7 @@ function facts() {
 
 function changed(value, whole) {
   const node = el("b", {}, two(value));
-  if (whole - value > 0.1) node.style.color = "rgb(var(--minus))";
+  if (whole - value > HURT) node.style.color = "rgb(var(--minus))";
   return node;
 }
 
@@ -185,8 +187,10 @@ function drawWords() {
     ? `Grey tick, and "others": the same read-out on ${data.others.length} questions with other numbers and answers, such as “${data.others[0]}”. What is as likely there is no evidence. `
     : "There are no other questions to compare with. ";
   const pair = data.corrupted ? `Recovery: this question's activation, put into “${data.corrupted}”. ` : "";
+  const swapped = data.resample ? ["If zeroed, if swapped", "set to zero, or from another question"] : ["If zeroed", "set to zero"];
+  const without = latents ? `${swapped[0]}: probability of the answer with this thought ${swapped[1]}; orange: lower by more than ${HURT}. Stop here: what is answered when the loop is cut there. ` : "";
   byId("how").append(
-    `${controls}${pair}The last layer of a column is what the next thought is made of. Hover a column to see what it reads; click a cell for its numbers; `,
+    `${controls}${pair}${without}The last layer of a column is what the next thought is made of. Hover a column to see what it reads; click a cell for its numbers; `,
     el("kbd", {}, "←"), el("kbd", {}, "→"), el("kbd", {}, "↑"), el("kbd", {}, "↓"), " move.",
   );
 }
