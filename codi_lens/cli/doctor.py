@@ -92,7 +92,7 @@ def device() -> Iterator[Finding]:
     yield Finding(
         True,
         f"--device auto is {auto.type}, {device_name(auto)}, {free_memory(auto) / GIB:.1f} GiB free; "
-        f"CPU: {os.cpu_count()} cores, {torch.get_num_threads()} threads, {free_memory(cpu) / GIB:.1f} GiB free",
+        f"CPU: {os.cpu_count()} cores, {torch.get_num_threads()} used by torch, {free_memory(cpu) / GIB:.1f} GiB free",
     )
     if auto.type == "cpu":
         built = f"CUDA {torch.version.cuda}" if torch.version.cuda else "without CUDA"

@@ -50,9 +50,10 @@ class Dataset:
 
 @dataclass(frozen=True)
 class Source:
-    """Where a known data set comes from: the arguments of `datasets.load_dataset`, and what does instead."""
+    """Where a known data set comes from, and what does instead."""
 
     arguments: Mapping[str, str]
+    """Of `datasets.load_dataset`; or "data_files" alone, the address of a JSON file that is on no hub."""
     judge: str
     known_as: str
     file: str
@@ -75,16 +76,14 @@ SOURCES = {
     ),
     "prosqa": Source(
         {
-            "path": "json",
-            "data_files": "https://raw.githubusercontent.com/facebookresearch/coconut/main/data/prosqa_test.json",
-            "split": "train",  # what a bare file's only split is called
+            "data_files": "https://raw.githubusercontent.com/facebookresearch/coconut/main/data/prosqa_test.json"
         },
         judge="text",
         known_as="prosqa",
         file="data/prosqa_test.json of github.com/facebookresearch/coconut",
     ),
 }
-"""Name -> a data set that `datasets` gets from its cache, or fetches; ProsQA is not on the hub."""
+"""Name -> a data set that `datasets` gets from its cache, or fetches; ProsQA is not on the hub and is fetched each time."""
 NAMES = tuple(dict.fromkeys((*SOURCES, *PAIRS, *MADE_PAIRS)))
 KNOWN = {"51d69ec55b4d55ac2d7ddef6ce2a72377664ead552350edd4f3911360418ac01": "gsm8k"}
 """Digest -> the name under which scores on it are published: files may be called anything."""
@@ -155,13 +154,27 @@ def _from_hub(name: str, source: Source) -> Iterable[Any]:
     import datasets
 
     try:
-        rows: Iterable[Any] = datasets.load_dataset(**source.arguments)
+        rows: Iterable[Any] = (
+            datasets.load_dataset(**source.arguments)
+            if "path" in source.arguments
+            else _fetched(**source.arguments)
+        )
     except Exception as error:  # of the many kinds that datasets, the hub and the network raise
         raise UserError(
-            f"cannot load {name} ({source.arguments.get('data_files', source.arguments['path'])}): "
+            f"cannot load {name} ({source.arguments.get('data_files') or source.arguments['path']}): "
             f"{type(error).__name__}: {error}; it has to be in the cache of the package datasets, or within "
             f"reach of it; else give a file: {source.file}"
         ) from error
+    return rows
+
+
+def _fetched(data_files: str) -> list[Any]:
+    """The problems of a JSON file on the web, by the client of the hub, which honours its settings."""
+    from huggingface_hub import get_session
+
+    response = get_session().get(data_files, follow_redirects=True)
+    response.raise_for_status()
+    rows: list[Any] = response.json()
     return rows
 
 
