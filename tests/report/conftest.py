@@ -41,6 +41,7 @@ def opened(browser, tmp_path_factory):
         "where": invented_sweep(),
         "layers": invented_sweep("layer_patching"),
         "along": invented_sweep("iterative_patching"),
+        "again": invented_sweep(seed=1),
     }
     text = report(runs, dict.fromkeys(runs, MANIFEST))
     path = tmp_path_factory.mktemp("page") / "report.html"
