@@ -15,7 +15,7 @@ from torch import Tensor
 
 from codi_lens.analysis.attention import attention_of
 from codi_lens.analysis.lenses import TunedLens, intermediate_ranks, logit_lens, steps_of
-from codi_lens.analysis.lenses.logit import first_tokens, share_of
+from codi_lens.analysis.lenses.logit import first_tokens, log_shares, share_of
 from codi_lens.analysis.thoughts.effects import (
     answer_in,
     answers_by_stop,
@@ -107,8 +107,8 @@ def _reading(
     others: Sequence[CodiCache],
     known: Sequence[Answer],
 ) -> Reading:
-    own = lens(codi, cache)
-    there = [lens(codi, other).softmax(-1) for other in others]
+    own = log_shares(lens(codi, cache))
+    there = [log_shares(lens(codi, other)).exp() for other in others]
     control = torch.stack(there).mean(0) if there else None
     return Reading(_said(codi, own, control), _results(codi, own, control, known))
 
@@ -118,7 +118,7 @@ def _said(
     own: Float[Tensor, "layer step d_vocab"],
     control: Float[Tensor, "layer step d_vocab"] | None,
 ) -> tuple[tuple[tuple[Token, ...], ...], ...]:
-    shares, ids = own.softmax(-1).topk(min(TOP, own.shape[-1]))
+    shares, ids = own.exp().topk(min(TOP, own.shape[-1]))
     there = None if control is None else control.gather(-1, ids).tolist()
     decode = codi.tokens.tokenizer.decode
     return tuple(
@@ -142,7 +142,7 @@ def _results(
     """The results that are known, each once."""
     values = dict.fromkeys(map(as_stored, known))
     asked = Variant("", next(iter(values)), (), tuple(values))
-    ranks, shares = intermediate_ranks(codi, own, asked), own.softmax(-1)
+    ranks, shares = intermediate_ranks(codi, own, asked), own.exp()
 
     def result(value: Answer) -> Result:
         first = first_tokens(codi, value)
