@@ -56,6 +56,7 @@ def prepare(experiment: str, arguments: argparse.Namespace, here: Processes) -> 
     with importing():
         from codi_lens import plots, records  # noqa: F401  (what comes after the run)
         from codi_lens.patching.checks import check_pairs
+        from codi_lens.patching.experiments import experiment_named
         from codi_lens.patching.sweep import make_settings
 
     pairs = chosen_pairs(arguments)
@@ -66,6 +67,9 @@ def prepare(experiment: str, arguments: argparse.Namespace, here: Processes) -> 
     if given.get("starts", ()) is None:
         given["starts"] = given["positions"] or range(codi.num_latents(arguments.num_latents))
     settings = make_settings(codi, experiment, **given)
+    # What the experiment refuses, it refuses before there is a folder.
+    experiment_named(experiment).check(settings)
+    experiment_named(experiment).axes(settings)
     check_pairs(codi, pairs, settings.num_latents)
     pairs = filtered(codi, pairs, arguments)
     replacement = put_in(experiment, arguments, codi, pairs, settings)

@@ -13,7 +13,7 @@ from codi_lens.cli import flags
 from codi_lens.cli.asking import pairs_name
 from codi_lens.cli.model_flags import add_model_flags, load_model
 from codi_lens.cli.program import Program
-from codi_lens.errors import UserError, one_of
+from codi_lens.errors import UserError
 
 if TYPE_CHECKING:
     from codi_lens import Pair
@@ -68,7 +68,10 @@ def chosen(arguments: argparse.Namespace) -> "Pair":
     from codi_lens import load_pairs
 
     pairs = {pair.pair_id: pair for pair in load_pairs(pairs_name(arguments))}
-    return pairs[one_of(arguments.pair, pairs, "pair")]
+    if arguments.pair not in pairs:
+        known = f"{len(pairs)}, numbered {min(pairs)} to {max(pairs)}"
+        raise UserError(f"no pair {arguments.pair} in {pairs_name(arguments)}; there are {known}")
+    return pairs[arguments.pair]
 
 
 def table(found: "Thoughts") -> str:

@@ -20,7 +20,7 @@ def test_what_cannot_be_asked_is_refused(tmp_path, capsys):
     for arguments, message in (
         ([], "give a question in quotes, or the number of a pair as --pair"),
         ([QUESTION, "--pair", "5"], "one of the two"),
-        (["--pair", "999"], "no pair 999; known are 0, 1,"),
+        (["--pair", "999"], "no pair 999 in toy; there are 60, numbered 0 to 59"),
         (["How fluffy is it?"], "the tokenizer does not know every word of"),
         (["--pair", "5", "--tuned", str(tmp_path)], "holds no tuned_lens.safetensors"),
         ([QUESTION, "--out", str(tmp_path)], "is a folder; give the page a name"),
