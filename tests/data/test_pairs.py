@@ -268,7 +268,9 @@ def test_files_that_hold_no_pairs(tmp_path: Path, content: bytes, message: str) 
 
 
 def test_a_file_that_is_not_there(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="No such file or directory; give a JSON file .* or a name: toy, "):
+    with pytest.raises(
+        UserError, match=r"No such file or directory; give a JSON file .* or a name: toy, "
+    ):
         load_pairs(tmp_path / "absent.json")
     with pytest.raises(UserError, match=r"pairs\.json: No such file"):
         load_pairs(tmp_path)
