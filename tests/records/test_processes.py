@@ -14,7 +14,7 @@ from torch.distributed import HashStore, TCPStore
 
 from codi_lens.cli import position_patching
 from codi_lens.records.journal import JOURNAL, Journal
-from codi_lens.records.manifest import MANIFEST, SCHEMA_VERSION
+from codi_lens.records.manifest import MANIFEST, SCHEMA_VERSION, differences
 from codi_lens.records.processes import Processes
 from codi_lens.records.read import RecordError
 from tests.models.runs import contents, write_job
@@ -76,19 +76,21 @@ def launch(*program, count=2):
     )
 
 
-def same_files(folder, whole):
+def differing(folder, whole):
+    """Names of the files that are not the same in both, with what their manifests say differently."""
     found, expected = contents(folder), contents(whole)
     for files in (found, expected):
         del files[MANIFEST]["config"]["processes"]
         files[JOURNAL].sort()  # lines stand as they came
-    return found == expected
+    names = [n for n in found | expected if found.get(n) != expected.get(n)]
+    return names + list(differences(found[MANIFEST], expected[MANIFEST]))
 
 
 def test_two_processes_write_what_one_writes(flags, whole, tmp_path):
     folder = tmp_path / "two"
     done = launch("-m", "experiments.position_patching", *flags, "--out", folder)
     assert done.returncode == 0, done.stderr
-    assert same_files(folder, whole)
+    assert not differing(folder, whole)
     assert contents(folder)[MANIFEST]["config"]["processes"] == 2
     assert done.stdout.count("written:") == 1
 
@@ -98,7 +100,7 @@ def test_more_processes_than_pairs(flags, whole, tmp_path):
     one = ["--limit", "1", "--controls", "none", "--out"]
     assert launch("-m", "experiments.position_patching", *flags, *one, folder).returncode == 0
     assert position_patching.main([*flags, *one, str(tmp_path / "one")]) == 0
-    assert same_files(folder, tmp_path / "one")
+    assert not differing(folder, tmp_path / "one")
 
 
 def test_one_process_goes_on_where_two_were_killed(flags, whole, tmp_path):
@@ -109,7 +111,7 @@ def test_one_process_goes_on_where_two_were_killed(flags, whole, tmp_path):
     assert not (folder / MANIFEST).exists()
     assert len((folder / "journal-1.jsonl").read_bytes().splitlines()) == 2, "a header and a pair"
     assert position_patching.main(["--resume", str(folder)]) == 0
-    assert same_files(folder, whole)
+    assert not differing(folder, whole)
 
 
 def test_a_process_may_be_slow_to_read_what_the_first_then_removes(flags, tmp_path):
@@ -119,7 +121,7 @@ def test_a_process_may_be_slow_to_read_what_the_first_then_removes(flags, tmp_pa
     done = launch(script, *flags, folder)
     assert done.returncode == 0, done.stderr
     assert position_patching.main([*flags, str(tmp_path / "one")]) == 0
-    assert same_files(folder, tmp_path / "one")
+    assert not differing(folder, tmp_path / "one")
 
 
 def test_they_meet_and_hear_the_first():
