@@ -42,7 +42,7 @@ def sign(folder: Path) -> None:
 
 
 def contents(folder: Path) -> dict[str, object]:
-    """All files of a finished run, without times, paths, and memory."""
+    """All files of a finished run, without times, paths, memory, and where it ran."""
     found: dict[str, object] = {}
     for path in sorted(folder.rglob("*")):
         found[str(path.relative_to(folder))] = path.read_bytes() if path.is_file() else None
@@ -51,7 +51,7 @@ def contents(folder: Path) -> dict[str, object]:
             found[name] = json.loads((folder / name).read_text())
     manifest = found["manifest.json"]
     del manifest["peak_memory_bytes"], manifest["config"]["seconds"], manifest["config"]["out"]
-    del manifest["origin"]["time"]
+    del manifest["origin"]
     found[JOURNAL] = found[JOURNAL].split(b"\n")[1:]  # the first line knows the folder
     return found
 
