@@ -59,7 +59,7 @@ def prepare(experiment: str, arguments: argparse.Namespace, here: Processes) -> 
         from codi_lens.patching.experiments import experiment_named
         from codi_lens.patching.sweep import make_settings
 
-    pairs = chosen_pairs(arguments)
+    pairs = patchable_pairs(arguments)
     codi = load_model(arguments, here.device(arguments.device))
     given = {name: getattr(arguments, name) for name in SETTINGS if hasattr(arguments, name)}
     if "controls" in given:
@@ -79,7 +79,7 @@ def prepare(experiment: str, arguments: argparse.Namespace, here: Processes) -> 
     return Inputs(codi, pairs, settings, replacement, Path(here.from_first(str(folder))))
 
 
-def chosen_pairs(arguments: argparse.Namespace) -> list["Pair"]:
+def patchable_pairs(arguments: argparse.Namespace) -> list["Pair"]:
     """The pairs that --pairs, --limit and --include-same-answer ask for."""
     from codi_lens import load_pairs
 

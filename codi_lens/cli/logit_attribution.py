@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from codi_lens.choices import ANSWER_STARTS
 from codi_lens.cli import flags
 from codi_lens.cli.folders import check_unused, fresh_folder
-from codi_lens.cli.inputs import chosen_pairs
+from codi_lens.cli.inputs import patchable_pairs
 from codi_lens.cli.model_flags import add_model_flags, load_model
 from codi_lens.cli.program import Program
 
@@ -38,7 +38,7 @@ def measure(arguments: argparse.Namespace) -> None:
     from codi_lens import attribute_logits, plots
     from codi_lens.files import write_json, write_text
 
-    pairs = chosen_pairs(arguments)
+    pairs = patchable_pairs(arguments)
     codi = load_model(arguments)
     found = attribute_logits(
         codi,

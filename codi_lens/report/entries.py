@@ -124,6 +124,6 @@ def _grids(values: Tensor, sweep: Sweep) -> list[list[list[float | None]]]:
     ]
 
 
-def rounded(value: float) -> float | None:
-    """To `DIGITS` significant digits; None for NaN."""
-    return finite(float(f"{value:.{DIGITS}g}"))
+def rounded(value: float, digits: int = DIGITS) -> float | None:
+    """To so many significant digits; None for NaN."""
+    return finite(float(f"{value:.{digits}g}"))

@@ -16,6 +16,7 @@ from codi_lens.model.hooked_codi import HookedCodi
 from codi_lens.plots.figure import NOTEBOOK
 from codi_lens.plots.pages import OFFLINE
 from codi_lens.report.build import embedded, filled
+from codi_lens.report.entries import rounded
 
 DIGITS = 4
 SCRIPTS = ("numbers.js", "drawing.js", "page.js")
@@ -136,8 +137,7 @@ def _reading(reading: Reading) -> dict[str, Any]:
 
 
 def _number(value: float | None) -> float | None:
-    """NaN, which JSON has not, is nothing too."""
-    return None if value is None or value != value else float(f"{value:.{DIGITS}g}")
+    return None if value is None else rounded(value, DIGITS)
 
 
 def _rounded(values: Float[Tensor, "..."] | None) -> Any:
